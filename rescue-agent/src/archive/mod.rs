@@ -1,0 +1,1 @@
+//! The state archive, from outside in: gzip, tar, envelope.

@@ -1,0 +1,1 @@
+//! A boot bank: marker, boot.cfg, and which bank boots next.

@@ -1,0 +1,1 @@
+//! What is inside an archive: esx.conf, ConfigStore, PCI addresses.

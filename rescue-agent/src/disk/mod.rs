@@ -1,0 +1,5 @@
+//! Sectors: block devices, partition tables, and the search for ESXi disks.
+
+pub mod device;
+
+pub use device::{BlockDevice, ByteOffset, SectorSize};

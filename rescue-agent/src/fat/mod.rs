@@ -1,0 +1,1 @@
+//! The FAT volume of a bank: reading, and the crash-safe exchange.

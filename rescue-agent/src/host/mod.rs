@@ -1,0 +1,1 @@
+//! This machine: the PCI and block tree of sysfs.

@@ -1,0 +1,1 @@
+//! One report model, as console text and as JSON.

@@ -89,7 +89,7 @@ impl FatTime {
         }
         let year = (year - 1980).min(127);
         let date = year << 9 | month << 5 | day;
-        let time = of_day / 3600 << 11 | of_day % 3600 / 60 << 5 | of_day % 60 / 2;
+        let time = ((of_day / 3600) << 11) | ((of_day % 3600 / 60) << 5) | (of_day % 60 / 2);
         Self {
             date: u16::try_from(date).unwrap_or(u16::MAX),
             time: u16::try_from(time).unwrap_or(0),

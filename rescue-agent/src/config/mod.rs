@@ -1,1 +1,4 @@
 //! What is inside an archive: esx.conf, ConfigStore, PCI addresses.
+
+pub mod esx_conf;
+pub mod pci;

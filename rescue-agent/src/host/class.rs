@@ -20,12 +20,9 @@ impl PciClass {
         self.0 >> 8 & 0xffff
     }
 
-    /// The word a selector `class:WORD` uses, where there is one.
-    pub fn word(self) -> Option<&'static str> {
-        CLASS_WORDS
-            .iter()
-            .find(|(_, matches)| matches(self))
-            .map(|(word, _)| *word)
+    /// Whether it is of the class that a selector `class:WORD` names.
+    pub fn is(self, word: &str) -> bool {
+        CLASS_WORDS.iter().any(|(known, matches)| *known == word && matches(self))
     }
 
     /// Whether the function drives disks, or a bus that boot media hang on.
@@ -34,10 +31,15 @@ impl PciClass {
     }
 }
 
+/// The words that a selector `class:WORD` may use.
+pub fn class_words() -> impl Iterator<Item = &'static str> {
+    CLASS_WORDS.iter().map(|(word, _)| *word)
+}
+
 type Matches = fn(PciClass) -> bool;
 
 /// The words of `class:WORD`, and what each one matches.
-pub const CLASS_WORDS: [(&str, Matches); 6] = [
+const CLASS_WORDS: [(&str, Matches); 6] = [
     ("storage", |class| class.base() == 0x01),
     ("network", |class| class.base() == 0x02),
     ("display", |class| class.base() == 0x03),

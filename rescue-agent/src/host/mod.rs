@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use class::PciClass;
+pub use class::{PciClass, class_words};
 
 use crate::config::pci::{PciAddress, VendorDevice};
 

@@ -1,1 +1,4 @@
 //! The state archive, from outside in: gzip, tar, envelope.
+
+pub mod envelope;
+pub mod keystore;

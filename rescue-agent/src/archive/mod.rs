@@ -1,1 +1,3 @@
 //! The state archive, from outside in: gzip, tar, envelope.
+
+pub mod gzip;

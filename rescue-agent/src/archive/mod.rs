@@ -1,4 +1,5 @@
 //! The state archive, from outside in: gzip, tar, envelope.
 
 pub mod envelope;
+pub mod gzip;
 pub mod keystore;

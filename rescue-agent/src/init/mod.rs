@@ -1,1 +1,5 @@
 //! PID 1 of the rescue image.
+pub mod console;
+pub mod countdown;
+pub mod finish;
+pub mod mounts;

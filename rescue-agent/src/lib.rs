@@ -16,3 +16,4 @@ pub mod fat;
 pub mod host;
 pub mod init;
 pub mod report;
+pub mod settings;

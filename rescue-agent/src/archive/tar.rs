@@ -927,7 +927,7 @@ mod tests {
             let parts: Vec<_> = sizes
                 .iter()
                 .enumerate()
-                .map(|(n, size)| file(&format!("file{n}"), &vec![n as u8; *size]))
+                .map(|(n, size)| file(&format!("file{n}"), &vec![b'a'; *size]))
                 .collect();
             let bytes = [parts.concat(), vec![0; ending]].concat();
             let ending_is_blocks = ending == 0 || ending >= 512;

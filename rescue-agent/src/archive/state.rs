@@ -13,8 +13,6 @@
 //! An archive holds private keys and password hashes: nothing here shows or keeps member contents
 //! beyond the lines that name devices.
 
-use std::ops::Range;
-
 use thiserror::Error;
 
 use super::envelope::{Envelope, EnvelopeError};
@@ -28,6 +26,8 @@ use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
 /// expand without end.
 pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
 
+/// The outermost layer, in messages.
+const OUTER: &str = "the archive";
 const LOCAL: &str = "local.tgz";
 const SEALED: &str = "local.tgz.ve";
 /// Both spellings occur; the second is how ESXi marks files it keeps across reboots.
@@ -140,8 +140,29 @@ pub struct StateArchive {
     wrapping: Wrapping,
     /// The tar of `etc/…`.
     etc: Vec<u8>,
-    members: Vec<Member>,
+    places: Places,
     hand_made: bool,
+}
+
+/// Where in the tar of `etc/…` the files stand that matter here.
+#[derive(Debug)]
+struct Places {
+    esx_conf: Option<Member>,
+    store: Option<Member>,
+    store_journal: Option<Member>,
+    backup_counter: Option<Member>,
+}
+
+impl Places {
+    fn find(etc: &[u8], layer: &'static str) -> Result<Self, ArchiveError> {
+        let members = tar::members(etc).map_err(in_tar(layer))?;
+        Ok(Self {
+            esx_conf: member(&members, ESX_CONF, layer)?,
+            store: member(&members, CONFIG_STORE, layer)?,
+            store_journal: member(&members, CONFIG_STORE_JOURNAL, layer)?,
+            backup_counter: member(&members, BACKUP_COUNTER, layer)?,
+        })
+    }
 }
 
 /// When ESXi saved the configuration, by its own counter.
@@ -179,33 +200,24 @@ impl StateArchive {
     /// # Errors
     /// [`ArchiveError`], naming the layer.
     pub fn open(raw: &[u8]) -> Result<Self, ArchiveError> {
-        const OUTER: &str = "the archive";
         let (outer, outer_gzip) = unwrap(raw, OUTER)?;
         let members = tar::members(&outer).map_err(in_tar(OUTER))?;
-        let (sealed, plain) = (tar::find(&members, SEALED).cloned(), tar::find(&members, LOCAL).cloned());
-        match (sealed, plain) {
-            (Some(_), Some(_)) => Err(ArchiveError::PlainAndSealed),
+        let (wrapping, etc, inner_gzip) = match (member(&members, SEALED, OUTER)?, member(&members, LOCAL, OUTER)?) {
+            (Some(_), Some(_)) => return Err(ArchiveError::PlainAndSealed),
             (Some(member), None) => {
                 let key = key(&outer, &members)?;
                 let local = Envelope::parse(&outer[member.data.clone()])?.open(&key)?;
-                Self::inner(&local, outer_gzip, Wrapping::Sealed { outer, member, key })
+                let (etc, gzip) = unwrap(&local, LOCAL)?;
+                (Wrapping::Sealed { outer, member, key }, etc, gzip)
             }
             (None, Some(member)) => {
-                let (etc, inner_gzip) = unwrap(&outer[member.data.clone()], LOCAL)?;
-                let members = tar::members(&etc).map_err(in_tar(LOCAL))?;
-                let hand_made = !(outer_gzip && inner_gzip);
-                Ok(Self { wrapping: Wrapping::Nested { outer, member }, etc, members, hand_made })
+                let (etc, gzip) = unwrap(&outer[member.data.clone()], LOCAL)?;
+                (Wrapping::Nested { outer, member }, etc, gzip)
             }
-            (None, None) => {
-                Ok(Self { wrapping: Wrapping::Bare, etc: outer, members, hand_made: !outer_gzip })
-            }
-        }
-    }
-
-    fn inner(local: &[u8], outer_gzip: bool, wrapping: Wrapping) -> Result<Self, ArchiveError> {
-        let (etc, inner_gzip) = unwrap(local, LOCAL)?;
-        let members = tar::members(&etc).map_err(in_tar(LOCAL))?;
-        Ok(Self { wrapping, etc, members, hand_made: !(outer_gzip && inner_gzip) })
+            (None, None) => (Wrapping::Bare, outer, outer_gzip),
+        };
+        let places = Places::find(&etc, LOCAL)?;
+        Ok(Self { wrapping, etc, places, hand_made: !(outer_gzip && inner_gzip) })
     }
 
     /// Whether the configuration is encrypted (in the mode whose key the archive itself tells).
@@ -224,18 +236,18 @@ impl StateArchive {
     /// # Errors
     /// [`ArchiveError::NoConfiguration`], [`ArchiveError::Journal`], or what is malformed.
     pub fn configuration(&self) -> Result<Configuration, ArchiveError> {
-        if tar::find(&self.members, CONFIG_STORE_JOURNAL).is_some() {
+        if self.places.store_journal.is_some() {
             return Err(ArchiveError::Journal);
         }
-        let esx_conf = match self.content(ESX_CONF) {
+        let esx_conf = match self.content(self.places.esx_conf.as_ref()) {
             Some(text) => Some(esx_conf::parse(text)?.devices().to_vec()),
             None => None,
         };
-        let store = self.content(CONFIG_STORE).map(configstore::devices).transpose()?;
+        let store = self.content(self.places.store.as_ref()).map(configstore::devices).transpose()?;
         if esx_conf.is_none() && store.is_none() {
             return Err(ArchiveError::NoConfiguration);
         }
-        let saved = self.content(BACKUP_COUNTER).and_then(backup_counter);
+        let saved = self.content(self.places.backup_counter.as_ref()).and_then(backup_counter);
         Ok(Configuration { esx_conf, store, saved })
     }
 
@@ -259,20 +271,19 @@ impl StateArchive {
     fn edited_etc(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
         let mut etc = self.etc.clone();
         if !edit.esx_conf.is_empty() {
-            let member = self.member(ESX_CONF).ok_or(ArchiveError::NoConfiguration)?;
-            esx_conf::give_back(&mut etc[member], &edit.esx_conf)
+            let member = self.places.esx_conf.as_ref().ok_or(ArchiveError::NoConfiguration)?;
+            esx_conf::give_back(&mut etc[member.data.clone()], &edit.esx_conf)
                 .map_err(|_| ArchiveError::NotAsMeant("esx.conf does not say passthru where it did"))?;
         }
         if edit.store.is_empty() {
             return Ok(etc);
         }
-        let member = tar::find(&self.members, CONFIG_STORE).ok_or(ArchiveError::NoConfiguration)?;
+        let member = self.places.store.as_ref().ok_or(ArchiveError::NoConfiguration)?;
         let store = configstore::give_back(&etc[member.data.clone()], &edit.store)?;
         tar::replace(&etc, member, &store).map_err(in_tar(LOCAL))
     }
 
     fn wrap(&self, etc: &[u8]) -> Result<Vec<u8>, ArchiveError> {
-        const OUTER: &str = "the archive";
         let local = gzip::deflate(etc).map_err(in_gzip(LOCAL))?;
         let (outer, member, content) = match &self.wrapping {
             Wrapping::Bare => return Ok(local),
@@ -286,12 +297,8 @@ impl StateArchive {
         gzip::deflate(&outer).map_err(in_gzip(OUTER))
     }
 
-    fn member(&self, path: &str) -> Option<Range<usize>> {
-        tar::find(&self.members, path).map(|member| member.data.clone())
-    }
-
-    fn content(&self, path: &str) -> Option<&[u8]> {
-        self.member(path).map(|range| &self.etc[range])
+    fn content(&self, member: Option<&Member>) -> Option<&[u8]> {
+        member.map(|member| &self.etc[member.data.clone()])
     }
 }
 
@@ -327,10 +334,11 @@ fn unwrap(bytes: &[u8], layer: &'static str) -> Result<(Vec<u8>, bool), ArchiveE
 }
 
 fn key(outer: &[u8], members: &[Member]) -> Result<Key, ArchiveError> {
-    let keystore = KEYSTORES
-        .iter()
-        .find_map(|name| tar::find(members, name))
-        .ok_or(ArchiveError::NoKeystore)?;
+    let [plain, marked] = KEYSTORES;
+    let keystore = match member(members, plain, OUTER)? {
+        Some(keystore) => keystore,
+        None => member(members, marked, OUTER)?.ok_or(ArchiveError::NoKeystore)?,
+    };
     let keystore = Keystore::parse(&outer[keystore.data.clone()])?;
     match keystore.mode() {
         Mode::None => Ok(keystore.key()?),
@@ -349,6 +357,12 @@ fn backup_counter(text: &[u8]) -> Option<BackupCounter> {
         .find_map(|line| line.trim_start_matches('#').trim().strip_prefix("MODIFIED:"))
         .map(|date| date.trim().to_owned());
     Some(BackupCounter { count, modified })
+}
+
+/// The member of that path, the last of several, as unpacking would have it.
+fn member(members: &[Member], path: &str, layer: &'static str) -> Result<Option<Member>, ArchiveError> {
+    let found = tar::find(members, path).map_err(in_tar(layer))?;
+    Ok(found.map(|found| found.member.clone()))
 }
 
 fn in_gzip(layer: &'static str) -> impl Fn(GzipError) -> ArchiveError {

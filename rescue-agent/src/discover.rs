@@ -99,7 +99,7 @@ struct Found<'p> {
 }
 
 impl Found<'_> {
-    fn into_bank(self, standing: bank::BankVerdict) -> Bank {
+    fn into_bank(self, standing: bank::Standing) -> Bank {
         Bank {
             partition: self.partition.number,
             kind: self.partition.kind.clone(),
@@ -131,7 +131,7 @@ fn bank_in<'p>(device: &dyn BlockDevice, partition: &'p Partition) -> Result<Opt
     };
     let text = volume.read(&entry).map_err(|error| format!("boot.cfg: {error}"))?;
     let boot_cfg = BootCfg::parse(&text).map_err(|error| format!("boot.cfg: {error}"))?;
-    if boot_cfg.build.is_empty() {
+    if !boot_cfg.has_build() {
         return Err("its boot.cfg names no build (installation medium?)".into());
     }
     let archives = archives(&volume, &boot_cfg);
@@ -154,7 +154,7 @@ fn marker(device: &dyn BlockDevice, volume: &Volume<'_>, region: Region) -> Resu
 /// where boot.cfg has the loader load it.
 fn archives(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ArchiveFile> {
     let state = volume.find(ShortName::STATE).or_else(|| volume.find(ShortName::LOCAL));
-    let loads_onetime = boot_cfg.modules.iter().any(|module| module.eq_ignore_ascii_case("onetime.tgz"));
+    let loads_onetime = boot_cfg.modules().iter().any(|module| module.eq_ignore_ascii_case("onetime.tgz"));
     let onetime = volume.find(ShortName::ONETIME).filter(|_| loads_onetime);
     state.into_iter().chain(onetime).map(|entry| archive(volume, &entry)).collect()
 }

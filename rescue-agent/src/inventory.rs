@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::archive::{ArchiveError, BackupCounter, Configuration};
-use crate::bank::{BankVerdict, BootCfg, VmfatMarker};
+use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
@@ -98,7 +98,7 @@ pub struct Bank {
     /// What the loader reads.
     pub boot_cfg: BootCfg,
     /// What the loader's rule makes of it.
-    pub standing: BankVerdict,
+    pub standing: Standing,
     /// Its archives: `STATE.TGZ`, or `LOCAL.TGZ` of 4.x embedded; `ONETIME.TGZ` where boot.cfg
     /// names it. Empty in the spare bank of a fresh installation.
     pub archives: Vec<ArchiveFile>,

@@ -173,7 +173,8 @@ impl Work<'_> {
         }
         let settled = exchange::settle(device, self.bank.region).map_err(|error| self.outcome(&error))?;
         let freed_clusters = settled.map_or(0, |settled| settled.freed_clusters);
-        (self.tell)(&Event::Settled { bank: self.name(), freed_clusters });
+        let bank = self.name();
+        (self.tell)(&Event::Settled { bank, freed_clusters });
         Ok(Some(freed_clusters))
     }
 
@@ -188,7 +189,7 @@ impl Work<'_> {
                     self.intend(&file, &change.before, &change.after);
                     exchange::replace(device, self.bank.region, change.name, old, &change.new, self.now)
                         .map_err(|error| self.outcome(&error))?;
-                    (self.tell)(&Event::Done { bank: self.name(), file });
+                    self.done(file);
                 }
                 Ok(Outcome::Replaced)
             }
@@ -201,7 +202,7 @@ impl Work<'_> {
                         Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
                         Err(error) => return Err(self.outcome(&error)),
                     }
-                    (self.tell)(&Event::Done { bank: self.name(), file });
+                    self.done(file);
                 }
                 Ok(Outcome::Restored)
             }
@@ -209,12 +210,14 @@ impl Work<'_> {
     }
 
     fn intend(&mut self, file: &str, before: &str, after: &str) {
-        (self.tell)(&Event::Intent {
-            bank: self.name(),
-            file: file.to_owned(),
-            before: before.to_owned(),
-            after: after.to_owned(),
-        });
+        let (bank, file) = (self.name(), file.to_owned());
+        let (before, after) = (before.to_owned(), after.to_owned());
+        (self.tell)(&Event::Intent { bank, file, before, after });
+    }
+
+    fn done(&mut self, file: String) {
+        let bank = self.name();
+        (self.tell)(&Event::Done { bank, file });
     }
 
     fn outcome(&self, error: &ExchangeError) -> Outcome {

@@ -7,3 +7,7 @@
 pub mod boot_cfg;
 pub mod election;
 pub mod marker;
+
+pub use boot_cfg::BootCfg;
+pub use election::{Candidate, Election, Verdict as Standing, elect};
+pub use marker::VmfatMarker;

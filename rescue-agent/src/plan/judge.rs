@@ -194,11 +194,12 @@ impl<'a> Judge<'a> {
         let by_host = |wanted: &dyn Fn(&PciFunction) -> bool| {
             self.host.is_some_and(|host| host.pci.values().any(wanted))
         };
-        match term {
+        let present = match term {
             Term::Auto | Term::All | Term::Class(_) => true,
             Term::Address(address) => by_host(&|function| function.address == *address),
             Term::Id(id) => by_host(&|function| function.id == *id),
-        } || entries(inventory).any(|entry| self.matches(term, entry))
+        };
+        present || entries(inventory).any(|entry| self.matches(term, entry))
     }
 }
 

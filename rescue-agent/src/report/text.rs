@@ -56,7 +56,7 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank) -> Vec<String> {
     let next = if disk.boots_next == Some(index) { " <- boots next" } else { "" };
     let rollback = if disk.boots_after_rollback == Some(index) { " (after Shift+R)" } else { "" };
     let mut lines = vec![
-        format!("  bank {:<2} ESXi {}{next}{rollback}", bank.partition, bank.boot_cfg.build),
+        format!("  bank {:<2} ESXi {}{next}{rollback}", bank.partition, bank.boot_cfg.build.as_deref().unwrap_or_default()),
         format!("         {}", bank.standing),
     ];
     lines.extend(bank.archives.iter().flat_map(archive_lines));
@@ -103,9 +103,15 @@ fn date(at: FatTime) -> String {
 
 /// What is meant: the verdict on every device, and the work on every bank.
 pub fn intentions(inventory: &Inventory, plan: &Plan) -> Vec<String> {
-    let mut lines: Vec<String> = plan.devices.iter().flat_map(device_lines).collect();
+    let mut lines = devices(plan);
     lines.extend(plan.banks.iter().flat_map(|bank| plan_lines(inventory, bank)));
     lines.iter().map(|line| escape(line)).collect()
+}
+
+/// The verdict on every device that is passed through.
+pub fn devices(plan: &Plan) -> Vec<String> {
+    let lines = plan.devices.iter().flat_map(device_lines);
+    lines.map(|line| escape(&line)).collect()
 }
 
 fn device_lines(device: &Judged) -> Vec<String> {

@@ -89,6 +89,7 @@ fn present(path: PathBuf) -> Result<PathBuf> {
         "{} does not exist: run `make image` first",
         path.display()
     );
-    path.canonicalize()
+    // Not resolved: a Python environment is recognised by the path it is called by.
+    std::path::absolute(&path)
         .with_context(|| format!("resolving {}", path.display()))
 }

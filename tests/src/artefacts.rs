@@ -90,6 +90,5 @@ fn present(path: PathBuf) -> Result<PathBuf> {
         path.display()
     );
     // Not resolved: a Python environment is recognised by the path it is called by.
-    std::path::absolute(&path)
-        .with_context(|| format!("resolving {}", path.display()))
+    std::path::absolute(&path).with_context(|| format!("resolving {}", path.display()))
 }

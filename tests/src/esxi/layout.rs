@@ -294,33 +294,12 @@ impl Layout {
     /// Writes the partition table into an image of the right length.
     pub(super) fn write(&self, image: &Path) -> Result<()> {
         match (self.scheme, self.sector_bytes) {
-            (Scheme::Gpt, 512) => self.write_by_sgdisk(image),
-            (Scheme::Gpt, _) => self.write_by_fdisk(image),
-            (Scheme::Mbr, _) => self.write_by_sfdisk(image),
+            (_, 512) => self.write_by_sfdisk(image),
+            (_, _) => self.write_by_fdisk(image),
         }
     }
 
-    fn write_by_sgdisk(&self, image: &Path) -> Result<()> {
-        let mut sgdisk = Tool::new("sgdisk")?.args(["--clear", "--set-alignment=1"]);
-        for Partition {
-            number,
-            first,
-            last,
-            role,
-            ..
-        } in &self.partitions
-        {
-            sgdisk = sgdisk
-                .arg(format!("--new={number}:{first}:{last}"))
-                .arg(format!("--typecode={number}:{}", role.guid()))
-                // Names of real disks are empty.
-                .arg(format!("--change-name={number}:"));
-        }
-        sgdisk.arg(image).run().context("writing the GPT")?;
-        Ok(())
-    }
-
-    /// sgdisk takes every image for a disk of 512-byte sectors; fdisk can be told otherwise.
+    /// sfdisk takes every image for a disk of 512-byte sectors; fdisk can be told otherwise.
     fn write_by_fdisk(&self, image: &Path) -> Result<()> {
         let mut keys = String::from("g\n");
         for (
@@ -357,8 +336,12 @@ impl Layout {
         Ok(())
     }
 
+    /// sfdisk rather than sgdisk, which sleeps for a second at its end; sgdisk reads the result.
     fn write_by_sfdisk(&self, image: &Path) -> Result<()> {
-        let mut script = String::from("label: dos\nlabel-id: 0x5e5c1ba2\nunit: sectors\n");
+        let mut script = String::from(match self.scheme {
+            Scheme::Gpt => "label: gpt\nfirst-lba: 34\nunit: sectors\n",
+            Scheme::Mbr => "label: dos\nlabel-id: 0x5e5c1ba2\nunit: sectors\n",
+        });
         for partition in &self.partitions {
             let Partition {
                 number,
@@ -366,8 +349,9 @@ impl Layout {
                 role,
                 ..
             } = partition;
-            let (sectors, kind) = (partition.sectors(), role.mbr_type());
-            let flag = if *role == Role::Esp { ", bootable" } else { "" };
+            let (sectors, kind) = (partition.sectors(), self.kind(*role));
+            let active = self.scheme == Scheme::Mbr && *role == Role::Esp;
+            let flag = if active { ", bootable" } else { "" };
             writeln!(
                 script,
                 "disk{number} : start={first}, size={sectors}, type={kind}{flag}"
@@ -378,7 +362,15 @@ impl Layout {
             .arg(image)
             .input(script)
             .run()
-            .context("writing the MBR")?;
+            .context("writing the partition table")?;
         Ok(())
+    }
+
+    /// How this layout's table names a partition's type.
+    fn kind(&self, role: Role) -> &'static str {
+        match self.scheme {
+            Scheme::Gpt => role.guid(),
+            Scheme::Mbr => role.mbr_type(),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Makes ESXi boot disks with outside tools: sgdisk, fdisk, sfdisk, mkfs.fat, mtools, GNU tar,
+//! Makes ESXi boot disks with outside tools: fdisk, sfdisk, mkfs.fat, mtools, GNU tar,
 //! gzip, sqlite3, and a Python script that seals envelopes.
 //!
 //! Every disk is a sparse file with the real positions and sizes of its ESXi version. What is inside

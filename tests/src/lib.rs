@@ -6,5 +6,6 @@
 pub mod artefacts;
 pub mod esxi;
 pub mod judge;
+pub mod machine;
 pub mod sparse;
 pub mod tools;

@@ -1,1 +1,3 @@
 //! What is inside an archive: esx.conf, ConfigStore, PCI addresses.
+
+pub mod configstore;

@@ -407,10 +407,11 @@ mod tests {
             prop_assert_eq!(election.next.is_some(), eligible > 0);
             prop_assert_eq!(election.after_shift_r.is_some(), eligible > 1);
             if let Some(next) = election.next {
-                let best = banks[next].1 as u32;
+                let unsigned = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
+                let best = unsigned(banks[next].1);
                 prop_assert!(best > 0 && !banks[next].3 && (0..=1).contains(&banks[next].2));
                 for (verdict, bank) in election.verdicts.iter().zip(&banks) {
-                    prop_assert!(!verdict.is_eligible() || bank.1 as u32 <= best);
+                    prop_assert!(!verdict.is_eligible() || unsigned(bank.1) <= best);
                 }
             }
         }

@@ -204,8 +204,6 @@ pub struct DeviceEntry {
     pub alternative: Option<PciAddress>,
     /// Whether it is passed through.
     pub passed_through: bool,
-    /// Its owner as it stands there.
-    pub owner: String,
     /// What it was when ESXi recorded it.
     pub id: Option<VendorDevice>,
     /// ESXi's name for it, such as `vmhba0`.
@@ -223,7 +221,6 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
             address: address.as_ref().map(|read| read.address),
             alternative: address.and_then(|read| read.alternative),
             passed_through: *owner == Owner::Passthru,
-            owner: owner.to_string(),
             id: entry.vendor.as_deref().zip(entry.device.as_deref()).and_then(|(v, d)| VendorDevice::from_parts(v, d)),
             vmkname: entry.vmkname.clone(),
             place: Place::EsxConf(ranges),
@@ -233,8 +230,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
         text: device.identifier.clone(),
         address: device.identifier.parse().ok(),
         alternative: None,
-        passed_through: device.owner == StoreOwner::Passthru,
-        owner: device.owner.to_string(),
+        passed_through: device.owner() == StoreOwner::Passthru,
         id: None,
         vmkname: None,
         place: Place::ConfigStore(device.identifier.clone()),

@@ -852,7 +852,8 @@ mod tests {
 
     #[test]
     fn the_command_line_is_split_as_the_kernel_does() {
-        let cases: [(&str, &[(&str, Option<&str>)]); 7] = [
+        type Word = (&'static str, Option<&'static str>);
+        let cases: [(&str, &[Word]); 7] = [
             ("  a  b=c\n", &[("a", None), ("b", Some("c"))]),
             ("a=\"x y\" b", &[("a", Some("x y")), ("b", None)]),
             ("\"a=x y\" b", &[("a", Some("x y")), ("b", None)]),

@@ -51,6 +51,9 @@ const UEFI_VARIABLES_MODULE: &str = "efivarfs";
 /// How long something may take before a person is told what is being waited for.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
 
+/// How often that text is renewed, at most.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+
 /// What PID 1 runs once the disks are there.
 pub trait Rescue {
     /// Does the work and says what it did. May take over the consoles and keys as it likes, and
@@ -341,19 +344,17 @@ fn read_catalog(root: &Path) -> Result<Catalog, NoDrivers> {
 
 /// Shows what is being waited for, once it takes so long that a person wonders.
 pub fn waiting_line(consoles: &Consoles, deadline: Instant) -> impl FnMut(&Pending) {
-    let begun = Instant::now();
-    let mut shown = String::new();
+    let mut next = Instant::now() + SILENT_WAIT;
     move |pending| {
-        if begun.elapsed() < SILENT_WAIT {
+        let now = Instant::now();
+        if now < next {
             return;
         }
-        let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+        next = now + STATUS_INTERVAL;
+        let left = deadline.saturating_duration_since(now).as_secs();
         let text = format!("Waiting up to {left} s for {pending}");
         let text: String = text.chars().take(MAX_STATUS_WIDTH).collect();
-        if text != shown {
-            consoles.status(&text);
-            shown = text;
-        }
+        consoles.status(&text);
     }
 }
 

@@ -512,7 +512,7 @@ fn apply_file(settings: &mut Settings, file: &SettingsFile, errors: &mut Vec<Set
         Ok(table) => table,
         Err(error) => {
             let place = place(error.span().map_or(0, |span| span.start));
-            let message = error.message().to_owned();
+            let message = one_line(error.message());
             return errors.push(SettingsError::Syntax { place, message });
         }
     };
@@ -538,6 +538,12 @@ fn file_text<'a>(origin: &Origin, content: &'a [u8]) -> Result<&'a str, Settings
         offset: error.valid_up_to(),
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+/// A message as one line without control characters, which it may quote from the file.
+fn one_line(message: &str) -> String {
+    let lines: Vec<&str> = message.lines().collect();
+    lines.join(", ").replace(char::is_control, "?")
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -846,7 +852,8 @@ mod tests {
 
     #[test]
     fn the_command_line_is_split_as_the_kernel_does() {
-        let cases: [(&str, &[(&str, Option<&str>)]); 7] = [
+        type Word = (&'static str, Option<&'static str>);
+        let cases: [(&str, &[Word]); 7] = [
             ("  a  b=c\n", &[("a", None), ("b", Some("c"))]),
             ("a=\"x y\" b", &[("a", Some("x y")), ("b", None)]),
             ("\"a=x y\" b", &[("a", Some("x y")), ("b", None)]),

@@ -234,21 +234,17 @@ impl Consoles {
     /// the last lines on a serial line would be lost.
     pub fn drain(&self, patience: Duration) {
         let (done, finished) = mpsc::channel();
-        let asked = self
-            .lock()
-            .live()
-            .filter(|console| {
-                let work = Work::Drain(done.clone());
-                console.queue.try_send(work).is_ok()
-            })
-            .count();
-        let deadline = Instant::now() + patience;
-        for _ in 0..asked {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if finished.recv_timeout(left).is_err() {
-                return;
-            }
+        for console in self.lock().live() {
+            // One whose queue is full is about to be given up.
+            let _ = console.queue.try_send(Work::Drain(done.clone()));
         }
+        drop(done);
+        let deadline = Instant::now() + patience;
+        // Until the time is over, or every console has answered or been given up.
+        while finished
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            .is_ok()
+        {}
     }
 
     fn readable(&self) -> Vec<(String, Arc<File>)> {

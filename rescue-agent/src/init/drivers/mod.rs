@@ -89,19 +89,24 @@ impl Drivers {
         }
     }
 
-    /// Starts the drivers of all devices that are there now.
-    pub fn start_for_present(&mut self, root: &Path) {
-        for modalias in sysfs::modaliases(root) {
-            self.start_for(&modalias);
-        }
+    /// Starts the drivers of all devices that are there now. Returns at once: whether any of them
+    /// was of a kind not met before.
+    pub fn start_for_present(&mut self, root: &Path) -> bool {
+        let new = sysfs::modaliases(root)
+            .into_iter()
+            .map(|modalias| self.start_for(&modalias));
+        new.fold(false, |any, new| any | new)
     }
 
-    /// Starts the drivers that a device with this `modalias` asks for. Returns at once.
-    pub fn start_for(&mut self, modalias: &str) {
-        if self.seen.insert(modalias.to_owned()) {
+    /// Starts the drivers that a device with this `modalias` asks for. Returns at once: whether
+    /// such a device was not met before.
+    pub fn start_for(&mut self, modalias: &str) -> bool {
+        let new = self.seen.insert(modalias.to_owned());
+        if new {
             self.loading
                 .request(&self.catalog, &self.wanted_by(modalias));
         }
+        new
     }
 
     /// Starts a module that no device asks for, such as a file system: `false` if the image does

@@ -5,21 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
-use rescue_tests::esxi::{EsxiDisk, GptOddity};
+use rescue_tests::esxi::{EsxiDisk, GptOddity, VERSIONS};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::archive::is_one_gzip_member;
 use rescue_tests::tools::Tool;
-
-const VERSIONS: [(&str, fn() -> EsxiDisk); 8] = [
-    ("4.1 embedded", EsxiDisk::v41_embedded),
-    ("4.1 installable", EsxiDisk::v41_installable),
-    ("5.5", EsxiDisk::v55),
-    ("6.7", EsxiDisk::v67),
-    ("7.0.0", EsxiDisk::v700),
-    ("7.0.3", EsxiDisk::v703),
-    ("8.0", EsxiDisk::v80),
-    ("9.0", EsxiDisk::v90),
-];
 
 fn made(disk: &EsxiDisk) -> Result<(tempfile::TempDir, Judge)> {
     let folder = tempfile::tempdir()?;

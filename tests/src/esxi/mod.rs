@@ -111,6 +111,21 @@ pub struct EsxiDisk {
     pub oddities: Vec<GptOddity>,
 }
 
+/// Makes the disk of a version.
+pub type Maker = fn() -> EsxiDisk;
+
+/// Every version there is a disk for.
+pub const VERSIONS: [(&str, Maker); 8] = [
+    ("4.1 embedded", EsxiDisk::v41_embedded),
+    ("4.1 installable", EsxiDisk::v41_installable),
+    ("5.5", EsxiDisk::v55),
+    ("6.7", EsxiDisk::v67),
+    ("7.0.0", EsxiDisk::v700),
+    ("7.0.3", EsxiDisk::v703),
+    ("8.0", EsxiDisk::v80),
+    ("9.0", EsxiDisk::v90),
+];
+
 /// A disk that has been made.
 #[derive(Debug, Clone)]
 pub struct Made {

@@ -95,8 +95,39 @@ impl Run {
         Ok(result.to_owned())
     }
 
+    /// Partition number of the bank that boots next, by the report; `None`: no bank does.
+    ///
+    /// # Errors
+    /// When there is no report, or it names several banks of the one disk.
+    pub fn boots_next(&self) -> Result<Option<u64>> {
+        let report = self.report()?;
+        let mut banks = Vec::new();
+        collect_banks(&report, &mut banks);
+        let next: Vec<u64> = banks
+            .into_iter()
+            .filter(|bank| bank["boots_next"] == true)
+            .filter_map(|bank| bank["partition"].as_u64())
+            .collect();
+        ensure!(next.len() < 2, "several banks boot next: {next:?}");
+        Ok(next.first().copied())
+    }
+
     /// All it said, on standard output and standard error.
     pub fn said(&self) -> String {
         format!("{}{}", self.output.text(), self.output.errors())
+    }
+}
+
+/// Every object that tells whether it boots next, wherever the report holds it.
+fn collect_banks<'a>(value: &'a Value, banks: &mut Vec<&'a Value>) {
+    if value.get("boots_next").is_some() {
+        banks.push(value);
+    }
+    match value {
+        Value::Object(members) => members
+            .values()
+            .for_each(|value| collect_banks(value, banks)),
+        Value::Array(items) => items.iter().for_each(|value| collect_banks(value, banks)),
+        _ => {}
     }
 }

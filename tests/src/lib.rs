@@ -3,6 +3,7 @@
 //! Everything here that makes or judges a disk uses outside programs only; no code of the agent is
 //! called, so that both cannot be wrong in the same way.
 
+pub mod agent;
 pub mod artefacts;
 pub mod esxi;
 pub mod judge;

@@ -3,7 +3,7 @@
 //! The disks are made and judged by programs that share no code with this project, so that a misreading of a format cannot hide in both. A program
 //! that is missing fails the test and names its Debian package; nothing is ever skipped. Every run has a deadline.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mdel", "mtools"),
     ("mdir", "mtools"),
     ("mkfs.fat", "dosfstools"),
+    ("mmd", "mtools"),
+    ("mren", "mtools"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),
@@ -235,7 +237,7 @@ pub fn find(name: &str) -> Result<PathBuf> {
             return Ok(system);
         }
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SYSTEM_FOLDERS.iter().map(PathBuf::from))
         .map(|folder| folder.join(name))

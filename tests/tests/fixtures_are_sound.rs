@@ -5,21 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
-use rescue_tests::esxi::{EsxiDisk, GptOddity};
+use rescue_tests::esxi::layout::{Fat, Layout};
+use rescue_tests::esxi::{EsxiDisk, GptOddity, VERSIONS};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::archive::is_one_gzip_member;
 use rescue_tests::tools::Tool;
-
-const VERSIONS: [(&str, fn() -> EsxiDisk); 8] = [
-    ("4.1 embedded", EsxiDisk::v41_embedded),
-    ("4.1 installable", EsxiDisk::v41_installable),
-    ("5.5", EsxiDisk::v55),
-    ("6.7", EsxiDisk::v67),
-    ("7.0.0", EsxiDisk::v700),
-    ("7.0.3", EsxiDisk::v703),
-    ("8.0", EsxiDisk::v80),
-    ("9.0", EsxiDisk::v90),
-];
 
 fn made(disk: &EsxiDisk) -> Result<(tempfile::TempDir, Judge)> {
     let folder = tempfile::tempdir()?;
@@ -269,5 +259,49 @@ fn a_controller_owned_by_esxi_is_nothing_to_do() -> Result<()> {
             Owner::Vmkernel.esx_conf()
         );
     }
+    Ok(())
+}
+
+#[test]
+fn every_geometry_and_table_makes_clean_volumes() -> Result<()> {
+    let mut disks = vec![
+        ("4Kn", EsxiDisk::v80().layout(Layout::gpt_7_4kn())),
+        ("MBR of 5.x", EsxiDisk::v55().layout(Layout::mbr_5())),
+        ("three banks", EsxiDisk::v67().third_bank()),
+    ];
+    for (name, bits, sectors_per_cluster, copies) in [("FAT12", 12, 128, 2), ("one FAT", 16, 32, 1)]
+    {
+        let mut disk = EsxiDisk::v67();
+        disk.layout.bank_mut(0)?.fat = Some(Fat {
+            bits,
+            sectors_per_cluster,
+            copies,
+        });
+        disks.push((name, disk));
+    }
+    for (name, disk) in disks {
+        let (_folder, judge) = made(&disk)?;
+        for index in 0..disk.banks.len() {
+            judge.bank(index)?.check().context(name)?;
+            judge.bank(index)?.read("BOOT.CFG").context(name)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_primary_gpt_has_a_sound_backup() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = EsxiDisk::v67().oddity(GptOddity::BrokenPrimary);
+    let made = disk.make(folder.path(), "disk")?;
+    let output = Tool::new("sgdisk")?
+        .arg("--verify")
+        .arg(&made.image)
+        .output()?;
+    let report = format!("{}{}", output.text(), output.errors());
+    ensure!(
+        report.contains("corrupt GPT") && report.contains("valid backup"),
+        "{report}"
+    );
     Ok(())
 }

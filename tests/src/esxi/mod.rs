@@ -49,6 +49,8 @@ pub struct Bank {
     pub free_bytes: Option<u64>,
     /// Further files of its root.
     pub files: Vec<(String, Vec<u8>)>,
+    /// The `onetime.tgz` of a scripted installation.
+    pub onetime: Option<Archive>,
 }
 
 impl Bank {
@@ -65,6 +67,32 @@ impl Bank {
     /// Sets what is wrong with the archive.
     pub fn flaw(&mut self, flaw: Flaw) -> &mut Self {
         self.archive.flaw = flaw;
+        self
+    }
+
+    /// Adds a `onetime.tgz` with an esx.conf of its own, and names it in boot.cfg.
+    pub fn add_onetime(&mut self) -> &mut Self {
+        let members = vec![Member::file("etc/motd", 0o644, "scripted\n")];
+        let onetime = Archive {
+            members,
+            layers: Layers::Local,
+            backup_counter: None,
+            ..self.archive.clone()
+        };
+        self.onetime = Some(onetime);
+        if let Some(boot_cfg) = &mut self.boot_cfg {
+            boot_cfg.modules.push("onetime.tgz".into());
+        }
+        self
+    }
+
+    /// Puts the boot controller somewhere else.
+    pub fn move_boot_controller(&mut self, to: Address) -> &mut Self {
+        for device in &mut self.archive.devices {
+            if device.address == SATA {
+                device.address = to;
+            }
+        }
         self
     }
 
@@ -110,6 +138,21 @@ pub struct EsxiDisk {
     /// Oddities of its partition table.
     pub oddities: Vec<GptOddity>,
 }
+
+/// Makes the disk of a version.
+pub type Maker = fn() -> EsxiDisk;
+
+/// Every version there is a disk for.
+pub const VERSIONS: [(&str, Maker); 8] = [
+    ("4.1 embedded", EsxiDisk::v41_embedded),
+    ("4.1 installable", EsxiDisk::v41_installable),
+    ("5.5", EsxiDisk::v55),
+    ("6.7", EsxiDisk::v67),
+    ("7.0.0", EsxiDisk::v700),
+    ("7.0.3", EsxiDisk::v703),
+    ("8.0", EsxiDisk::v80),
+    ("9.0", EsxiDisk::v90),
+];
 
 /// A disk that has been made.
 #[derive(Debug, Clone)]
@@ -260,6 +303,23 @@ impl EsxiDisk {
         self
     }
 
+    /// Adds a third bank in the locker's place, as in the middle of an upgrade.
+    #[must_use]
+    pub fn third_bank(mut self) -> Self {
+        for partition in &mut self.layout.partitions {
+            if partition.role == Role::Locker {
+                partition.role = Role::Bank(2);
+            }
+        }
+        let mut bank = self.banks[0].clone();
+        if let Some(boot_cfg) = &mut bank.boot_cfg {
+            boot_cfg.updated = "3".into();
+            boot_cfg.bootstate = "1".into();
+        }
+        self.banks.push(bank);
+        self
+    }
+
     /// A disk on which the boot controller is owned by ESXi in both banks.
     #[must_use]
     pub fn nothing_to_do(self) -> Self {
@@ -355,6 +415,13 @@ impl EsxiDisk {
         }
         if let Some(file) = bank.archive.pack(&folder, &format!("bank{index}"))? {
             volume.put(&file, &cased(bank.archive.root_name(), bank.lower_case))?;
+        }
+        if let Some(onetime) = &bank.onetime {
+            let folder = folder.join("onetime");
+            fs::create_dir(&folder)?;
+            if let Some(file) = onetime.pack(&folder, &format!("onetime{index}"))? {
+                volume.put(&file, &cased("ONETIME.TGZ", bank.lower_case))?;
+            }
         }
         // boot.cfg is written last by an installer, and files may follow the archive.
         if let Some(boot_cfg) = &bank.boot_cfg {
@@ -507,6 +574,7 @@ fn bank(build: &str, updated: u32, modules: &[&str], archive: Archive) -> Bank {
         lower_case: false,
         free_bytes: None,
         files: Vec::new(),
+        onetime: None,
     }
 }
 

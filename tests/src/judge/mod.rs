@@ -7,15 +7,16 @@ pub mod archive;
 mod store;
 pub mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::esxi::Made;
-use crate::esxi::host::{Address, Owner};
+use crate::esxi::archive::Archive;
+use crate::esxi::host::{Address, Device, Owner};
 use crate::sparse;
-use archive::{Opened, compare_archives};
+use archive::{Edit, Opened, compare_archives};
 use volume::{BankVolume, Entry};
 
 /// Knows a disk as it was, and compares.
@@ -137,40 +138,32 @@ impl Judge {
     fn bank_repaired(&self, index: usize, devices: &[Address]) -> Result<()> {
         let (before, now) = (self.bank_before(index)?, self.bank(index)?);
         now.check()?;
-        let name = self.made.banks[index].archive.root_name();
-        only_the_archive_changed(&before.entries()?, &now.entries()?, name)?;
-        let undo = undo_name(name);
-        ensure!(
-            now.read(&undo)? == before.read(name)?,
-            "{undo} is not the original {name}: the repair cannot be undone"
-        );
-        let archive = now.read(name)?;
-        archive::is_one_gzip_member(&archive)?;
-        let scratch = tempfile::Builder::new()
-            .prefix("judging-")
-            .tempdir_in(&self.folder)?;
-        let was = Opened::read(name, &before.read(name)?, &scratch.path().join("before"))?;
-        let is = Opened::read(name, &archive, &scratch.path().join("after"))?;
-        compare_archives(&was, &is, &self.edits(index, devices))
-    }
-
-    /// The devices of a selection that are passed through in a bank, in esx.conf's spelling.
-    fn edits(&self, index: usize, devices: &[Address]) -> Vec<archive::Edit> {
-        let archive = &self.made.banks[index].archive;
-        let selected = |device: &&crate::esxi::host::Device| {
-            device.owner == Owner::Passthru && devices.contains(&device.address)
-        };
-        archive
-            .devices
-            .iter()
-            .filter(selected)
-            .map(|device| archive::Edit {
-                line: archive
-                    .device_lines
-                    .then(|| device.address.spelled(archive.spelling)),
-                row: archive.config_store.then(|| device.address.to_string()),
-            })
-            .collect()
+        let bank = &self.made.banks[index];
+        let archives: Vec<_> = std::iter::once((bank.archive.root_name(), &bank.archive))
+            .chain(
+                bank.onetime
+                    .as_ref()
+                    .map(|archive| ("ONETIME.TGZ", archive)),
+            )
+            .collect();
+        let names: Vec<&str> = archives.iter().map(|(name, _)| *name).collect();
+        only_archives_changed(&before.entries()?, &now.entries()?, &names)?;
+        for (name, archive) in archives {
+            let (was, is) = (before.read(name)?, now.read(name)?);
+            let undo = undo_name(name);
+            ensure!(
+                now.read(&undo)? == was,
+                "{undo} is not the original {name}: the repair cannot be undone"
+            );
+            archive::is_one_gzip_member(&is)?;
+            let scratch = tempfile::Builder::new()
+                .prefix("judging-")
+                .tempdir_in(&self.folder)?;
+            let was = Opened::read(name, &was, &scratch.path().join("before"))?;
+            let is = Opened::read(name, &is, &scratch.path().join("after"))?;
+            compare_archives(&was, &is, &edits(archive, devices)).context(name)?;
+        }
+        Ok(())
     }
 
     /// Owners by esx.conf in a bank as it is now.
@@ -203,10 +196,24 @@ pub fn undo_name(archive: &str) -> String {
     format!("{}.ORG", archive.trim_end_matches(".TGZ"))
 }
 
-fn only_the_archive_changed(
+/// The devices of a selection that are passed through in an archive, as it spells them.
+fn edits(archive: &Archive, devices: &[Address]) -> Vec<Edit> {
+    let selected =
+        |device: &&Device| device.owner == Owner::Passthru && devices.contains(&device.address);
+    let edit = |device: &Device| Edit {
+        line: archive
+            .device_lines
+            .then(|| device.address.spelled(archive.spelling)),
+        row: archive.config_store.then(|| device.address.to_string()),
+    };
+    archive.devices.iter().filter(selected).map(edit).collect()
+}
+
+/// The files are the same but for these archives, and their undo copies are there.
+fn only_archives_changed(
     before: &BTreeMap<String, Entry>,
     now: &BTreeMap<String, Entry>,
-    archive: &str,
+    archives: &[&str],
 ) -> Result<()> {
     for (name, entry) in before {
         let found = now.get(name).with_context(|| format!("{name} is gone"))?;
@@ -214,18 +221,16 @@ fn only_the_archive_changed(
             found.attributes == entry.attributes,
             "the attributes of {name} changed"
         );
-        if name != archive {
+        if !archives.contains(&name.as_str()) {
             ensure!(found == entry, "{name} changed: {entry:?} became {found:?}");
         }
     }
-    let undo = undo_name(archive);
-    let more: Vec<_> = now
+    let more: BTreeSet<_> = now
         .keys()
         .filter(|name| !before.contains_key(*name))
+        .cloned()
         .collect();
-    ensure!(
-        more == [&undo],
-        "new files: {more:?}, expected {undo} alone"
-    );
+    let undo: BTreeSet<_> = archives.iter().map(|name| undo_name(name)).collect();
+    ensure!(more == undo, "new files: {more:?}, expected {undo:?}");
     Ok(())
 }

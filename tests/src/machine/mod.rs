@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::esxi::host::{Address, SATA};
 use crate::tools::find;
 use qmp::Qmp;
 
@@ -34,6 +35,9 @@ const TAIL_LINES: usize = 60;
 
 /// Where Debian's package `ovmf` puts the firmware.
 const OVMF: &str = "/usr/share/OVMF";
+
+/// Slot of the first controller that is not on the board.
+const FIRST_SLOT: u8 = 0x10;
 
 /// What begins the report on the serial console.
 const REPORT_BEGIN: &str = "-----BEGIN ESXI-RESCUE REPORT-----";
@@ -79,6 +83,17 @@ pub enum Bus {
     Pvscsi,
     /// A USB stick.
     Usb,
+}
+
+impl Bus {
+    /// Where the controller of the machine's disk number `index` is.
+    pub fn address(self, index: usize) -> Address {
+        match self {
+            Self::Ahci => SATA,
+            // A slot of its own for each, above the ones that QEMU fills by itself.
+            _ => Address::new(0, FIRST_SLOT + u8::try_from(index).unwrap_or(u8::MAX), 0),
+        }
+    }
 }
 
 /// A disk of the machine.
@@ -318,7 +333,7 @@ fn add_medium(arguments: &mut Arguments, medium: &Medium) {
         // The last port of the controller, so that disks can have the first ones.
         Medium::Cd(path) => (path, ",media=cdrom", "ide-cd,bus=ide.5,bootindex=0"),
         Medium::Stick(path) => {
-            arguments.words("-device qemu-xhci,id=xhci-medium");
+            arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
             (
                 path,
                 "",
@@ -343,21 +358,29 @@ impl Disk {
             "-drive",
             format!("if=none,id={id},format=raw,cache={cache},file={file}"),
         );
+        let slot = self.bus.address(index).slot;
         let device = match self.bus {
+            // The first unit of each of the controller's ports.
             Bus::Ahci => format!("ide-hd,bus=ide.{index}"),
-            Bus::Nvme => format!("nvme,serial=nvme{index}"),
-            Bus::VirtioBlk => "virtio-blk-pci".to_owned(),
+            Bus::Nvme => format!("nvme,serial=nvme{index},addr={slot:#x}"),
+            Bus::VirtioBlk => format!("virtio-blk-pci,addr={slot:#x}"),
             Bus::MegaRaid | Bus::Pvscsi => {
                 let controller = if self.bus == Bus::MegaRaid {
                     "megasas-gen2"
                 } else {
                     "pvscsi"
                 };
-                arguments.pair("-device", format!("{controller},id=scsi{index}"));
+                arguments.pair(
+                    "-device",
+                    format!("{controller},id=scsi{index},addr={slot:#x}"),
+                );
                 format!("scsi-hd,bus=scsi{index}.0")
             }
             Bus::Usb => {
-                arguments.pair("-device", format!("qemu-xhci,id=xhci{index}"));
+                arguments.pair(
+                    "-device",
+                    format!("qemu-xhci,id=xhci{index},addr={slot:#x}"),
+                );
                 format!("usb-storage,bus=xhci{index}.0,removable=on")
             }
         };

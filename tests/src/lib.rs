@@ -1,1 +1,2 @@
 //! What the tests share: disk makers, machines, judges.
+pub mod power;

@@ -4,11 +4,11 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::disk::{Access, BlockDevice, FileDevice};
 use crate::discover;
+use crate::disk::{Access, BlockDevice, FileDevice};
 use crate::fat::FatTime;
 use crate::host::Host;
 use crate::inventory::Inventory;
@@ -36,17 +36,18 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Show disks, boot banks, which bank boots next, and what is passed through. Writes nothing.
-    #[command(after_help = "Example: rescue-agent inspect /dev/sda\n         rescue-agent inspect --json disk.img")]
+    #[command(
+        after_help = "Example: rescue-agent inspect /dev/sda\n         rescue-agent inspect --json disk.img"
+    )]
     Inspect(Inspect),
     /// Give devices back to ESXi, in every boot bank.
-    #[command(after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda")]
+    #[command(
+        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda"
+    )]
     Revert(Revert),
     /// Bring back the original state archives that a repair kept.
     #[command(after_help = "Example: rescue-agent restore /dev/sda")]
     Restore(Restore),
-    /// Run as PID 1 of the rescue image. Not for use anywhere else.
-    #[command(hide = true)]
-    Init,
 }
 
 #[derive(Debug, Args)]
@@ -69,7 +70,12 @@ struct Inspect {
 struct Revert {
     /// Which devices to give back: auto, all, VENDOR:DEVICE (8086:3b25), an address
     /// (0000:00:1f.2, hex), class:WORD; several separated by commas; taken away with a leading -.
-    #[arg(long, value_name = "SEL", default_value = "auto", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "SEL",
+        default_value = "auto",
+        allow_hyphen_values = true
+    )]
     devices: Selection,
     /// Which banks to repair: all, active (the one that boots next), or partition numbers (5,6).
     #[arg(long, value_name = "BANKS", default_value = "all")]
@@ -107,7 +113,7 @@ struct Restore {
 }
 
 /// Exit status for a wish that cannot be understood or carried out as worded.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// Runs a command; returns the exit status.
 ///
@@ -118,7 +124,6 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         Action::Inspect(args) => inspect(&args),
         Action::Revert(args) => revert(&args),
         Action::Restore(args) => restore(&args),
-        Action::Init => bail!("init runs only as PID 1 of the rescue image"),
     }
 }
 
@@ -154,7 +159,11 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
         Ok(plan) => plan,
         Err(error) => return Ok(usage(&error)),
     };
-    let command = if args.dry_run { Command::DryRun } else { Command::Revert };
+    let command = if args.dry_run {
+        Command::DryRun
+    } else {
+        Command::Revert
+    };
     carry_out(command, &look, &plan, args.yes, args.common.json)
 }
 
@@ -170,7 +179,13 @@ fn usage(error: &PlanError) -> u8 {
 }
 
 /// Shows a plan, asks, carries it out, proves it, reports.
-fn carry_out(command: Command, look: &Look, plan: &Plan, yes: bool, json: bool) -> anyhow::Result<u8> {
+fn carry_out(
+    command: Command,
+    look: &Look,
+    plan: &Plan,
+    yes: bool,
+    json: bool,
+) -> anyhow::Result<u8> {
     if !json {
         show(&report::findings(&look.inventory, look.host.as_ref()));
         show(&report::intentions(&look.inventory, plan));
@@ -182,8 +197,11 @@ fn carry_out(command: Command, look: &Look, plan: &Plan, yes: bool, json: bool) 
     let (receipt, broken) = match command {
         Command::DryRun | Command::Inspect => (None, Vec::new()),
         Command::Revert | Command::Restore => {
-            let mut tell = |event: &repair::Event| eprintln!("         {}", report::escape(&event.to_string()));
-            let receipt = repair::carry_out(plan, &look.inventory, &open_writable, now(), &mut tell);
+            let mut tell = |event: &repair::Event| {
+                eprintln!("         {}", report::escape(&event.to_string()))
+            };
+            let receipt =
+                repair::carry_out(plan, &look.inventory, &open_writable, now(), &mut tell);
             let broken = match writes {
                 true => verify::verify(plan, &receipt, &look.inventory, &open_readable),
                 false => Vec::new(),
@@ -194,7 +212,12 @@ fn carry_out(command: Command, look: &Look, plan: &Plan, yes: bool, json: bool) 
     let report = look.report(command, Some(plan), receipt.as_ref(), broken);
     match json {
         true => println!("{}", report.to_json()),
-        false => show(&report::result(&report, &look.inventory, Some(plan), receipt.as_ref())),
+        false => show(&report::result(
+            &report,
+            &look.inventory,
+            Some(plan),
+            receipt.as_ref(),
+        )),
     }
     Ok(report.result.exit_status())
 }
@@ -202,13 +225,17 @@ fn carry_out(command: Command, look: &Look, plan: &Plan, yes: bool, json: bool) 
 /// Asks at the terminal. Without one the answer is no, and why.
 fn confirmed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        eprintln!("rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written.");
+        eprintln!(
+            "rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written."
+        );
         return Ok(false);
     }
     eprint!("Write this? [y/N] ");
     io::stderr().flush()?;
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("reading the answer from the terminal")?;
+    io::stdin()
+        .read_line(&mut answer)
+        .context("reading the answer from the terminal")?;
     let yes = matches!(answer.trim(), "y" | "Y" | "yes");
     if !yes {
         eprintln!("Nothing was written.");
@@ -236,8 +263,14 @@ impl Look {
             true => machine.disks.iter().map(|disk| disk.node.clone()).collect(),
             false => named,
         };
-        let host = paths.iter().all(|path| machine.disk(path).is_some()).then_some(machine);
-        Ok(Self { inventory: discover::discover(&paths, &open_readable), host })
+        let host = paths
+            .iter()
+            .all(|path| machine.disk(path).is_some())
+            .then_some(machine);
+        Ok(Self {
+            inventory: discover::discover(&paths, &open_readable),
+            host,
+        })
     }
 
     fn report(
@@ -247,13 +280,21 @@ impl Look {
         receipt: Option<&repair::Receipt>,
         broken_promises: Vec<String>,
     ) -> Report {
-        Report::new(command, &self.inventory, self.host.as_ref(), plan, receipt, broken_promises)
+        Report::new(
+            command,
+            &self.inventory,
+            self.host.as_ref(),
+            plan,
+            receipt,
+            broken_promises,
+        )
     }
 }
 
 /// The path behind links such as `/dev/disk/by-id/…`.
 fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
-    path.canonicalize().with_context(|| format!("{}: cannot be opened", path.display()))
+    path.canonicalize()
+        .with_context(|| format!("{}: cannot be opened", path.display()))
 }
 
 fn show(lines: &[String]) {
@@ -280,5 +321,9 @@ pub fn open_writable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
 
 /// The time for directory entries, by this machine's clock.
 pub fn now() -> FatTime {
-    FatTime::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    FatTime::from_unix(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+    )
 }

@@ -25,10 +25,14 @@ pub fn discover(paths: &[PathBuf], open: Open<'_>) -> Inventory {
     let mut disks = Vec::with_capacity(paths.len());
     for group in paths.chunks(PARALLEL_DISKS) {
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                group.iter().map(|path| (path, scope.spawn(move || look_at(path, open)))).collect();
+            let threads: Vec<_> = group
+                .iter()
+                .map(|path| (path, scope.spawn(move || look_at(path, open))))
+                .collect();
             disks.extend(threads.into_iter().map(|(path, thread)| {
-                thread.join().unwrap_or_else(|_| unreadable(path, 0, "looking at it failed unexpectedly"))
+                thread
+                    .join()
+                    .unwrap_or_else(|_| unreadable(path, 0, "looking at it failed unexpectedly"))
             }));
         });
     }
@@ -60,7 +64,11 @@ fn unreadable(path: &Path, size: u64, why: &str) -> Disk {
 
 fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> Disk {
     let (mut found, mut not_banks) = (Vec::new(), Vec::new());
-    for partition in table.partitions.iter().filter(|partition| partition.kind.may_hold_bank()) {
+    for partition in table
+        .partitions
+        .iter()
+        .filter(|partition| partition.kind.may_hold_bank())
+    {
         match bank_in(device, partition) {
             Ok(Some(bank)) => found.push(bank),
             Ok(None) => {}
@@ -69,7 +77,10 @@ fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> 
     }
     let candidates: Vec<Candidate<'_>> = found
         .iter()
-        .map(|bank| Candidate { partition: bank.partition.number, cfg: Some(&bank.boot_cfg) })
+        .map(|bank| Candidate {
+            partition: bank.partition.number,
+            cfg: Some(&bank.boot_cfg),
+        })
         .collect();
     let election = bank::elect(&candidates);
     let banks = found
@@ -115,32 +126,53 @@ impl Found<'_> {
 
 /// The bank of a partition: VMware's mark, a boot.cfg that parses, and a `build` in it. `None`
 /// without the mark; a reason where the mark is there and the rest is not.
-fn bank_in<'p>(device: &dyn BlockDevice, partition: &'p Partition) -> Result<Option<Found<'p>>, String> {
+fn bank_in<'p>(
+    device: &dyn BlockDevice,
+    partition: &'p Partition,
+) -> Result<Option<Found<'p>>, String> {
     if let Some(problem) = &partition.problem {
         return Err(problem.to_string());
     }
-    let region = Region { start: partition.start, length: partition.length };
+    let region = Region {
+        start: partition.start,
+        length: partition.length,
+    };
     let volume = match Volume::open(device, region) {
         Ok(volume) => volume,
         Err(FatError::NotFat(_)) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let Some(marker) = marker(device, &volume, region)? else { return Ok(None) };
+    let Some(marker) = marker(device, &volume, region)? else {
+        return Ok(None);
+    };
     let Some(entry) = volume.find(ShortName::BOOT_CFG) else {
         return Err("VMware's mark but no boot.cfg (ESP, locker or scratch)".into());
     };
-    let text = volume.read(&entry).map_err(|error| format!("boot.cfg: {error}"))?;
+    let text = volume
+        .read(&entry)
+        .map_err(|error| format!("boot.cfg: {error}"))?;
     let boot_cfg = BootCfg::parse(&text).map_err(|error| format!("boot.cfg: {error}"))?;
     if !boot_cfg.has_build() {
         return Err("its boot.cfg names no build (installation medium?)".into());
     }
     let archives = archives(&volume, &boot_cfg);
     let volume = exchange::assess(&volume);
-    Ok(Some(Found { partition, region, marker, boot_cfg, archives, volume }))
+    Ok(Some(Found {
+        partition,
+        region,
+        marker,
+        boot_cfg,
+        archives,
+        volume,
+    }))
 }
 
 /// Reads the second sector of a volume, where VMware leaves its mark.
-fn marker(device: &dyn BlockDevice, volume: &Volume<'_>, region: Region) -> Result<Option<VmfatMarker>, String> {
+fn marker(
+    device: &dyn BlockDevice,
+    volume: &Volume<'_>,
+    region: Region,
+) -> Result<Option<VmfatMarker>, String> {
     let sector_bytes = volume.geometry().sector_bytes;
     let mut sector = vec![0; sector_bytes as usize];
     let offset = ByteOffset(region.start.0 + u64::from(sector_bytes));
@@ -153,10 +185,19 @@ fn marker(device: &dyn BlockDevice, volume: &Volume<'_>, region: Region) -> Resu
 /// The archives of a bank: `STATE.TGZ`; without it `LOCAL.TGZ` (4.x embedded); and `ONETIME.TGZ`
 /// where boot.cfg has the loader load it.
 fn archives(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ArchiveFile> {
-    let state = volume.find(ShortName::STATE).or_else(|| volume.find(ShortName::LOCAL));
-    let loads_onetime = boot_cfg.modules().iter().any(|module| module.eq_ignore_ascii_case("onetime.tgz"));
+    let state = volume
+        .find(ShortName::STATE)
+        .or_else(|| volume.find(ShortName::LOCAL));
+    let loads_onetime = boot_cfg
+        .modules()
+        .iter()
+        .any(|module| module.eq_ignore_ascii_case("onetime.tgz"));
     let onetime = volume.find(ShortName::ONETIME).filter(|_| loads_onetime);
-    state.into_iter().chain(onetime).map(|entry| archive(volume, &entry)).collect()
+    state
+        .into_iter()
+        .chain(onetime)
+        .map(|entry| archive(volume, &entry))
+        .collect()
 }
 
 fn archive(volume: &Volume<'_>, entry: &Entry) -> ArchiveFile {
@@ -201,7 +242,10 @@ fn undo(volume: &Volume<'_>, entry: Entry) -> UndoCopy {
         .and_then(|raw| match StateArchive::open(&raw) {
             Ok(archive) => Ok(UndoContent {
                 sha256: sha256_hex(&raw),
-                saved: archive.configuration().ok().and_then(|configuration| configuration.saved),
+                saved: archive
+                    .configuration()
+                    .ok()
+                    .and_then(|configuration| configuration.saved),
             }),
             Err(error) => Err(error.to_string()),
         });

@@ -23,7 +23,9 @@ pub struct Inventory {
 impl Inventory {
     /// All banks, each with its disk.
     pub fn banks(&self) -> impl Iterator<Item = (&Disk, &Bank)> {
-        self.disks.iter().flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
+        self.disks
+            .iter()
+            .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
     }
 }
 
@@ -65,10 +67,16 @@ impl Disk {
     pub fn summary(&self) -> String {
         match &self.table {
             Err(why) => why.clone(),
-            Ok(_) if !self.banks.is_empty() => format!("ESXi boot disk, {} banks", self.banks.len()),
+            Ok(_) if !self.banks.is_empty() => {
+                format!("ESXi boot disk, {} banks", self.banks.len())
+            }
             Ok(_) if self.belongs_to_esxi() => "ESXi datastore, no boot banks".into(),
             Ok(table) => {
-                let candidates = table.partitions.iter().filter(|p| p.kind.may_hold_bank()).count();
+                let candidates = table
+                    .partitions
+                    .iter()
+                    .filter(|p| p.kind.may_hold_bank())
+                    .count();
                 let why: Vec<String> = self
                     .not_banks
                     .iter()
@@ -76,7 +84,9 @@ impl Disk {
                     .collect();
                 match (candidates, why.is_empty()) {
                     (0, _) => "not an ESXi disk: no FAT partitions".into(),
-                    (n, true) => format!("not an ESXi disk: VMware's mark is on none of its {n} FAT partitions"),
+                    (n, true) => format!(
+                        "not an ESXi disk: VMware's mark is on none of its {n} FAT partitions"
+                    ),
                     (_, false) => format!("no boot bank: {}", why.join("; ")),
                 }
             }
@@ -221,19 +231,27 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
             address: address.as_ref().map(|read| read.address),
             alternative: address.and_then(|read| read.alternative),
             passed_through: *owner == Owner::Passthru,
-            id: entry.vendor.as_deref().zip(entry.device.as_deref()).and_then(|(v, d)| VendorDevice::from_parts(v, d)),
+            id: entry
+                .vendor
+                .as_deref()
+                .zip(entry.device.as_deref())
+                .and_then(|(v, d)| VendorDevice::from_parts(v, d)),
             vmkname: entry.vmkname.clone(),
             place: Place::EsxConf(ranges),
         })
     });
-    let from_store = configuration.store.iter().flatten().map(|device| DeviceEntry {
-        text: device.identifier.clone(),
-        address: device.identifier.parse().ok(),
-        alternative: None,
-        passed_through: device.owner() == StoreOwner::Passthru,
-        id: None,
-        vmkname: None,
-        place: Place::ConfigStore(device.identifier.clone()),
-    });
+    let from_store = configuration
+        .store
+        .iter()
+        .flatten()
+        .map(|device| DeviceEntry {
+            text: device.identifier.clone(),
+            address: device.identifier.parse().ok(),
+            alternative: None,
+            passed_through: device.owner() == StoreOwner::Passthru,
+            id: None,
+            vmkname: None,
+            place: Place::ConfigStore(device.identifier.clone()),
+        });
     from_conf.chain(from_store).collect()
 }

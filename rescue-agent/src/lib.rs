@@ -26,5 +26,6 @@ pub mod plan;
 pub mod policy;
 pub mod repair;
 pub mod report;
+pub mod rescue;
 pub mod settings;
 pub mod verify;

@@ -91,7 +91,9 @@ impl FromStr for Selection {
 }
 
 fn term(word: &str) -> Result<Term, SelectionError> {
-    let unknown = || SelectionError { text: word.to_owned() };
+    let unknown = || SelectionError {
+        text: word.to_owned(),
+    };
     match word {
         "auto" => return Ok(Term::Auto),
         "all" => return Ok(Term::All),
@@ -162,6 +164,19 @@ impl FromStr for BankChoice {
                 .collect::<Option<Vec<_>>>()
                 .map(Self::Partitions)
                 .ok_or_else(|| BankChoiceError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BankChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Active => f.write_str("active"),
+            Self::Partitions(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                f.write_str(&numbers.join(","))
+            }
         }
     }
 }

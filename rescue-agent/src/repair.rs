@@ -99,7 +99,10 @@ pub fn carry_out(
     let mut order: Vec<usize> = (0..plan.banks.len()).collect();
     order.sort_by_key(|index| {
         let bank = &plan.banks[*index];
-        (bank.disk, inventory.disks[bank.disk].boots_next != Some(bank.bank))
+        (
+            bank.disk,
+            inventory.disks[bank.disk].boots_next != Some(bank.bank),
+        )
     });
     let mut failed: Vec<&Path> = Vec::new();
     for index in order {
@@ -107,14 +110,23 @@ pub fn carry_out(
         let disk = &inventory.disks[bank_plan.disk];
         let receipt = match failed.contains(&disk.path.as_path()) {
             true => after_failure(bank_plan),
-            false => Work { disk, bank: &disk.banks[bank_plan.bank], open, now, tell }.bank(bank_plan),
+            false => Work {
+                disk,
+                bank: &disk.banks[bank_plan.bank],
+                open,
+                now,
+                tell,
+            }
+            .bank(bank_plan),
         };
         if matches!(receipt.outcome, Outcome::Failed { .. }) {
             failed.push(&disk.path);
         }
         receipts[index] = Some(receipt);
     }
-    Receipt { banks: receipts.into_iter().flatten().collect() }
+    Receipt {
+        banks: receipts.into_iter().flatten().collect(),
+    }
 }
 
 /// What a bank is called in messages.
@@ -130,7 +142,10 @@ fn after_failure(plan: &BankPlan) -> BankReceipt {
             why: "not begun, because writing to another bank of this disk failed".into(),
         },
     };
-    BankReceipt { settled: None, outcome }
+    BankReceipt {
+        settled: None,
+        outcome,
+    }
 }
 
 /// The work on one bank.
@@ -150,20 +165,36 @@ impl Work<'_> {
             _ => None,
         };
         if let Some(outcome) = idle {
-            return BankReceipt { settled: None, outcome };
+            return BankReceipt {
+                settled: None,
+                outcome,
+            };
         }
         let device = match (self.open)(&self.disk.path) {
             Ok(device) => device,
             Err(error) => {
-                let why = format!("{} cannot be opened for writing: {error}", self.disk.path.display());
-                return BankReceipt { settled: None, outcome: Outcome::Refused { why } };
+                let why = format!(
+                    "{} cannot be opened for writing: {error}",
+                    self.disk.path.display()
+                );
+                return BankReceipt {
+                    settled: None,
+                    outcome: Outcome::Refused { why },
+                };
             }
         };
         let settled = match self.settle(device.as_ref(), plan.settle) {
             Ok(settled) => settled,
-            Err(outcome) => return BankReceipt { settled: None, outcome },
+            Err(outcome) => {
+                return BankReceipt {
+                    settled: None,
+                    outcome,
+                };
+            }
         };
-        let outcome = self.act(device.as_ref(), plan).unwrap_or_else(|outcome| outcome);
+        let outcome = self
+            .act(device.as_ref(), plan)
+            .unwrap_or_else(|outcome| outcome);
         BankReceipt { settled, outcome }
     }
 
@@ -171,10 +202,14 @@ impl Work<'_> {
         if !wanted {
             return Ok(None);
         }
-        let settled = exchange::settle(device, self.bank.region).map_err(|error| self.outcome(&error))?;
+        let settled =
+            exchange::settle(device, self.bank.region).map_err(|error| self.outcome(&error))?;
         let freed_clusters = settled.map_or(0, |settled| settled.freed_clusters);
         let bank = self.name();
-        (self.tell)(&Event::Settled { bank, freed_clusters });
+        (self.tell)(&Event::Settled {
+            bank,
+            freed_clusters,
+        });
         Ok(Some(freed_clusters))
     }
 
@@ -185,10 +220,20 @@ impl Work<'_> {
             Action::Replace(changes) => {
                 for change in changes {
                     let file = change.name.to_string();
-                    let old = self.bank.archives[change.archive].raw.as_deref().unwrap_or_default();
+                    let old = self.bank.archives[change.archive]
+                        .raw
+                        .as_deref()
+                        .unwrap_or_default();
                     self.intend(&file, &change.before, &change.after);
-                    exchange::replace(device, self.bank.region, change.name, old, &change.new, self.now)
-                        .map_err(|error| self.outcome(&error))?;
+                    exchange::replace(
+                        device,
+                        self.bank.region,
+                        change.name,
+                        old,
+                        &change.new,
+                        self.now,
+                    )
+                    .map_err(|error| self.outcome(&error))?;
                     self.done(file);
                 }
                 Ok(Outcome::Replaced)
@@ -212,7 +257,12 @@ impl Work<'_> {
     fn intend(&mut self, file: &str, before: &str, after: &str) {
         let (bank, file) = (self.name(), file.to_owned());
         let (before, after) = (before.to_owned(), after.to_owned());
-        (self.tell)(&Event::Intent { bank, file, before, after });
+        (self.tell)(&Event::Intent {
+            bank,
+            file,
+            before,
+            after,
+        });
     }
 
     fn done(&mut self, file: String) {
@@ -224,7 +274,10 @@ impl Work<'_> {
         let why = format!("{}: {error}", self.name());
         match error {
             ExchangeError::Refused(_) => Outcome::Refused { why },
-            ExchangeError::Failed { in_force, .. } => Outcome::Failed { why, in_force: *in_force },
+            ExchangeError::Failed { in_force, .. } => Outcome::Failed {
+                why,
+                in_force: *in_force,
+            },
         }
     }
 
@@ -236,10 +289,23 @@ impl Work<'_> {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Intent { bank, file, before, after } => {
-                write!(f, "{bank}: {file} {} -> {}", &before[..12.min(before.len())], &after[..12.min(after.len())])
+            Self::Intent {
+                bank,
+                file,
+                before,
+                after,
+            } => {
+                write!(
+                    f,
+                    "{bank}: {file} {} -> {}",
+                    &before[..12.min(before.len())],
+                    &after[..12.min(after.len())]
+                )
             }
-            Self::Settled { bank, freed_clusters } => write!(
+            Self::Settled {
+                bank,
+                freed_clusters,
+            } => write!(
                 f,
                 "{bank}: settled what an interrupted repair left ({freed_clusters} clusters freed)"
             ),
@@ -253,7 +319,9 @@ pub fn written_disks(plan: &Plan, inventory: &Inventory) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = plan
         .banks
         .iter()
-        .filter(|bank| bank.settle || matches!(bank.action, Action::Replace(_) | Action::Restore(_)))
+        .filter(|bank| {
+            bank.settle || matches!(bank.action, Action::Replace(_) | Action::Restore(_))
+        })
         .map(|bank| inventory.disks[bank.disk].path.clone())
         .collect();
     paths.dedup();

@@ -5,7 +5,7 @@
 //! kernel command line (`rescue.KEY=VALUE`). The keys are the same everywhere.
 //!
 //! Out of scope: reading the files, and the grammar of the values of `devices` and `banks`, which
-//! belong to the code that looks at devices and banks.
+//! is [`crate::policy`]'s.
 //!
 //! Quoting on the command line follows the kernel's own rule, `next_arg` in Linux `lib/cmdline.c`.
 
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::policy::{BankChoice, Selection};
 use toml::de::{DeTable, DeValue};
 
 /// Longest settings file that is looked at, in bytes. A hand-written one has a few hundred.
@@ -42,18 +44,6 @@ pub enum Mode {
     Inspect,
     /// Put the original state archives back.
     Restore,
-}
-
-/// Which boot banks of a disk are repaired.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BankChoice {
-    /// Every bank.
-    All,
-    /// Only the bank that boots next.
-    Active,
-    /// The banks that this text names; its grammar belongs to the bank model.
-    Spec(String),
 }
 
 /// What the machine does after the work.
@@ -124,9 +114,9 @@ impl Key {
         match self {
             Key::Mode => "auto, inspect, restore",
             Key::Devices => {
-                "auto, all, or a comma-separated list of vendor:device, PCI addresses, class:storage"
+                "auto, all, VENDOR:DEVICE, a PCI address, class:WORD, or several separated by commas, taken away with a leading -"
             }
-            Key::Banks => "all, active, or the banks by name",
+            Key::Banks => "all, active, or partition numbers such as 5,6",
             Key::Countdown | Key::Wait => "a whole number of seconds from 0 to 86400",
             Key::Finish => "reboot, poweroff, stay",
             Key::Report => "a URL that starts with http:// or https://, or nothing",
@@ -273,8 +263,8 @@ fn names() -> String {
 pub struct Settings {
     /// What to do.
     pub mode: Mode,
-    /// Which devices go back to the host: selector text.
-    pub devices: String,
+    /// Which devices go back to the host.
+    pub devices: Selection,
     /// Which banks are repaired.
     pub banks: BankChoice,
     /// How long the plan is shown before it is carried out.
@@ -294,8 +284,8 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             mode: Mode::Auto,
-            devices: "auto".to_owned(),
-            banks: BankChoice::All,
+            devices: Selection::default(),
+            banks: BankChoice::default(),
             countdown: Duration::from_secs(10),
             wait: Duration::from_secs(30),
             finish: Finish::Reboot,
@@ -331,12 +321,8 @@ impl Settings {
                 Mode::Restore => "restore",
             }
             .to_owned(),
-            Key::Devices => self.devices.clone(),
-            Key::Banks => match &self.banks {
-                BankChoice::All => "all".to_owned(),
-                BankChoice::Active => "active".to_owned(),
-                BankChoice::Spec(text) => text.clone(),
-            },
+            Key::Devices => self.devices.to_string(),
+            Key::Banks => self.banks.to_string(),
             Key::Countdown => self.countdown.as_secs().to_string(),
             Key::Wait => self.wait.as_secs().to_string(),
             Key::Finish => match self.finish {
@@ -375,14 +361,8 @@ impl Settings {
                     _ => return None,
                 }
             }
-            Key::Devices => self.devices = not_empty(value)?.to_owned(),
-            Key::Banks => {
-                self.banks = match not_empty(value)? {
-                    "all" => BankChoice::All,
-                    "active" => BankChoice::Active,
-                    text => BankChoice::Spec(text.to_owned()),
-                }
-            }
+            Key::Devices => self.devices = value.trim().parse().ok()?,
+            Key::Banks => self.banks = value.trim().parse().ok()?,
             Key::Countdown => self.countdown = seconds(value)?,
             Key::Wait => self.wait = seconds(value)?,
             Key::Finish => {
@@ -398,11 +378,6 @@ impl Settings {
         }
         Some(())
     }
-}
-
-fn not_empty(value: &str) -> Option<&str> {
-    let value = value.trim();
-    (!value.is_empty()).then_some(value)
 }
 
 /// Digits only: `str::parse` alone would also take a sign.

@@ -23,14 +23,23 @@ pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>
         .collect()
 }
 
-fn broken_promises(plan: &BankPlan, outcome: &Outcome, before: &Inventory, after: &Inventory) -> Vec<String> {
+fn broken_promises(
+    plan: &BankPlan,
+    outcome: &Outcome,
+    before: &Inventory,
+    after: &Inventory,
+) -> Vec<String> {
     let disk = &before.disks[plan.disk];
     let was = &disk.banks[plan.bank];
     let name = bank_name(disk, was);
     let now = after.disks.get(plan.disk).and_then(|disk| {
-        disk.banks.iter().find(|bank| bank.partition == was.partition)
+        disk.banks
+            .iter()
+            .find(|bank| bank.partition == was.partition)
     });
-    let Some(now) = now else { return vec![format!("{name}: the bank is not found any more")] };
+    let Some(now) = now else {
+        return vec![format!("{name}: the bank is not found any more")];
+    };
     let mut broken = Vec::new();
     for (archive, expected) in expected_hashes(plan, outcome, was) {
         let found = now
@@ -48,7 +57,10 @@ fn broken_promises(plan: &BankPlan, outcome: &Outcome, before: &Inventory, after
         }
     }
     if *outcome == Outcome::Replaced {
-        broken.extend(still_passed_through(plan, now).map(|device| format!("{name}: {device} is still passed through")));
+        broken.extend(
+            still_passed_through(plan, now)
+                .map(|device| format!("{name}: {device} is still passed through")),
+        );
     }
     broken
 }
@@ -60,12 +72,14 @@ fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(usize
         .enumerate()
         .filter_map(|(index, archive)| {
             let planned = match (&plan.action, outcome) {
-                (Action::Replace(changes), Outcome::Replaced) => {
-                    changes.iter().find(|change| change.archive == index).map(|change| change.after.clone())
-                }
-                (Action::Restore(restores), Outcome::Restored) => {
-                    restores.iter().find(|restore| restore.name == archive.name).map(|restore| restore.after.clone())
-                }
+                (Action::Replace(changes), Outcome::Replaced) => changes
+                    .iter()
+                    .find(|change| change.archive == index)
+                    .map(|change| change.after.clone()),
+                (Action::Restore(restores), Outcome::Restored) => restores
+                    .iter()
+                    .find(|restore| restore.name == archive.name)
+                    .map(|restore| restore.after.clone()),
                 _ => None,
             };
             let expected = planned.or_else(|| archive.raw.as_deref().map(sha256_hex))?;
@@ -82,14 +96,23 @@ fn still_passed_through<'p>(plan: &'p BankPlan, now: &'p Bank) -> impl Iterator<
     };
     changes
         .iter()
-        .flat_map(|change| change.devices.iter().map(move |device| (change.name, device)))
+        .flat_map(|change| {
+            change
+                .devices
+                .iter()
+                .map(move |device| (change.name, device))
+        })
         .filter(|(file, device)| {
             now.archives
                 .iter()
                 .filter(|archive| archive.name == *file)
                 .filter_map(|archive| archive.content.as_ref().ok())
                 .flat_map(|content| &content.devices)
-                .any(|entry| entry.passed_through && entry.text == device.text && entry.place.file() == device.file)
+                .any(|entry| {
+                    entry.passed_through
+                        && entry.text == device.text
+                        && entry.place.file() == device.file
+                })
         })
         .map(|(_, device)| device.text.as_str())
 }

@@ -70,7 +70,9 @@ pub enum ArchiveError {
     #[error("the configuration is encrypted in an unknown mode {0:?}")]
     UnknownMode(String),
     /// The key's description is missing.
-    #[error("the configuration is encrypted (local.tgz.ve), but encryption.info, which tells the key, is missing")]
+    #[error(
+        "the configuration is encrypted (local.tgz.ve), but encryption.info, which tells the key, is missing"
+    )]
     NoKeystore,
     /// The key's description is damaged.
     #[error("encryption.info: {0}")]
@@ -131,7 +133,11 @@ enum Wrapping {
     /// A tar around `local.tgz`.
     Nested { outer: Vec<u8>, member: Member },
     /// A tar around an envelope around `local.tgz`.
-    Sealed { outer: Vec<u8>, member: Member, key: Key },
+    Sealed {
+        outer: Vec<u8>,
+        member: Member,
+        key: Key,
+    },
 }
 
 /// An opened archive.
@@ -202,7 +208,10 @@ impl StateArchive {
     pub fn open(raw: &[u8]) -> Result<Self, ArchiveError> {
         let (outer, outer_gzip) = unwrap(raw, OUTER)?;
         let members = tar::members(&outer).map_err(in_tar(OUTER))?;
-        let (wrapping, etc, inner_gzip) = match (member(&members, SEALED, OUTER)?, member(&members, LOCAL, OUTER)?) {
+        let (wrapping, etc, inner_gzip) = match (
+            member(&members, SEALED, OUTER)?,
+            member(&members, LOCAL, OUTER)?,
+        ) {
             (Some(_), Some(_)) => return Err(ArchiveError::PlainAndSealed),
             (Some(member), None) => {
                 let key = key(&outer, &members)?;
@@ -217,7 +226,12 @@ impl StateArchive {
             (None, None) => (Wrapping::Bare, outer, outer_gzip),
         };
         let places = Places::find(&etc, LOCAL)?;
-        Ok(Self { wrapping, etc, places, hand_made: !(outer_gzip && inner_gzip) })
+        Ok(Self {
+            wrapping,
+            etc,
+            places,
+            hand_made: !(outer_gzip && inner_gzip),
+        })
     }
 
     /// Whether the configuration is encrypted (in the mode whose key the archive itself tells).
@@ -243,12 +257,21 @@ impl StateArchive {
             Some(text) => Some(esx_conf::parse(text)?.devices().to_vec()),
             None => None,
         };
-        let store = self.content(self.places.store.as_ref()).map(configstore::devices).transpose()?;
+        let store = self
+            .content(self.places.store.as_ref())
+            .map(configstore::devices)
+            .transpose()?;
         if esx_conf.is_none() && store.is_none() {
             return Err(ArchiveError::NoConfiguration);
         }
-        let saved = self.content(self.places.backup_counter.as_ref()).and_then(backup_counter);
-        Ok(Configuration { esx_conf, store, saved })
+        let saved = self
+            .content(self.places.backup_counter.as_ref())
+            .and_then(backup_counter);
+        Ok(Configuration {
+            esx_conf,
+            store,
+            saved,
+        })
     }
 
     /// Builds the file again with the owners of `edit` given back to ESXi, and proves it by
@@ -271,14 +294,23 @@ impl StateArchive {
     fn edited_etc(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
         let mut etc = self.etc.clone();
         if !edit.esx_conf.is_empty() {
-            let member = self.places.esx_conf.as_ref().ok_or(ArchiveError::NoConfiguration)?;
-            esx_conf::give_back(&mut etc[member.data.clone()], &edit.esx_conf)
-                .map_err(|_| ArchiveError::NotAsMeant("esx.conf does not say passthru where it did"))?;
+            let member = self
+                .places
+                .esx_conf
+                .as_ref()
+                .ok_or(ArchiveError::NoConfiguration)?;
+            esx_conf::give_back(&mut etc[member.data.clone()], &edit.esx_conf).map_err(|_| {
+                ArchiveError::NotAsMeant("esx.conf does not say passthru where it did")
+            })?;
         }
         if edit.store.is_empty() {
             return Ok(etc);
         }
-        let member = self.places.store.as_ref().ok_or(ArchiveError::NoConfiguration)?;
+        let member = self
+            .places
+            .store
+            .as_ref()
+            .ok_or(ArchiveError::NoConfiguration)?;
         let store = configstore::give_back(&etc[member.data.clone()], &edit.store)?;
         tar::replace(&etc, member, &store).map_err(in_tar(LOCAL))
     }
@@ -307,8 +339,28 @@ impl Wrapping {
     fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bare, Self::Bare) => true,
-            (Self::Nested { outer: a, member: m }, Self::Nested { outer: b, member: n })
-            | (Self::Sealed { outer: a, member: m, .. }, Self::Sealed { outer: b, member: n, .. }) => {
+            (
+                Self::Nested {
+                    outer: a,
+                    member: m,
+                },
+                Self::Nested {
+                    outer: b,
+                    member: n,
+                },
+            )
+            | (
+                Self::Sealed {
+                    outer: a,
+                    member: m,
+                    ..
+                },
+                Self::Sealed {
+                    outer: b,
+                    member: n,
+                    ..
+                },
+            ) => {
                 const BLOCK: usize = 512;
                 let behind = |outer: &[u8], member: &Member| {
                     outer[member.data.end.next_multiple_of(BLOCK).min(outer.len())..].to_vec()
@@ -325,7 +377,10 @@ impl Wrapping {
 /// Takes the gzip layer off, where there is one; tells whether there was.
 fn unwrap(bytes: &[u8], layer: &'static str) -> Result<(Vec<u8>, bool), ArchiveError> {
     if gzip::is_gzip(bytes) {
-        return Ok((gzip::inflate(bytes, MAX_UNPACKED_BYTES).map_err(in_gzip(layer))?, true));
+        return Ok((
+            gzip::inflate(bytes, MAX_UNPACKED_BYTES).map_err(in_gzip(layer))?,
+            true,
+        ));
     }
     match tar::is_tar(bytes) {
         true => Ok((bytes.to_vec(), false)),
@@ -354,13 +409,21 @@ fn backup_counter(text: &[u8]) -> Option<BackupCounter> {
     let count = text.lines().find_map(|line| line.trim().parse().ok())?;
     let modified = text
         .lines()
-        .find_map(|line| line.trim_start_matches('#').trim().strip_prefix("MODIFIED:"))
+        .find_map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .strip_prefix("MODIFIED:")
+        })
         .map(|date| date.trim().to_owned());
     Some(BackupCounter { count, modified })
 }
 
 /// The member of that path, the last of several, as unpacking would have it.
-fn member(members: &[Member], path: &str, layer: &'static str) -> Result<Option<Member>, ArchiveError> {
+fn member(
+    members: &[Member],
+    path: &str,
+    layer: &'static str,
+) -> Result<Option<Member>, ArchiveError> {
     let found = tar::find(members, path).map_err(in_tar(layer))?;
     Ok(found.map(|found| found.member.clone()))
 }

@@ -22,7 +22,9 @@ impl PciClass {
 
     /// Whether it is of the class that a selector `class:WORD` names.
     pub fn is(self, word: &str) -> bool {
-        CLASS_WORDS.iter().any(|(known, matches)| *known == word && matches(self))
+        CLASS_WORDS
+            .iter()
+            .any(|(known, matches)| *known == word && matches(self))
     }
 
     /// Whether the function drives disks, or a bus that boot media hang on.

@@ -105,7 +105,11 @@ impl Host {
         let mut path: BTreeSet<PciAddress> = disk.pci_paths.iter().flatten().copied().collect();
         let controllers = disk.pci_paths.iter().filter_map(|path| path.last());
         for controller in controllers {
-            path.extend(self.pci.keys().filter(|address| same_slot(**address, *controller)));
+            path.extend(
+                self.pci
+                    .keys()
+                    .filter(|address| same_slot(**address, *controller)),
+            );
         }
         path
     }
@@ -131,7 +135,9 @@ mod as_text {
         T: FromStr<Err: Display>,
         D: Deserializer<'de>,
     {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -148,10 +154,16 @@ mod paths_as_text {
         text.serialize(to)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<PciAddress>>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<Vec<PciAddress>>, D::Error> {
         Vec::<Vec<String>>::deserialize(from)?
             .iter()
-            .map(|path| path.iter().map(|text| text.parse().map_err(de::Error::custom)).collect())
+            .map(|path| {
+                path.iter()
+                    .map(|text| text.parse().map_err(de::Error::custom))
+                    .collect()
+            })
             .collect()
     }
 }
@@ -171,6 +183,9 @@ mod functions_as_list {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Functions, D::Error> {
         let functions = Vec::<PciFunction>::deserialize(from)?;
-        Ok(functions.into_iter().map(|function| (function.address, function)).collect())
+        Ok(functions
+            .into_iter()
+            .map(|function| (function.address, function))
+            .collect())
     }
 }

@@ -36,7 +36,10 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
         .into_iter()
         .filter_map(|path| {
             let address: PciAddress = file_name(&path).parse().ok()?;
-            let id = VendorDevice::from_parts(&text(&path.join("vendor"))?, &text(&path.join("device"))?)?;
+            let id = VendorDevice::from_parts(
+                &text(&path.join("vendor"))?,
+                &text(&path.join("device"))?,
+            )?;
             let class = text(&path.join("class"))?;
             let class = u32::from_str_radix(class.trim_start_matches("0x"), 16).ok()?;
             let driver = fs::read_link(path.join("driver")).ok();
@@ -54,7 +57,11 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
 fn disks(root: &Path, folder: &Path) -> Vec<DiskNode> {
     entries(folder)
         .into_iter()
-        .filter(|path| !NOT_DISKS.iter().any(|kind| file_name(path).starts_with(kind)))
+        .filter(|path| {
+            !NOT_DISKS
+                .iter()
+                .any(|kind| file_name(path).starts_with(kind))
+        })
         .filter(|path| !is_optical(path) && !is_boot_area(path))
         .filter_map(|path| disk(root, &path))
         .filter(|disk| disk.size > 0)
@@ -95,7 +102,9 @@ fn is_boot_area(disk: &Path) -> bool {
 
 /// The PCI addresses along a disk's device path, one list for each path to it.
 fn pci_paths(disk: &Path) -> Vec<Vec<PciAddress>> {
-    let Ok(device) = fs::canonicalize(disk) else { return Vec::new() };
+    let Ok(device) = fs::canonicalize(disk) else {
+        return Vec::new();
+    };
     let direct = addresses(&device);
     if !direct.is_empty() {
         return vec![direct];
@@ -129,7 +138,9 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// A file's text without white space at its ends; `None` where it is missing or empty.

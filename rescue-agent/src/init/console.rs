@@ -172,6 +172,16 @@ impl Consoles {
         self.lock().line(text);
     }
 
+    /// Like [`Consoles::line`], but on serial lines only, and not into the transcript: text for
+    /// programs, which would push what a person reads off a screen.
+    pub fn serial_line(&self, text: &str) {
+        let mut inner = self.lock();
+        inner.status("");
+        inner.write_where(&format!("{}\r\n", text.replace('\n', "\r\n")), |name| {
+            !is_screen(name)
+        });
+    }
+
     /// Like [`Consoles::line`], and if another thread holds the consoles (or this one, which is
     /// panicking while it writes), gives up instead of waiting.
     pub fn line_if_free(&self, text: &str) {
@@ -289,8 +299,12 @@ impl Inner {
     }
 
     fn write(&self, text: &str) {
+        self.write_where(text, |_| true);
+    }
+
+    fn write_where(&self, text: &str, wanted: impl Fn(&str) -> bool) {
         let text: Arc<str> = Arc::from(text);
-        for console in self.live() {
+        for console in self.live().filter(|console| wanted(&console.name)) {
             let work = Work::Write(Arc::clone(&text));
             if console.queue.try_send(work).is_err() {
                 console.dropped.store(true, Ordering::Relaxed);
@@ -308,6 +322,12 @@ impl Inner {
             self.transcript_bytes -= oldest.len() + 1;
         }
     }
+}
+
+/// Whether a terminal is a screen (`tty0`, `tty1`) rather than a line (`ttyS0`, `hvc0`).
+fn is_screen(name: &str) -> bool {
+    name.strip_prefix("tty")
+        .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 impl Console {

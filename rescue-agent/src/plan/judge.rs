@@ -58,10 +58,16 @@ impl<'a> Judge<'a> {
         host: Option<&'a Host>,
     ) -> Result<Self, PlanError> {
         let needed = host.map(|host| needed(inventory, host)).unwrap_or_default();
-        let judge = Self { selection, host, needed };
+        let judge = Self {
+            selection,
+            host,
+            needed,
+        };
         let any = entries(inventory).any(|entry| entry.passed_through);
         if any && host.is_none() && selection.uses_auto() {
-            return Err(PlanError::AutoNeedsMachine { passed_through: passed_through(inventory) });
+            return Err(PlanError::AutoNeedsMachine {
+                passed_through: passed_through(inventory),
+            });
         }
         for (_, term) in selection.terms().iter().filter(|(adds, _)| *adds && any) {
             if !judge.names_something(term, inventory) {
@@ -134,7 +140,9 @@ impl<'a> Judge<'a> {
     fn judged(&self, entry: &DeviceEntry) -> Judged {
         let (verdict, reason) = self.judge(entry);
         let present = self.present(entry).cloned();
-        let was = entry.id.filter(|id| present.as_ref().is_some_and(|function| function.id != *id));
+        let was = entry
+            .id
+            .filter(|id| present.as_ref().is_some_and(|function| function.id != *id));
         Judged {
             text: entry.text.clone(),
             address: entry.address,
@@ -149,17 +157,30 @@ impl<'a> Judge<'a> {
 
     /// The verdict on an entry that no selector names.
     fn unasked(&self, entry: &DeviceEntry) -> (Verdict, String) {
-        let Some(host) = self.host else { return (Verdict::Leave, "not chosen".into()) };
+        let Some(host) = self.host else {
+            return (Verdict::Leave, "not chosen".into());
+        };
         let Some(address) = entry.address else {
-            return (Verdict::Unsure, "its address is spelled in no known way".into());
+            return (
+                Verdict::Unsure,
+                "its address is spelled in no known way".into(),
+            );
         };
         if let Some(function) = host.function(address) {
-            return (Verdict::Leave, format!("{}; no ESXi disk or datastore behind it", function.class));
+            return (
+                Verdict::Leave,
+                format!("{}; no ESXi disk or datastore behind it", function.class),
+            );
         }
-        match entry.alternative.filter(|alternative| host.function(*alternative).is_some()) {
+        match entry
+            .alternative
+            .filter(|alternative| host.function(*alternative).is_some())
+        {
             Some(other) => (
                 Verdict::Unsure,
-                format!("nothing sits at {address}, but read as hex it would be {other}, which exists"),
+                format!(
+                    "nothing sits at {address}, but read as hex it would be {other}, which exists"
+                ),
             ),
             None => (Verdict::Stale, "no device sits at this address now".into()),
         }
@@ -207,17 +228,31 @@ impl<'a> Judge<'a> {
 fn needed(inventory: &Inventory, host: &Host) -> BTreeMap<PciAddress, String> {
     let mut needed = BTreeMap::new();
     for disk in &inventory.disks {
-        let Some(node) = host.disk(&disk.path) else { continue };
-        let name = disk.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let Some(node) = host.disk(&disk.path) else {
+            continue;
+        };
+        let name = disk
+            .path
+            .file_name()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
         let holds = match (disk.banks.is_empty(), disk.datastores().next()) {
             (false, _) => format!("the boot disk {name}"),
             (true, Some(_)) => format!("the datastore on {name}"),
             (true, None) => continue,
         };
-        let controllers: Vec<PciAddress> =
-            node.pci_paths.iter().filter_map(|path| path.last()).copied().collect();
+        let controllers: Vec<PciAddress> = node
+            .pci_paths
+            .iter()
+            .filter_map(|path| path.last())
+            .copied()
+            .collect();
         for address in host.on_path_of(node) {
-            let bridge = node.pci_paths.iter().flatten().any(|on_path| *on_path == address);
+            let bridge = node
+                .pci_paths
+                .iter()
+                .flatten()
+                .any(|on_path| *on_path == address);
             let reason = match (controllers.contains(&address), bridge) {
                 (true, _) => format!("drives {holds}"),
                 (false, true) => format!("bridge to {holds}"),
@@ -241,7 +276,9 @@ fn entries(inventory: &Inventory) -> impl Iterator<Item = &DeviceEntry> {
 fn passed_through(inventory: &Inventory) -> String {
     let mut seen: Vec<String> = Vec::new();
     for entry in entries(inventory).filter(|entry| entry.passed_through) {
-        let mut text = entry.address.map_or_else(|| entry.text.clone(), |address| address.to_string());
+        let mut text = entry
+            .address
+            .map_or_else(|| entry.text.clone(), |address| address.to_string());
         if let Some(id) = entry.id {
             text = format!("{text} ({id})");
         }

@@ -124,7 +124,9 @@ pub enum PlanError {
         passed_through: String,
     },
     /// A selector that names nothing.
-    #[error("--devices {selector} names no device of this configuration or machine. Passed through: {passed_through}")]
+    #[error(
+        "--devices {selector} names no device of this configuration or machine. Passed through: {passed_through}"
+    )]
     NothingSelected {
         /// The selector.
         selector: String,
@@ -137,7 +139,11 @@ pub enum PlanError {
 ///
 /// # Errors
 /// [`PlanError`] when the wish itself cannot be understood in this situation.
-pub fn revert(inventory: &Inventory, policy: &Policy, host: Option<&Host>) -> Result<Plan, PlanError> {
+pub fn revert(
+    inventory: &Inventory,
+    policy: &Policy,
+    host: Option<&Host>,
+) -> Result<Plan, PlanError> {
     let judge = judge::Judge::new(inventory, &policy.devices, host)?;
     let plan_bank = |disk: &Disk, bank: &Bank| match policy.source {
         Source::Own => revert_bank(bank, &judge),
@@ -153,8 +159,13 @@ pub fn revert(inventory: &Inventory, policy: &Policy, host: Option<&Host>) -> Re
 
 /// Plans a return to the originals.
 pub fn restore(inventory: &Inventory, banks: &BankChoice) -> Plan {
-    let banks = each_bank(inventory, banks, |_, bank| restore_bank(bank).unwrap_or_else(|action| action));
-    Plan { banks, devices: Vec::new() }
+    let banks = each_bank(inventory, banks, |_, bank| {
+        restore_bank(bank).unwrap_or_else(|action| action)
+    });
+    Plan {
+        banks,
+        devices: Vec::new(),
+    }
 }
 
 fn each_bank(
@@ -176,7 +187,12 @@ fn each_bank(
             };
             let unsettled = bank.volume.as_ref().is_ok_and(|volume| volume.unsettled);
             let settle = chosen && unsettled && !matches!(action, Action::Refuse { .. });
-            plans.push(BankPlan { disk: disk_index, bank: index, settle, action });
+            plans.push(BankPlan {
+                disk: disk_index,
+                bank: index,
+                settle,
+                action,
+            });
         }
     }
     plans
@@ -204,8 +220,13 @@ fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
 
 /// The newest archive of the disk, edited, for every bank that has one.
 fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
-    let Some(archive) = bank.archives.first() else { return Err(no_archive()) };
-    let builds_differ = disk.banks.iter().any(|other| other.boot_cfg.build != bank.boot_cfg.build);
+    let Some(archive) = bank.archives.first() else {
+        return Err(no_archive());
+    };
+    let builds_differ = disk
+        .banks
+        .iter()
+        .any(|other| other.boot_cfg.build != bank.boot_cfg.build);
     if builds_differ {
         return Err(refuse(
             "the banks hold different builds of ESXi, and an archive of one need not fit the other",
@@ -213,7 +234,10 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
         ));
     }
     let Some((newest, content)) = newest(disk, archive.name) else {
-        return Err(refuse("no bank of this disk has a readable archive", "restore a backup of the host's configuration"));
+        return Err(refuse(
+            "no bank of this disk has a readable archive",
+            "restore a backup of the host's configuration",
+        ));
     };
     let raw = newest.raw.as_deref().unwrap_or_default();
     let (edit, devices) = edit(content, judge);
@@ -232,7 +256,12 @@ fn newest(disk: &Disk, name: ShortName) -> Option<(&ArchiveFile, &Content)> {
         .flat_map(|bank| &bank.archives)
         .filter(|archive| archive.name == name)
         .filter_map(|archive| Some((archive, archive.content.as_ref().ok()?)))
-        .max_by_key(|(archive, content)| (content.saved.as_ref().map(|saved| saved.count), archive.modified))
+        .max_by_key(|(archive, content)| {
+            (
+                content.saved.as_ref().map(|saved| saved.count),
+                archive.modified,
+            )
+        })
 }
 
 fn change(
@@ -242,7 +271,9 @@ fn change(
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
-    let Some(in_place) = archive.raw.as_deref() else { return Err(unreadable(archive)) };
+    let Some(in_place) = archive.raw.as_deref() else {
+        return Err(unreadable(archive));
+    };
     let new = StateArchive::open(source)
         .and_then(|opened| opened.edited(edit))
         .map_err(|error| refuse(format!("{}: {error}", archive.name), error.remedy()))?;
@@ -282,7 +313,10 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
         return Err(nothing(judge.why_nothing(bank)));
     }
     let volume = bank.volume.as_ref().map_err(|error| {
-        refuse(error.to_string(), "let ESXi or fsck.fat repair this volume first, then run the rescue again")
+        refuse(
+            error.to_string(),
+            "let ESXi or fsck.fat repair this volume first, then run the rescue again",
+        )
     })?;
     // One archive after the other is exchanged, and each keeps its original: all need room.
     let bytes = changes.iter().map(|change| change.new.len()).sum();
@@ -290,9 +324,16 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
         refuse(error.to_string(), "free some space in this bank (old files of a repair by hand?) and run the rescue again")
     })?;
     for change in &changes {
-        if let Some(Err(why)) = bank.archives[change.archive].undo.as_ref().map(|undo| &undo.content) {
+        if let Some(Err(why)) = bank.archives[change.archive]
+            .undo
+            .as_ref()
+            .map(|undo| &undo.content)
+        {
             return Err(refuse(
-                format!("a file named like our undo copy of {} is no archive: {why}", change.name),
+                format!(
+                    "a file named like our undo copy of {} is no archive: {why}",
+                    change.name
+                ),
                 "rename or remove that file and run the rescue again",
             ));
         }
@@ -318,10 +359,15 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
         });
     }
     if restores.is_empty() {
-        return Err(nothing("it holds no undo copy: no repair has changed it, or it was restored already"));
+        return Err(nothing(
+            "it holds no undo copy: no repair has changed it, or it was restored already",
+        ));
     }
     bank.volume.as_ref().map_err(|error| {
-        refuse(error.to_string(), "let ESXi or fsck.fat repair this volume first, then restore again")
+        refuse(
+            error.to_string(),
+            "let ESXi or fsck.fat repair this volume first, then restore again",
+        )
     })?;
     Ok(Action::Restore(restores))
 }
@@ -329,7 +375,9 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
 fn readable(archive: &ArchiveFile) -> Decision<&Content> {
     archive.content.as_ref().map_err(|error| match error {
         ContentError::File(_) => unreadable(archive),
-        ContentError::Archive(error) => refuse(format!("{}: {error}", archive.name), error.remedy()),
+        ContentError::Archive(error) => {
+            refuse(format!("{}: {error}", archive.name), error.remedy())
+        }
     })
 }
 
@@ -338,7 +386,10 @@ fn unreadable(archive: &ArchiveFile) -> Action {
         Err(error) => format!("{} cannot be read: {error}", archive.name),
         Ok(_) => format!("{} cannot be read", archive.name),
     };
-    refuse(why, "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup")
+    refuse(
+        why,
+        "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup",
+    )
 }
 
 fn no_archive() -> Action {
@@ -350,5 +401,8 @@ fn nothing(why: impl Into<String>) -> Action {
 }
 
 fn refuse(why: impl Into<String>, remedy: impl Into<String>) -> Action {
-    Action::Refuse { why: why.into(), remedy: remedy.into() }
+    Action::Refuse {
+        why: why.into(),
+        remedy: remedy.into(),
+    }
 }

@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use crate::disk::partition::TableKind;
+use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
 use crate::repair::{BankReceipt, Outcome, Receipt};
-use crate::hash::sha256_hex;
 
 /// The version of the fields below.
 pub const SCHEMA: &str = "esxi-rescue/1";
@@ -215,9 +215,13 @@ impl Report {
             exit_status: result.exit_status(),
             host: host.map(|host| host.name_plate.clone()),
             disks,
-            devices: plan.map(|plan| plan.devices.iter().map(device_report).collect()).unwrap_or_default(),
+            devices: plan
+                .map(|plan| plan.devices.iter().map(device_report).collect())
+                .unwrap_or_default(),
             banks_changed: receipt.map_or(0, banks_changed),
-            devices_changed: plan.zip(receipt).map_or(0, |(plan, receipt)| devices_changed(plan, receipt)),
+            devices_changed: plan
+                .zip(receipt)
+                .map_or(0, |(plan, receipt)| devices_changed(plan, receipt)),
             broken_promises,
             image: None,
         }
@@ -242,7 +246,8 @@ impl Report {
     /// The JSON text.
     pub fn to_json(&self) -> String {
         // Plain values of owned strings and numbers: there is nothing that could fail.
-        serde_json::to_string_pretty(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+        serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
 
     /// The last line on the serial console.
@@ -266,11 +271,19 @@ fn result_word(
     if inventory.banks().next().is_none() {
         return ResultWord::NoneFound;
     }
-    let outcomes = || receipt.iter().flat_map(|receipt| receipt.banks.iter().map(|bank| &bank.outcome));
+    let outcomes = || {
+        receipt
+            .iter()
+            .flat_map(|receipt| receipt.banks.iter().map(|bank| &bank.outcome))
+    };
     let refused_by_plan = plan.is_some_and(|plan| {
-        plan.banks.iter().any(|bank| matches!(bank.action, Action::Refuse { .. }))
+        plan.banks
+            .iter()
+            .any(|bank| matches!(bank.action, Action::Refuse { .. }))
     });
-    if !broken_promises.is_empty() || outcomes().any(|outcome| matches!(outcome, Outcome::Failed { .. })) {
+    if !broken_promises.is_empty()
+        || outcomes().any(|outcome| matches!(outcome, Outcome::Failed { .. }))
+    {
         return ResultWord::Failed;
     }
     if refused_by_plan || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. })) {
@@ -286,7 +299,8 @@ fn result_word(
 }
 
 fn banks_changed(receipt: &Receipt) -> usize {
-    let changed = |bank: &&BankReceipt| matches!(bank.outcome, Outcome::Replaced | Outcome::Restored);
+    let changed =
+        |bank: &&BankReceipt| matches!(bank.outcome, Outcome::Replaced | Outcome::Restored);
     receipt.banks.iter().filter(changed).count()
 }
 
@@ -294,7 +308,9 @@ fn banks_changed(receipt: &Receipt) -> usize {
 fn devices_changed(plan: &Plan, receipt: &Receipt) -> usize {
     let mut seen: Vec<&DeviceChange> = Vec::new();
     for (bank, receipt) in plan.banks.iter().zip(&receipt.banks) {
-        let (Action::Replace(changes), Outcome::Replaced) = (&bank.action, &receipt.outcome) else { continue };
+        let (Action::Replace(changes), Outcome::Replaced) = (&bank.action, &receipt.outcome) else {
+            continue;
+        };
         for device in changes.iter().flat_map(|change| &change.devices) {
             let same = |other: &&DeviceChange| match device.address {
                 Some(_) => other.address == device.address,
@@ -323,7 +339,12 @@ fn disk_report(
         model: node.and_then(|node| node.model.clone()),
         serial: node.and_then(|node| node.serial.clone()),
         pci_path: node
-            .map(|node| node.pci_paths.iter().map(|path| path.iter().map(ToString::to_string).collect()).collect())
+            .map(|node| {
+                node.pci_paths
+                    .iter()
+                    .map(|path| path.iter().map(ToString::to_string).collect())
+                    .collect()
+            })
             .unwrap_or_default(),
         summary: disk.summary(),
         partition_table: disk.table.as_ref().ok().map(|table| TableReport {
@@ -337,7 +358,9 @@ fn disk_report(
         boots_next: number(disk.boots_next),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),
-        banks: (0..disk.banks.len()).map(|bank| bank_report(disk, index, bank, plan, receipt)).collect(),
+        banks: (0..disk.banks.len())
+            .map(|bank| bank_report(disk, index, bank, plan, receipt))
+            .collect(),
     }
 }
 
@@ -350,7 +373,9 @@ fn bank_report(
 ) -> BankReport {
     let bank = &disk.banks[index];
     let position = plan.and_then(|plan| {
-        plan.banks.iter().position(|plan| (plan.disk, plan.bank) == (disk_index, index))
+        plan.banks
+            .iter()
+            .position(|plan| (plan.disk, plan.bank) == (disk_index, index))
     });
     let planned = position.and_then(|position| plan?.banks.get(position));
     let done = position.and_then(|position| receipt?.banks.get(position));
@@ -395,8 +420,14 @@ fn interrupted(bank: &Bank) -> bool {
     bank.volume.as_ref().is_ok_and(|volume| volume.unsettled)
 }
 
-fn reasons(planned: Option<&BankPlan>, done: Option<&BankReceipt>) -> (Option<String>, Option<String>) {
-    match (done.map(|receipt| &receipt.outcome), planned.map(|plan| &plan.action)) {
+fn reasons(
+    planned: Option<&BankPlan>,
+    done: Option<&BankReceipt>,
+) -> (Option<String>, Option<String>) {
+    match (
+        done.map(|receipt| &receipt.outcome),
+        planned.map(|plan| &plan.action),
+    ) {
         (Some(Outcome::Failed { why, .. }), _) => (Some(why.clone()), None),
         (_, Some(Action::Refuse { why, remedy })) => (Some(why.clone()), Some(remedy.clone())),
         (Some(Outcome::Refused { why }), _) => (Some(why.clone()), None),
@@ -427,7 +458,11 @@ fn undo_report(undo: &UndoCopy) -> UndoReport {
         name: undo.entry.name().to_string(),
         size_bytes: undo.entry.size(),
         modified: undo.entry.modified().to_string(),
-        sha256: undo.content.as_ref().ok().map(|content| content.sha256.clone()),
+        sha256: undo
+            .content
+            .as_ref()
+            .ok()
+            .map(|content| content.sha256.clone()),
         problem: undo.content.as_ref().err().cloned(),
     }
 }
@@ -470,8 +505,14 @@ fn device_report(device: &Judged) -> DeviceReport {
         text: device.text.clone(),
         files: device.files.clone(),
         vmkname: device.vmkname.clone(),
-        present_id: device.present.as_ref().map(|function| function.id.to_string()),
-        present_class: device.present.as_ref().map(|function| function.class.to_string()),
+        present_id: device
+            .present
+            .as_ref()
+            .map(|function| function.id.to_string()),
+        present_class: device
+            .present
+            .as_ref()
+            .map(|function| function.class.to_string()),
         recorded_id: device.was.map(|id| id.to_string()),
         verdict: match device.verdict {
             Verdict::GiveBack => "give-back",

@@ -144,11 +144,18 @@ pub fn usb_storage_without_disk(root: &Path) -> Vec<String> {
     bare.map(|interface| name_of(interface)).collect()
 }
 
-/// Whether the machine has a bus that finds out by and by what hangs on it: USB, or memory cards.
+/// Whether the machine has a bus whose driver finds out by and by what is there: USB, memory
+/// cards, SAS, Fibre Channel.
 #[must_use]
 pub fn has_slow_bus(root: &Path) -> bool {
-    let usb = entries(&root.join("sys/bus/usb/devices"));
-    !usb.is_empty() || !entries(&root.join("sys/class/mmc_host")).is_empty()
+    [
+        "bus/usb/devices",
+        "class/mmc_host",
+        "class/sas_host",
+        "class/fc_host",
+    ]
+    .iter()
+    .any(|folder| !entries(&root.join("sys").join(folder)).is_empty())
 }
 
 #[cfg(test)]

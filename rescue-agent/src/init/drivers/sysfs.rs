@@ -41,7 +41,13 @@ impl PciFunction {
     /// Whether disks, or what disks hang on, are behind it: storage and USB host controllers.
     #[must_use]
     pub fn leads_to_disks(&self) -> bool {
-        self.class >> 16 == PCI_STORAGE || self.class >> 8 == PCI_USB_HOST
+        self.class >> 16 == PCI_STORAGE || self.is_usb_host()
+    }
+
+    /// Whether it is a USB host controller.
+    #[must_use]
+    pub fn is_usb_host(&self) -> bool {
+        self.class >> 8 == PCI_USB_HOST
     }
 }
 

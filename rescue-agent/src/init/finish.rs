@@ -1,5 +1,6 @@
 //! The end: flush, let the consoles finish, restart or switch off. PID 1 must never return.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::settings::Finish;
 
 /// How long the last lines may take to leave the machine.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the disks may take to flush what is left.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a machine that will not stop is looked after.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -25,7 +28,6 @@ pub fn finish(consoles: &Consoles, how: Finish) -> ! {
 
 /// Shows `invitation`, waits for a key as long as it takes, and restarts. Does not come back.
 pub fn halt_until_key(consoles: &Consoles, invitation: &str) -> ! {
-    sync();
     consoles.line(invitation);
     // From here on nothing can be interrupted, so that Ctrl-Alt-Del may act at once.
     let _ = set_cad_enabled(true);
@@ -35,7 +37,7 @@ pub fn halt_until_key(consoles: &Consoles, invitation: &str) -> ! {
 }
 
 fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
-    sync();
+    sync_patiently(consoles);
     consoles.drain(DRAIN_PATIENCE);
     let Err(error) = reboot(mode);
     consoles.line(&format!(
@@ -44,5 +46,19 @@ fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
     // PID 1 must not end: that would be a kernel panic.
     loop {
         thread::sleep(IDLE);
+    }
+}
+
+/// Flushes what is left. The repair has flushed its own writes one by one, so that a disk which no
+/// longer answers need not keep the machine from restarting.
+fn sync_patiently(consoles: &Consoles) {
+    let (done, finished) = mpsc::channel();
+    thread::spawn(move || {
+        sync();
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(());
+    });
+    if finished.recv_timeout(SYNC_PATIENCE).is_err() {
+        consoles.line("A disk does not answer any more; going on without it.");
     }
 }

@@ -51,6 +51,8 @@ const UEFI_VARIABLES_MODULE: &str = "efivarfs";
 /// How long something may take before a person is told what is being waited for.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
 
+/// How long keyboards may take to come when the machine is about to halt.
+const KEYBOARD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often that text is renewed, at most.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -233,7 +235,13 @@ fn rescue_machine(
     let mut warnings = Vec::new();
     prepare_lesser_things(root, &mut warnings);
     let sources = settings_sources(root)?;
-    let settings = sources.resolve()?;
+    let settings = match sources.resolve() {
+        Ok(settings) => settings,
+        Err(errors) => {
+            start_keyboards(root, &sources, &mut warnings);
+            return Err(errors.into());
+        }
+    };
     if let Some(names) = &settings.console {
         use_chosen_consoles(root, consoles, names, &mut warnings);
     }
@@ -335,6 +343,13 @@ fn start_devices(
         drivers.start_named(UEFI_VARIABLES_MODULE);
     }
     Devices::start(root, events, drivers)
+}
+
+/// Without drivers nobody could press the key that the machine halts for.
+fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) {
+    let mut devices = start_devices(root, sources, &Settings::default(), warnings);
+    let deadline = devices.deadline(KEYBOARD_PATIENCE);
+    devices.settle(deadline, &mut |_| {});
 }
 
 fn read_catalog(root: &Path) -> Result<Catalog, NoDrivers> {

@@ -18,6 +18,10 @@ use load::{LoadedModule, Loading, ModuleFailure, ModuleLoader, StartingModule};
 use sysfs::PciFunction;
 use table::{Catalog, ModuleId, NETWORK_CLASS};
 
+/// The drivers of USB keyboards. A machine with USB gets them even if no keyboard asks for them
+/// yet: whoever comes to a machine that waits for a key plugs one in.
+const USB_KEYBOARD_MODULES: [&str; 2] = ["usbhid", "hid_generic"];
+
 /// A controller that disks may hang on and that no driver runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Undriven {
@@ -92,6 +96,14 @@ impl Drivers {
     /// Starts the drivers of all devices that are there now. Returns at once: whether any of them
     /// was of a kind not met before.
     pub fn start_for_present(&mut self, root: &Path) -> bool {
+        if sysfs::pci_functions(root)
+            .iter()
+            .any(PciFunction::is_usb_host)
+        {
+            for name in USB_KEYBOARD_MODULES {
+                self.start_named(name);
+            }
+        }
         let new = sysfs::modaliases(root)
             .into_iter()
             .map(|modalias| self.start_for(&modalias));
@@ -213,6 +225,7 @@ mod tests {
             {"name":"megaraid_sas","file":"x","aliases":["pci:mega*"],"class":"storage"},
             {"name":"xhci_pci","file":"x","aliases":["pci:xhci*"],"class":"usb"},
             {"name":"efivarfs","file":"x"},
+            {"name":"usbhid","file":"x","depends":["xhci_pci"]},
             {"name":"e1000","file":"x","aliases":["pci:net*"],"class":"net"}]}"#;
         let log = Arc::new(Mutex::new(Vec::new()));
         let loader = Box::new(Recorder(Arc::clone(&log)));
@@ -249,7 +262,7 @@ mod tests {
 
     #[test]
     fn only_what_the_hardware_asks_for_is_loaded() {
-        for (with_network, expected) in [(false, 4), (true, 5)] {
+        for (with_network, expected) in [(false, 5), (true, 6)] {
             let (mut drivers, log) = drivers(with_network);
             drivers.start_for_present(machine().root());
             drivers.start_for("pci:ahci1");

@@ -41,7 +41,13 @@ impl PciFunction {
     /// Whether disks, or what disks hang on, are behind it: storage and USB host controllers.
     #[must_use]
     pub fn leads_to_disks(&self) -> bool {
-        self.class >> 16 == PCI_STORAGE || self.class >> 8 == PCI_USB_HOST
+        self.class >> 16 == PCI_STORAGE || self.is_usb_host()
+    }
+
+    /// Whether it is a USB host controller.
+    #[must_use]
+    pub fn is_usb_host(&self) -> bool {
+        self.class >> 8 == PCI_USB_HOST
     }
 }
 
@@ -144,11 +150,18 @@ pub fn usb_storage_without_disk(root: &Path) -> Vec<String> {
     bare.map(|interface| name_of(interface)).collect()
 }
 
-/// Whether the machine has a bus that finds out by and by what hangs on it: USB, or memory cards.
+/// Whether the machine has a bus whose driver finds out by and by what is there: USB, memory
+/// cards, SAS, Fibre Channel.
 #[must_use]
 pub fn has_slow_bus(root: &Path) -> bool {
-    let usb = entries(&root.join("sys/bus/usb/devices"));
-    !usb.is_empty() || !entries(&root.join("sys/class/mmc_host")).is_empty()
+    [
+        "bus/usb/devices",
+        "class/mmc_host",
+        "class/sas_host",
+        "class/fc_host",
+    ]
+    .iter()
+    .any(|folder| !entries(&root.join("sys").join(folder)).is_empty())
 }
 
 #[cfg(test)]

@@ -1,0 +1,251 @@
+//! Directory entries: 8.3 names, times, and the slots of the root directory.
+
+use std::fmt;
+
+use super::geometry::ENTRY_BYTES;
+
+/// Attribute bits (Microsoft's specification, "FAT Directory Structure").
+const ATTR_VOLUME: u8 = 0x08;
+const ATTR_DIRECTORY: u8 = 0x10;
+const ATTR_LONG_NAME: u8 = 0x0f;
+/// First byte of a slot whose file was deleted.
+const DELETED: u8 = 0xe5;
+/// First byte of the first slot that was never used; no entry stands behind it.
+const END: u8 = 0x00;
+
+/// A name as it stands in a directory entry: eight and three bytes, upper case, padded by blanks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShortName([u8; 11]);
+
+impl ShortName {
+    /// The state archive.
+    pub const STATE: Self = Self(*b"STATE   TGZ");
+    /// The archive of embedded 4.x installations.
+    pub const LOCAL: Self = Self(*b"LOCAL   TGZ");
+    /// The archive that scripted installations apply on top, once.
+    pub const ONETIME: Self = Self(*b"ONETIME TGZ");
+    /// What the loader reads.
+    pub const BOOT_CFG: Self = Self(*b"BOOT    CFG");
+
+    /// The eleven bytes as stored.
+    pub fn from_raw(raw: [u8; 11]) -> Self {
+        Self(raw)
+    }
+
+    /// The name with another extension.
+    pub fn with_extension(mut self, extension: [u8; 3]) -> Self {
+        self.0[8..].copy_from_slice(&extension);
+        self
+    }
+
+    /// The eleven bytes as stored.
+    pub fn raw(&self) -> &[u8; 11] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (base, extension) = self.0.split_at(8);
+        write!(f, "{}", base.trim_ascii_end().escape_ascii())?;
+        match extension.trim_ascii_end() {
+            [] => Ok(()),
+            extension => write!(f, ".{}", extension.escape_ascii()),
+        }
+    }
+}
+
+impl fmt::Debug for ShortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A moment as FAT stores it: local time without a zone (ESXi keeps UTC), two-second steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FatTime {
+    date: u16,
+    time: u16,
+}
+
+impl FatTime {
+    /// From seconds since 1970-01-01 UTC, clamped to what FAT can say (1980 to 2107).
+    pub fn from_unix(seconds: u64) -> Self {
+        let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+        // Days to civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+        let z = days + 719_468;
+        let (era, doe) = (z / 146_097, z % 146_097);
+        let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+        let mp = (5 * doy + 2) / 153;
+        let day = doy - (153 * mp + 2) / 5 + 1;
+        let month = if mp < 10 { mp + 3 } else { mp - 9 };
+        let year = yoe + era * 400 + u64::from(month <= 2);
+        if year < 1980 {
+            return Self {
+                date: 1 << 5 | 1,
+                time: 0,
+            };
+        }
+        let year = (year - 1980).min(127);
+        let date = year << 9 | month << 5 | day;
+        let time = ((of_day / 3600) << 11) | ((of_day % 3600 / 60) << 5) | (of_day % 60 / 2);
+        Self {
+            date: u16::try_from(date).unwrap_or(u16::MAX),
+            time: u16::try_from(time).unwrap_or(0),
+        }
+    }
+}
+
+impl fmt::Display for FatTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (d, t) = (self.date, self.time);
+        write!(
+            f,
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+            1980 + (d >> 9),
+            d >> 5 & 15,
+            d & 31,
+            t >> 11,
+            t >> 5 & 63,
+            (t & 31) * 2
+        )
+    }
+}
+
+/// A directory entry, all 32 bytes of it, so that what this program does not understand is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Entry([u8; ENTRY_BYTES]);
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} bytes from cluster {})",
+            self.name(),
+            self.size(),
+            self.first_cluster()
+        )
+    }
+}
+
+impl Entry {
+    pub(super) fn new(raw: [u8; ENTRY_BYTES]) -> Self {
+        Self(raw)
+    }
+
+    /// An empty file.
+    pub(super) fn empty_file(name: ShortName, at: FatTime) -> Self {
+        const ATTR_ARCHIVE: u8 = 0x20;
+        let mut raw = [0; ENTRY_BYTES];
+        raw[..11].copy_from_slice(name.raw());
+        raw[11] = ATTR_ARCHIVE;
+        Self(raw).stamped(at)
+    }
+
+    /// The 8.3 name.
+    pub fn name(&self) -> ShortName {
+        let mut raw = [0; 11];
+        raw.copy_from_slice(&self.0[..11]);
+        ShortName(raw)
+    }
+
+    /// Size of the file in bytes.
+    pub fn size(&self) -> u32 {
+        u32::from_le_bytes([self.0[28], self.0[29], self.0[30], self.0[31]])
+    }
+
+    /// Number of the first cluster, 0 for an empty file.
+    pub fn first_cluster(&self) -> u32 {
+        u32::from(u16::from_le_bytes([self.0[26], self.0[27]]))
+    }
+
+    /// When the content was last written.
+    pub fn modified(&self) -> FatTime {
+        FatTime {
+            time: u16::from_le_bytes([self.0[22], self.0[23]]),
+            date: u16::from_le_bytes([self.0[24], self.0[25]]),
+        }
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.0[11] & ATTR_DIRECTORY != 0
+    }
+
+    /// A part of a long name, or the volume's label.
+    fn is_not_a_file(&self) -> bool {
+        self.0[11] & ATTR_LONG_NAME == ATTR_LONG_NAME || self.0[11] & ATTR_VOLUME != 0
+    }
+
+    fn is_dot(&self) -> bool {
+        self.0[0] == b'.'
+    }
+
+    /// The same entry under another name: everything but the name is kept.
+    pub(super) fn renamed(mut self, name: ShortName) -> Self {
+        self.0[..11].copy_from_slice(name.raw());
+        self
+    }
+
+    /// The same entry, naming other content.
+    pub(super) fn naming(mut self, first_cluster: u16, size: u32) -> Self {
+        self.0[26..28].copy_from_slice(&first_cluster.to_le_bytes());
+        self.0[28..32].copy_from_slice(&size.to_le_bytes());
+        self
+    }
+
+    /// The same entry with its modification time (and access date) set.
+    pub(super) fn stamped(mut self, at: FatTime) -> Self {
+        self.0[18..20].copy_from_slice(&at.date.to_le_bytes());
+        self.0[22..24].copy_from_slice(&at.time.to_le_bytes());
+        self.0[24..26].copy_from_slice(&at.date.to_le_bytes());
+        self
+    }
+
+    pub(super) fn deleted(mut self) -> Self {
+        self.0[0] = DELETED;
+        self
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; ENTRY_BYTES] {
+        &self.0
+    }
+}
+
+fn slot(bytes: &[u8], index: usize) -> Option<[u8; ENTRY_BYTES]> {
+    bytes.get(index * ENTRY_BYTES..)?.first_chunk().copied()
+}
+
+/// The live entries of a directory's bytes, with their slot numbers: files and directories, no
+/// labels, no long names, no dot entries.
+pub(super) fn live_entries(bytes: &[u8]) -> impl Iterator<Item = (usize, Entry)> + '_ {
+    (0..bytes.len() / ENTRY_BYTES)
+        .map_while(|index| Some((index, slot(bytes, index)?)))
+        .take_while(|(_, raw)| raw[0] != END)
+        .filter(|(_, raw)| raw[0] != DELETED)
+        .map(|(index, raw)| (index, Entry(raw)))
+        .filter(|(_, entry)| !entry.is_not_a_file() && !entry.is_dot())
+}
+
+/// The slots of a directory's bytes that may take a new entry.
+///
+/// The first never-used slot is one of them only if the slot behind it is never-used as well (or
+/// there is none): what stands behind the end mark was never promised to be zero, and using the
+/// mark must not bring it to life.
+pub(super) fn free_slots(bytes: &[u8]) -> Vec<usize> {
+    let mut free = Vec::new();
+    for index in 0..bytes.len() / ENTRY_BYTES {
+        match bytes[index * ENTRY_BYTES] {
+            DELETED => free.push(index),
+            END => {
+                let next = bytes.get((index + 1) * ENTRY_BYTES);
+                if next.is_none_or(|byte| *byte == END) {
+                    free.push(index);
+                }
+                break;
+            }
+            _ => {}
+        }
+    }
+    free
+}

@@ -1,0 +1,383 @@
+//! One bank, one task, every power cut: what the real code leaves and what it recovers to.
+
+use std::fmt;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rescue_agent::disk::BlockDevice;
+use rescue_agent::fat::exchange::{self, ExchangeError};
+use rescue_agent::fat::{FatTime, Region, ShortName, Volume};
+
+use super::census::Census;
+use super::cuts::{Cuts, Effort};
+use super::device::{Epoch, Recorder};
+use super::fence::Fence;
+use super::fsck::fsck;
+use super::maker::Bank;
+use super::medium::Medium;
+use super::reader::{Loader, gunzip};
+use super::rng::Rng;
+
+const STATE: &[u8; 11] = b"STATE   TGZ";
+const UNDO: &[u8; 11] = b"STATE   ORG";
+const MARKER: &[u8; 11] = b"STATE   NEW";
+const BOOT_CFG: &[u8; 11] = b"BOOT    CFG";
+/// 2026-01-01, a moment like any other.
+const NOW: u64 = 1_767_225_600;
+/// Bad states that are described; the others are only counted.
+const DESCRIBED: usize = 20;
+
+/// What the agent is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Put this archive in place.
+    Replace(Vec<u8>),
+    /// Put the original back.
+    Restore,
+}
+
+/// A bank and a task, with what may be found on the disk at any moment.
+#[derive(Debug)]
+pub struct Case {
+    name: String,
+    base: Medium,
+    region: Region,
+    sector: usize,
+    task: Task,
+    /// `STATE.TGZ` before.
+    before: Vec<u8>,
+    /// `STATE.TGZ` in the end.
+    after: Vec<u8>,
+    /// `STATE.TGZ` before the first repair of all.
+    original: Vec<u8>,
+    boot_cfg: Vec<u8>,
+    census: Census,
+    fence: Fence,
+}
+
+impl Case {
+    /// The task on the bank as it is.
+    ///
+    /// # Errors
+    /// When the bank is no sound volume, an archive is none, or there is nothing to restore.
+    pub fn new(name: impl Into<String>, bank: &Bank, task: Task) -> Result<Self> {
+        let name = name.into();
+        let base = bank.medium.flattened();
+        let sector = base.sector_bytes();
+        let census = Census::of(&base, bank.region.start.0, sector)?;
+        ensure!(census.problems.is_empty(), "{name}: {:?}", census.problems);
+        let original = bank.undo.clone().unwrap_or_else(|| bank.archive.clone());
+        let after = match &task {
+            Task::Replace(new) => new.clone(),
+            Task::Restore => original.clone(),
+        };
+        for archive in [&bank.archive, &original, &after] {
+            gunzip(archive).with_context(|| name.clone())?;
+        }
+        Ok(Self {
+            region: bank.region,
+            sector,
+            task,
+            before: bank.archive.clone(),
+            after,
+            original,
+            boot_cfg: bank.boot_cfg.clone(),
+            fence: Fence::around(&base, &census)?,
+            census,
+            base,
+            name,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The disk before the task.
+    pub fn base(&self) -> &Medium {
+        &self.base
+    }
+
+    /// Where the volume lies.
+    pub fn region(&self) -> Region {
+        self.region
+    }
+
+    /// What the agent does to a bank that nothing interrupted.
+    ///
+    /// # Errors
+    /// Those of the exchange.
+    pub fn run(&self, device: &dyn BlockDevice) -> Result<(), ExchangeError> {
+        let at = FatTime::from_unix(NOW);
+        match &self.task {
+            Task::Replace(new) => {
+                exchange::replace(device, self.region, ShortName::STATE, &self.before, new, at)
+                    .map(|_| ())
+            }
+            Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at),
+        }
+    }
+
+    /// What the agent does to a bank in any state: settle, look, go on to the end.
+    ///
+    /// # Errors
+    /// Those of the exchange, and of reading the archive.
+    pub fn recover(&self, device: &dyn BlockDevice) -> Result<()> {
+        let at = FatTime::from_unix(NOW + 60);
+        exchange::settle(device, self.region)?;
+        let volume = Volume::open(device, self.region)?;
+        let entry = volume.find(ShortName::STATE).context("STATE.TGZ is gone")?;
+        let now = volume.read(&entry)?;
+        match &self.task {
+            Task::Replace(new) if now == *new => {}
+            Task::Replace(new) => {
+                exchange::replace(device, self.region, ShortName::STATE, &now, new, at)?;
+            }
+            Task::Restore if volume.find(undo_name()).is_none() => {}
+            Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at)?,
+        }
+        Ok(())
+    }
+
+    /// Records the task.
+    ///
+    /// # Errors
+    /// When it fails although nothing interrupts it.
+    pub fn record(&self) -> Result<Vec<Epoch>> {
+        let recorder = Recorder::new(self.base.clone());
+        self.run(&recorder)?;
+        let recording = recorder.into_recording();
+        ensure!(
+            recording.open.is_empty(),
+            "the last writes were not flushed"
+        );
+        Ok(recording.closed)
+    }
+
+    /// Records the task on a disk that ignores one flush; `None` when it has no such flush.
+    ///
+    /// # Errors
+    /// When the task fails.
+    pub fn record_ignoring_flush(&self, index: usize) -> Result<Option<Vec<Epoch>>> {
+        let recorder = Recorder::ignoring_flush(self.base.clone(), index);
+        self.run(&recorder)?;
+        let recording = recorder.into_recording();
+        Ok((index < recording.flushes).then(|| recording.epochs()))
+    }
+
+    /// Judges a state right after a cut, as the loader finds it; returns `STATE.TGZ`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn judge_cut(&self, medium: &Medium) -> Result<Vec<u8>> {
+        let loader = Loader::open(medium, self.region.start.0, self.sector)?;
+        let archive = loader
+            .load(STATE)
+            .context("STATE.TGZ")?
+            .context("STATE.TGZ is gone")?;
+        ensure!(
+            archive == self.before || archive == self.after,
+            "STATE.TGZ is neither the old nor the new one"
+        );
+        match loader.load(UNDO).context("STATE.ORG")? {
+            Some(undo) => ensure!(undo == self.original, "STATE.ORG is not the original"),
+            None => ensure!(archive == self.original, "the original is lost"),
+        }
+        let boot_cfg = loader.load(BOOT_CFG).context("BOOT.CFG")?;
+        ensure!(
+            boot_cfg.as_deref() == Some(&self.boot_cfg[..]),
+            "BOOT.CFG has changed"
+        );
+        Ok(archive)
+    }
+
+    /// Judges the end: the task is done and the whole volume is clean.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn judge_end(&self, medium: &Medium) -> Result<()> {
+        let archive = self.judge_cut(medium)?;
+        ensure!(archive == self.after, "the task is not done");
+        let loader = Loader::open(medium, self.region.start.0, self.sector)?;
+        ensure!(loader.slot(MARKER).is_none(), "the marker is left over");
+        let undo_wanted = matches!(self.task, Task::Replace(_));
+        ensure!(
+            loader.slot(UNDO).is_some() == undo_wanted,
+            "STATE.ORG is {}",
+            if undo_wanted { "missing" } else { "left over" }
+        );
+        let census = Census::of(medium, self.region.start.0, self.sector)?;
+        ensure!(census.problems.is_empty(), "{:?}", census.problems);
+        Ok(())
+    }
+
+    fn judge_fsck(&self, medium: &Medium) -> Result<()> {
+        let verdict = fsck(medium, self.region.start.0, self.census.layout.length())?;
+        ensure!(verdict.clean, "fsck.fat: {}", verdict.text);
+        Ok(())
+    }
+
+    /// Recovers from a state and judges the end; returns the recovery's own writes.
+    fn judge_recovery(&self, medium: &Medium) -> Result<(Vec<Epoch>, Medium)> {
+        let recorder = Recorder::new(medium.clone());
+        self.recover(&recorder)
+            .map_err(|error| anyhow!("recovery: {error:#}"))?;
+        let recording = recorder.into_recording();
+        ensure!(
+            recording.open.is_empty(),
+            "writes of the recovery were not flushed"
+        );
+        self.fence.check(&recording.closed)?;
+        self.judge_end(&recording.medium)
+            .context("after the recovery")?;
+        Ok((recording.closed, recording.medium))
+    }
+
+    /// Tries every state of the task's power cuts, and of its recoveries' power cuts.
+    ///
+    /// # Errors
+    /// When the task fails without any cut; bad states are in the [`Tally`].
+    pub fn explore(&self, effort: &Effort, rng: &mut Rng) -> Result<Tally> {
+        let epochs = self.record().with_context(|| self.name.clone())?;
+        let mut tally = Tally::default();
+        tally.note(self, "the recording", self.fence.check(&epochs));
+        let cuts = Cuts::new(&self.base, &epochs, &self.census.layout);
+        let mut chance = rng.clone();
+        cuts.all(effort, rng, |cut, medium| {
+            let verdict = self.explore_state(effort, &mut chance, &mut tally, &medium);
+            tally.states += 1;
+            tally.note(self, &cut, verdict);
+            Ok(())
+        })?;
+        Ok(tally)
+    }
+
+    fn explore_state(
+        &self,
+        effort: &Effort,
+        rng: &mut Rng,
+        tally: &mut Tally,
+        medium: &Medium,
+    ) -> Result<()> {
+        self.judge_cut(medium)?;
+        let (recovery, end) = self.judge_recovery(medium)?;
+        if tally.fscks == 0 || rng.one_in(effort.fsck_every) {
+            tally.fscks += 1;
+            self.judge_fsck(&end)?;
+        }
+        if recovery.is_empty() || !rng.one_in(effort.second_cut_every) {
+            return Ok(());
+        }
+        let cuts = Cuts::new(medium, &recovery, &self.census.layout);
+        let mut choice = rng.clone();
+        rng.next();
+        cuts.some(effort.second_cut_states, &mut choice, |cut, medium| {
+            tally.states += 1;
+            tally.second_cuts += 1;
+            self.judge_cut(&medium)
+                .and_then(|_| self.judge_recovery(&medium))
+                .with_context(|| format!("second cut {cut}"))
+                .map(|_| ())
+        })
+    }
+
+    /// Judges every cut of a recording that is not the agent's own, without recovering: how a
+    /// worse method is shown to be worse.
+    ///
+    /// # Errors
+    /// When a medium cannot be read.
+    pub fn judge_recording(
+        &self,
+        epochs: &[Epoch],
+        effort: &Effort,
+        rng: &mut Rng,
+    ) -> Result<Tally> {
+        let mut tally = Tally::default();
+        let cuts = Cuts::new(&self.base, epochs, &self.census.layout);
+        cuts.all(effort, rng, |cut, medium| {
+            tally.states += 1;
+            tally.note(self, &cut, self.judge_cut(&medium).map(|_| ()));
+            Ok(())
+        })?;
+        Ok(tally)
+    }
+
+    /// Cuts the task at one random moment, recovers, and hands the bank on for the next task.
+    ///
+    /// # Errors
+    /// What is wrong with one of the states.
+    pub fn cut_once(&self, rng: &mut Rng) -> Result<Bank> {
+        let epochs = self.record()?;
+        let cuts = Cuts::new(&self.base, &epochs, &self.census.layout);
+        let mut choice = rng.clone();
+        rng.next();
+        let mut end = None;
+        cuts.some(1, &mut choice, |_, medium| {
+            self.judge_cut(&medium)?;
+            end = Some(self.judge_recovery(&medium)?.1);
+            Ok(())
+        })?;
+        let Some(medium) = end else {
+            bail!("{}: nothing was written", self.name);
+        };
+        let undo = matches!(self.task, Task::Replace(_)).then(|| self.original.clone());
+        Ok(Bank {
+            medium,
+            region: self.region,
+            archive: self.after.clone(),
+            undo,
+            boot_cfg: self.boot_cfg.clone(),
+        })
+    }
+}
+
+fn undo_name() -> ShortName {
+    ShortName::from_raw(*UNDO)
+}
+
+/// What was tried, and what was bad.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// States judged.
+    pub states: usize,
+    /// Of these, states after a second cut.
+    pub second_cuts: usize,
+    /// Recovered volumes given to `fsck.fat`.
+    pub fscks: usize,
+    /// Bad states.
+    pub bad: usize,
+    /// The first bad states, described.
+    pub descriptions: Vec<String>,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn add(&mut self, other: Self) {
+        self.states += other.states;
+        self.second_cuts += other.second_cuts;
+        self.fscks += other.fscks;
+        self.bad += other.bad;
+        self.descriptions.extend(other.descriptions);
+        self.descriptions.truncate(DESCRIBED);
+    }
+
+    fn note(&mut self, case: &Case, what: impl fmt::Display, verdict: Result<()>) {
+        if let Err(error) = verdict {
+            self.bad += 1;
+            if self.descriptions.len() < DESCRIBED {
+                let name = case.name();
+                self.descriptions.push(format!("{name}: {what}: {error:#}"));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} states tried, {} bad ({} of them after a second cut; {} volumes given to fsck.fat)",
+            self.states, self.bad, self.second_cuts, self.fscks
+        )
+    }
+}

@@ -12,7 +12,16 @@ use crate::tools::{Output, Tool};
 pub const SCHEMA: &str = "esxi-rescue/1";
 
 /// Words a report's `result` may be.
-const RESULTS: [&str; 5] = ["reverted", "clean", "refused", "failed", "none-found"];
+const RESULTS: [&str; 8] = [
+    "inspected",
+    "planned",
+    "reverted",
+    "restored",
+    "clean",
+    "refused",
+    "failed",
+    "none-found",
+];
 
 /// Done, or nothing to do.
 pub const DONE: i32 = 0;

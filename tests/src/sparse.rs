@@ -1,7 +1,8 @@
-//! Copies, compares and hashes disk images of many gigabytes by looking only at the parts that hold data.
+//! Copies, compares and hashes disk images of many gigabytes by looking only at the parts that hold
+//! data.
 //!
-//! An image is a sparse file. Holes are found with `SEEK_DATA`/`SEEK_HOLE`; a hole and written zeros count as the same content, as they do for
-//! every reader of the disk.
+//! An image is a sparse file. Holes are found with `SEEK_DATA`/`SEEK_HOLE`; a hole and written zeros
+//! count as the same content, as they do for every reader of the disk.
 
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
@@ -13,7 +14,8 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use sha2::{Digest, Sha256};
 
-/// Unit in which data is compared, in bytes: the smallest logical sector, so that a difference names its sector.
+/// Unit in which data is compared, in bytes: the smallest logical sector, so that a difference names
+/// its sector.
 pub const UNIT_BYTES: u64 = 512;
 
 /// Bytes read at once, a multiple of [`UNIT_BYTES`].
@@ -41,7 +43,7 @@ fn data_ranges(file: &File, within: &Range<u64>) -> Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
-/// Calls `each(offset, bytes)` for every run of data inside `within`, in steps of at most a mebibyte.
+/// Calls `each(offset, bytes)` for every run of data in `ranges`, in steps of at most a mebibyte.
 fn for_each_chunk(
     file: &File,
     ranges: &[Range<u64>],
@@ -95,8 +97,8 @@ pub fn copy_part(from: &Path, part: Range<u64>, to: &Path) -> Result<()> {
     })
 }
 
-/// SHA-256 over an image's length and every 512-byte unit that is not all zeros, each with its position: equal for equal content, however the
-/// holes lie.
+/// SHA-256 over an image's length and every 512-byte unit that is not all zeros, each with its
+/// position: equal for equal content, however the holes lie.
 ///
 /// # Errors
 /// When the file cannot be read.

@@ -1,7 +1,8 @@
 //! Runs the outside programs that make and judge disks.
 //!
-//! The disks are made and judged by programs that share no code with this project, so that a misreading of a format cannot hide in both. A program
-//! that is missing fails the test and names its Debian package; nothing is ever skipped. Every run has a deadline.
+//! The disks are made and judged by programs that share no code with this project, so that a
+//! misreading of a format cannot hide in both. A program that is missing fails the test and names its
+//! Debian package; nothing is ever skipped. Every run has a deadline.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -40,7 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xorriso", "xorriso"),
 ];
 
-/// Folders searched after `PATH`: an unprivileged user's `PATH` lacks the ones of gdisk and dosfstools.
+/// Folders searched after `PATH`: an unprivileged user's `PATH` lacks those of gdisk and dosfstools.
 const SYSTEM_FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Time a program gets unless told otherwise: far above what any of them needs.
@@ -204,7 +205,8 @@ impl Tool {
         let status =
             wait(&mut child, self.deadline).with_context(|| format!("running `{shown}`"))?;
         if let Some(feeder) = feeder {
-            // A program may end before it has read all of its input; its status tells whether that was right.
+            // A program may end before it has read all of its input; its status tells whether that
+            // was right.
             let _ = feeder.join();
         }
         Ok(Output {
@@ -243,8 +245,12 @@ pub fn find(name: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| {
-            let package = PACKAGES.iter().find(|(program, _)| *program == name).map_or(name, |(_, package)| package);
-            anyhow!("the program `{name}` is not installed: `apt-get install {package}` brings it, and so does `make test`")
+            let known = PACKAGES.iter().find(|(program, _)| *program == name);
+            let package = known.map_or(name, |(_, package)| package);
+            anyhow!(
+                "the program `{name}` is not installed: `apt-get install {package}` brings it, \
+                 and so does `make test`"
+            )
         })
 }
 

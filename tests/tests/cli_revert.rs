@@ -256,13 +256,15 @@ fn the_word_under_another_key_is_nothing_to_do() -> Result<()> {
 }
 
 #[test]
-fn a_device_that_no_bank_knows_is_nothing_to_do() -> Result<()> {
+fn a_device_that_nothing_knows_is_a_usage_error_that_names_those_passed_through() -> Result<()> {
     let case = Case::new(&EsxiDisk::v67())?;
-    assert_eq!(
-        case.revert(&Address::new(9, 9, 1).to_string())?
-            .expect(DONE)?
-            .result()?,
-        "clean"
+    let run = case
+        .revert(&Address::new(9, 9, 1).to_string())?
+        .expect(agent::USAGE)?;
+    ensure!(
+        run.said().contains(BOOT) && run.said().contains("0000:01:00.0"),
+        "{}",
+        run.said()
     );
     case.judge.nothing_changed()
 }

@@ -305,3 +305,32 @@ fn a_damaged_primary_gpt_has_a_sound_backup() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn every_partition_is_where_its_layout_says() -> Result<()> {
+    let mut disks: Vec<EsxiDisk> = VERSIONS.iter().map(|(_, maker)| maker()).collect();
+    disks.push(EsxiDisk::v80().layout(Layout::gpt_7_4kn()));
+    disks.push(EsxiDisk::v55().layout(Layout::mbr_5()));
+    disks.push(EsxiDisk::foreign());
+    for disk in disks {
+        let folder = tempfile::tempdir()?;
+        let made = disk.make(folder.path(), "disk")?;
+        let table = Tool::new("fdisk")?
+            .args(["--sector-size", &made.layout.sector_bytes.to_string()])
+            .args(["--list", "--output", "Start,End"])
+            .arg(&made.image)
+            .run_text()?;
+        let found: Vec<Vec<&str>> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        for partition in &made.layout.partitions {
+            let (first, last) = (partition.first.to_string(), partition.last.to_string());
+            ensure!(
+                found.contains(&vec![&first, &last]),
+                "no {partition:?} in\n{table}"
+            );
+        }
+    }
+    Ok(())
+}

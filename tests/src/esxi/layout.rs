@@ -210,7 +210,8 @@ impl Layout {
             sector_bytes: 4096,
             sectors: DISK_SECTORS_SMALL / 8,
             partitions: vec![
-                volume(1, 64, 25_663, Role::Esp, 1),
+                // fdisk lets no partition begin before the first mebibyte.
+                volume(1, 256, 25_855, Role::Esp, 1),
                 volume(5, 26_112, 288_255, Role::Bank(0), 16),
                 volume(6, 288_512, 550_655, Role::Bank(1), 16),
                 partition(7, 550_912, DISK_SECTORS_SMALL / 8 - 64, Role::OsData),

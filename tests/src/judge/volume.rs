@@ -84,36 +84,52 @@ impl BankVolume {
     /// # Errors
     /// When mtools cannot read the volume.
     pub fn entries(&self) -> Result<BTreeMap<String, Entry>> {
-        let mut entries = BTreeMap::new();
-        for name in self.names()? {
-            let line = self
-                .mtool("mdir")?
-                .args(["-a", &format!("::/{name}")])
-                .run_text()?;
-            let stored = name.split('.').next().unwrap_or_default();
-            let shown = |line: &&str| line.to_uppercase().starts_with(stored);
-            let line = line.lines().find(shown).unwrap_or_default().to_owned();
-            let attributes = self
-                .mtool("mattrib")?
-                .arg(format!("::/{name}"))
-                .run_text()?;
-            let attributes = attributes
-                .split("::")
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            let sha256 = hex(&Sha256::digest(self.read(&name)?));
-            entries.insert(
-                name,
-                Entry {
-                    sha256,
-                    line,
-                    attributes,
-                },
-            );
+        let folder = tempfile::tempdir()?;
+        self.mtool("mcopy")?
+            .args(["-n", "::/*"])
+            .arg(folder.path())
+            .run()?;
+        let mut files = BTreeMap::new();
+        for file in std::fs::read_dir(folder.path())? {
+            let file = file?;
+            let name = file.file_name().to_string_lossy().to_uppercase();
+            files.insert(name, hex(&Sha256::digest(std::fs::read(file.path())?)));
         }
-        Ok(entries)
+        let (lines, attributes) = (self.lines()?, self.attributes()?);
+        let entry = |name: String| -> Result<(String, Entry)> {
+            let missing = || format!("mtools lists {name}, but tells nothing of it");
+            let entry = Entry {
+                sha256: files.get(&name).with_context(missing)?.clone(),
+                line: lines.get(&name).with_context(missing)?.clone(),
+                attributes: attributes.get(&name).with_context(missing)?.clone(),
+            };
+            Ok((name, entry))
+        };
+        self.names()?.into_iter().map(entry).collect()
+    }
+
+    /// The lines of mdir by name: `STATE    TGZ      1000 2023-05-04  10:11`.
+    fn lines(&self) -> Result<BTreeMap<String, String>> {
+        let listing = self.mtool("mdir")?.args(["-a", "::/"]).run_text()?;
+        let keyed = |line: &str| {
+            let (base, extension) = (line.get(..8)?.trim_end(), line.get(8..12)?.trim());
+            let dot = if extension.is_empty() { "" } else { "." };
+            Some((
+                format!("{base}{dot}{extension}").to_uppercase(),
+                line.trim_end().to_owned(),
+            ))
+        };
+        Ok(listing.lines().filter_map(keyed).collect())
+    }
+
+    /// The attributes of mattrib by name.
+    fn attributes(&self) -> Result<BTreeMap<String, String>> {
+        let listing = self.mtool("mattrib")?.arg("::/*").run_text()?;
+        let keyed = |line: &str| {
+            let (attributes, name) = line.split_once("::/")?;
+            Some((name.trim().to_uppercase(), attributes.trim().to_owned()))
+        };
+        Ok(listing.lines().filter_map(keyed).collect())
     }
 
     /// fsck.fat finds nothing, and all copies of the FAT are equal.

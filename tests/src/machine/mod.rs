@@ -246,7 +246,8 @@ impl Machine {
     fn arguments(&self, folder: &Path) -> Result<Vec<OsString>> {
         let mut arguments = Arguments::default();
         // Hardware acceleration is not there everywhere; whole boots are short enough without.
-        arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2 -vga std -display none -no-reboot");
+        arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2");
+        arguments.words("-vga std -display none -no-reboot");
         arguments.words(match self.firmware {
             Firmware::SecureBoot => {
                 "-machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on"

@@ -5,6 +5,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::Result;
 use rescue_tests::power::content;
@@ -34,7 +35,7 @@ const SHAPES: &[Shape] = &[
     shape(12, 512, 16384, 2, 160),
     shape(12, 512, 32768, 1, 160),
     shape(12, 512, 65536, 2, 160),
-    shape(12, 4096, 4096, 2, 300),
+    shape(12, 4096, 4096, 2, 2800),
     shape(12, 4096, 8192, 1, 300),
     shape(12, 4096, 16384, 2, 200),
     shape(12, 4096, 32768, 2, 160),
@@ -70,34 +71,107 @@ fn lengths(cluster: usize) -> [(usize, usize); 9] {
     ]
 }
 
-/// Every case: each shape with three kinds of free space, both kinds of slots, three tasks.
-fn plans() -> Vec<(Shape, Furnishing, TaskKind, usize)> {
+/// A volume to make and what to do on it.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    shape: Shape,
+    furnishing: Furnishing,
+    kind: TaskKind,
+    after: usize,
+}
+
+impl Plan {
+    fn case(&self) -> Result<Case> {
+        let Self {
+            shape,
+            furnishing,
+            kind,
+            after,
+        } = self;
+        let bank = maker::make(*shape, *furnishing)?;
+        let task = match kind {
+            TaskKind::First | TaskKind::Later => {
+                Task::Replace(content::gzip(*after, !furnishing.seed))
+            }
+            TaskKind::Restore => Task::Restore,
+        };
+        let name = format!("{shape}, {kind:?}, {furnishing:?} to {after}");
+        Case::new(name, &bank, task)
+    }
+}
+
+/// Each shape with both kinds of slots and all tasks; lengths and free space take turns.
+fn broad_plans() -> Vec<Plan> {
     let mut plans = Vec::new();
-    let mut turn = 0;
     for shape in SHAPES {
         let lengths = lengths(shape.cluster);
         for slots in [Slots::SameSector, Slots::OtherSector] {
-            for task in [TaskKind::First, TaskKind::Later, TaskKind::Restore] {
+            for kind in TASKS {
+                let turn = plans.len();
                 let (before, after) = lengths[turn % lengths.len()];
-                let space = match turn % 2 {
-                    0 => Space::Plenty,
-                    _ => Space::Fragmented,
-                };
-                turn += 1;
-                let undo = (task != TaskKind::First).then_some(lengths[turn % lengths.len()].0);
+                let spaces = [Space::Plenty, Space::Fragmented];
                 let furnishing = Furnishing {
                     archive: before,
-                    undo,
+                    undo: kind
+                        .needs_undo()
+                        .then_some(lengths[(turn + 1) % lengths.len()].0),
                     slots,
-                    space,
+                    space: spaces[(turn + turn / 6) % 2],
                     seed: turn as u64,
                 };
-                plans.push((*shape, furnishing, task, after));
+                plans.push(Plan {
+                    shape: *shape,
+                    furnishing,
+                    kind,
+                    after,
+                });
             }
         }
     }
     plans
 }
+
+/// Archives of many clusters, just few enough sectors for every subset; chains that cross from
+/// one sector of a table into the next, or touch many; volumes with no cluster to spare.
+fn deep_plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for shape in SHAPES
+        .iter()
+        .filter(|shape| shape.cluster <= 4 * shape.sector)
+    {
+        for (turn, sectors) in [7, 10, 12].into_iter().enumerate() {
+            for kind in TASKS {
+                let length = sectors * shape.sector;
+                let clusters = length.div_ceil(shape.cluster);
+                // The first cluster whose entry stands in the table's second sector, less a few.
+                let crossing = (shape.sector * 8 / shape.bits as usize).min(shape.clusters / 2) - 3;
+                let space = match (turn, shape.bits, shape.cluster) {
+                    (0, 16, 512) => Space::Scattered { clusters, gap: 270 },
+                    (0, ..) => Space::Exactly(clusters),
+                    (1, ..) => Space::From(u32::try_from(crossing).unwrap()),
+                    _ => Space::Fragmented,
+                };
+                let slots = [Slots::SameSector, Slots::OtherSector][(plans.len()) % 2];
+                let furnishing = Furnishing {
+                    archive: length - 1,
+                    undo: kind.needs_undo().then_some(2 * shape.cluster + 1),
+                    slots,
+                    space,
+                    seed: 1000 + plans.len() as u64,
+                };
+                plans.push(Plan {
+                    shape: *shape,
+                    furnishing,
+                    kind,
+                    after: length - [0, 1, 0][turn],
+                });
+            }
+        }
+    }
+    plans
+}
+
+const TASKS: [TaskKind; 3] = [TaskKind::First, TaskKind::Later, TaskKind::Restore];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TaskKind {
@@ -106,17 +180,11 @@ enum TaskKind {
     Restore,
 }
 
-fn case(shape: Shape, furnishing: Furnishing, kind: TaskKind, after: usize) -> Result<Case> {
-    let bank = maker::make(shape, furnishing)?;
-    let task = match kind {
-        TaskKind::First | TaskKind::Later => Task::Replace(content::gzip(after, !furnishing.seed)),
-        TaskKind::Restore => Task::Restore,
-    };
-    Case::new(
-        format!("{shape}, {kind:?}, {furnishing:?} to {after}"),
-        &bank,
-        task,
-    )
+impl TaskKind {
+    /// Whether an earlier repair left its undo copy.
+    fn needs_undo(self) -> bool {
+        self != Self::First
+    }
 }
 
 /// Runs `work` for every number below `count` on two threads.
@@ -147,12 +215,11 @@ fn on_two_threads(count: usize, work: impl Fn(usize) -> Result<Tally> + Sync) ->
 #[test]
 fn no_power_cut_loses_anything() {
     let (seed, effort) = (rng::seed_from_env(), Effort::from_env());
-    let plans = plans();
-    let started = std::time::Instant::now();
+    let plans = [broad_plans(), deep_plans()].concat();
+    let started = Instant::now();
     let tally = on_two_threads(plans.len(), |index| {
-        let (shape, furnishing, kind, after) = plans[index];
-        let began = std::time::Instant::now();
-        let case = case(shape, furnishing, kind, after)?;
+        let began = Instant::now();
+        let case = plans[index].case()?;
         let made = began.elapsed();
         let tally = case.explore(&effort, &mut Rng::new(seed, index as u64))?;
         if std::env::var_os("RESCUE_VERBOSE").is_some() {

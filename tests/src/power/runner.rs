@@ -291,8 +291,8 @@ impl Case {
         })
     }
 
-    /// Judges `STATE.TGZ` after every cut of a recording that may not be the agent's own, without
-    /// recovering: how a worse method is shown to be worse.
+    /// Applies a judge to every cut of a recording that may not be the agent's own: how a worse
+    /// method is shown to be worse.
     ///
     /// # Errors
     /// When a medium cannot be read.
@@ -301,15 +301,25 @@ impl Case {
         epochs: &[Epoch],
         effort: &Effort,
         rng: &mut Rng,
+        judge: impl Fn(&Medium) -> Result<()>,
     ) -> Result<Tally> {
         let mut tally = Tally::default();
         let cuts = Cuts::new(&self.base, epochs, &self.census.layout);
         cuts.all(effort, rng, |cut, medium| {
             tally.states += 1;
-            tally.note(self, cut, self.judge_archive(&medium).map(|_| ()));
+            tally.note(self, cut, judge(&medium));
             Ok(())
         })?;
         Ok(tally)
+    }
+
+    /// Judges a state and what the next run makes of it.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn judge_state(&self, medium: &Medium) -> Result<()> {
+        self.judge_cut(medium)?;
+        self.judge_recovery(medium).map(|_| ())
     }
 
     /// The content of `STATE.TGZ` in the end.

@@ -2,17 +2,30 @@
 //! passthrough back to the host.
 //!
 //! The way of the data, one value handed on at each arrow:
-//! `settings` → discover ([`disk`], [`bank`], [`archive`], [`config`]: an inventory) → plan →
-//! repair (the only writer) → verify → [`report`].
+//! [`settings`] or [`cli`] → [`discover`] (an [`inventory`]) → [`plan`] → [`repair`] (the only
+//! writer; a receipt) → [`verify`] → [`report`].
+//!
+//! Formats: [`disk`], [`fat`], [`bank`], [`archive`], [`config`]; they parse bytes and do no I/O of
+//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]).
 
 pub mod archive;
 pub mod bank;
+pub mod cli;
 pub mod config;
+pub mod discover;
 pub mod disk;
 pub mod fat;
+pub mod hash;
 pub mod host;
 pub mod init;
+pub mod inventory;
+pub mod plan;
+pub mod policy;
+pub mod repair;
 pub mod report;
+pub mod rescue;
+pub mod settings;
+pub mod verify;

@@ -1,2 +1,14 @@
-//! What the tests share: disk makers, machines, judges.
+//! What the tests share: makers of ESXi disks, machines to boot, and judges of disks.
+//!
+//! Everything here that makes or judges a disk uses outside programs only; no code of the agent is
+//! called, so that both cannot be wrong in the same way. [`power`] drives the agent's own exchange,
+//! and judges it by readers of its own.
+
+pub mod agent;
+pub mod artefacts;
+pub mod esxi;
+pub mod judge;
+pub mod machine;
 pub mod power;
+pub mod sparse;
+pub mod tools;

@@ -1,1 +1,12 @@
-//! The state archive, from outside in: gzip, tar, envelope.
+//! The state archive, from outside in: gzip, tar, envelope, gzip, tar.
+//!
+//! [`state`] puts the layers together; each of the others knows one format and none of its
+//! neighbours.
+
+pub mod envelope;
+pub mod gzip;
+pub mod keystore;
+pub mod state;
+pub mod tar;
+
+pub use state::{ArchiveError, BackupCounter, Configuration, Edit, StateArchive};

@@ -1,8 +1,10 @@
-//! Sectors: block devices, partition tables, and the search for ESXi disks.
+//! Sectors: block devices and partition tables.
 
 pub mod device;
 pub mod file;
 mod ioctl;
+pub mod partition;
 
 pub use device::{BlockDevice, ByteOffset, SectorSize};
 pub use file::{Access, FileDevice};
+pub use partition::{Partition, PartitionTable};

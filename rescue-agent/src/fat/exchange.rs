@@ -231,6 +231,14 @@ impl Assessment {
     }
 }
 
+/// The copy of the original that a repair of `archive` kept. None while an interrupted exchange
+/// lets both names stand for one content.
+pub fn undo_copy(volume: &Volume<'_>, archive: ShortName) -> Option<Entry> {
+    volume
+        .find(Names::of(archive).undo)
+        .filter(|undo| !is_alias(volume, undo))
+}
+
 /// Judges a volume without writing: is it sound, is something left over, how much room is there.
 ///
 /// # Errors

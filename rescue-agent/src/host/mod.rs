@@ -1,1 +1,191 @@
-//! This machine: the PCI and block tree of sysfs.
+//! This machine: its PCI functions, its disks and the path between them, its name plate.
+//!
+//! Everything comes from sysfs, whose place is a parameter, so that a folder can stand for a
+//! machine; and all of it can be saved to a file and read back, so that a repair can be planned
+//! elsewhere.
+//!
+//! Not for: loading drivers or waiting for disks, which is [`crate::init`]'s.
+//!
+//! Source: the Linux kernel's `Documentation/ABI/testing/sysfs-*` and
+//! `Documentation/admin-guide/sysfs-rules.rst`.
+
+mod class;
+mod sysfs;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use class::{PciClass, class_words};
+
+use crate::config::pci::{PciAddress, VendorDevice};
+
+/// A PCI function that is present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciFunction {
+    /// Where it sits.
+    #[serde(with = "as_text")]
+    pub address: PciAddress,
+    /// What it is.
+    #[serde(with = "as_text")]
+    pub id: VendorDevice,
+    /// What it is for.
+    pub class: PciClass,
+    /// The kernel driver bound to it, if any.
+    pub driver: Option<String>,
+}
+
+/// A disk of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskNode {
+    /// Its device node, such as `/dev/sda`.
+    pub node: PathBuf,
+    /// Model, as the disk tells it.
+    pub model: Option<String>,
+    /// Serial number, as the disk tells it.
+    pub serial: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether its medium can be taken out while it runs.
+    pub removable: bool,
+    /// The PCI functions between the root of the machine and the disk: bridges first, the
+    /// controller last. More than one controller where a disk is reached over several paths.
+    #[serde(with = "paths_as_text")]
+    pub pci_paths: Vec<Vec<PciAddress>>,
+}
+
+/// The machine's name plate (DMI), each field as the firmware tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamePlate {
+    /// Maker of the system.
+    pub vendor: Option<String>,
+    /// Product name.
+    pub model: Option<String>,
+    /// Serial number of the chassis.
+    pub serial: Option<String>,
+    /// The system's UUID.
+    pub uuid: Option<String>,
+}
+
+/// A machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// What it says it is.
+    pub name_plate: NamePlate,
+    /// Its PCI functions, by address.
+    #[serde(with = "functions_as_list")]
+    pub pci: BTreeMap<PciAddress, PciFunction>,
+    /// Its disks, in the order of their names.
+    pub disks: Vec<DiskNode>,
+}
+
+impl Host {
+    /// Reads the machine below `root` (`/` for this one).
+    ///
+    /// What sysfs does not tell is left out: a machine without PCI is a machine with no functions.
+    pub fn read(root: &Path) -> Self {
+        sysfs::read(root)
+    }
+
+    /// The disk whose device node is `node`.
+    pub fn disk(&self, node: &Path) -> Option<&DiskNode> {
+        self.disks.iter().find(|disk| disk.node == node)
+    }
+
+    /// The function at an address.
+    pub fn function(&self, address: PciAddress) -> Option<&PciFunction> {
+        self.pci.get(&address)
+    }
+
+    /// Everything a disk's controller shares its fate with: the controller, its sibling functions
+    /// in the same slot, and every bridge above. ESXi gives functions that reset together one
+    /// owner, and marked the bridge instead of the card in older versions.
+    pub fn on_path_of(&self, disk: &DiskNode) -> BTreeSet<PciAddress> {
+        let mut path: BTreeSet<PciAddress> = disk.pci_paths.iter().flatten().copied().collect();
+        let controllers = disk.pci_paths.iter().filter_map(|path| path.last());
+        for controller in controllers {
+            path.extend(
+                self.pci
+                    .keys()
+                    .filter(|address| same_slot(**address, *controller)),
+            );
+        }
+        path
+    }
+}
+
+fn same_slot(a: PciAddress, b: PciAddress) -> bool {
+    (a.segment, a.bus, a.slot) == (b.segment, b.bus, b.slot)
+}
+
+/// Values that have one spelling are saved in it.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+mod paths_as_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    use crate::config::pci::PciAddress;
+
+    pub fn serialize<S: Serializer>(paths: &[Vec<PciAddress>], to: S) -> Result<S::Ok, S::Error> {
+        let text: Vec<Vec<String>> = paths
+            .iter()
+            .map(|path| path.iter().map(PciAddress::to_string).collect())
+            .collect();
+        text.serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<Vec<PciAddress>>, D::Error> {
+        Vec::<Vec<String>>::deserialize(from)?
+            .iter()
+            .map(|path| {
+                path.iter()
+                    .map(|text| text.parse().map_err(de::Error::custom))
+                    .collect()
+            })
+            .collect()
+    }
+}
+
+mod functions_as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{PciAddress, PciFunction};
+
+    type Functions = BTreeMap<PciAddress, PciFunction>;
+
+    pub fn serialize<S: Serializer>(functions: &Functions, to: S) -> Result<S::Ok, S::Error> {
+        functions.values().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Functions, D::Error> {
+        let functions = Vec::<PciFunction>::deserialize(from)?;
+        Ok(functions
+            .into_iter()
+            .map(|function| (function.address, function))
+            .collect())
+    }
+}

@@ -1,1 +1,10 @@
 //! One report model, as console text and as JSON.
+//!
+//! The model holds no member contents of any archive beyond the addresses and owners of devices.
+//! Its fields are documented in `docs/report.md`; they are stable under one `schema`.
+
+mod model;
+mod text;
+
+pub use model::{Command, Report, ResultWord};
+pub use text::{devices, escape, findings, intentions, result};

@@ -1,0 +1,36 @@
+# The only commands a person needs. `make` alone lists them.
+.DEFAULT_GOAL := help
+BIN := target/x86_64-unknown-linux-gnu/release
+
+.PHONY: help image test demo bench fuzz clean
+
+help:   ## list the commands
+	@sed -n 's/^\([a-z]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
+
+image:  ## build dist/esxi-rescue.iso, installing what is needed
+	scripts/setup.sh image
+	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
+	$(BIN)/rescue-image build
+
+test:   ## build the image and run all tests, with virtual machines
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo test --locked --workspace
+
+demo:   ## watch a repair in a virtual machine: before, the boot, after
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
+
+bench:  ## measure what SPECIFICATION.md promises
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo bench --locked --workspace
+
+fuzz:   ## run the property tests for long
+	scripts/setup.sh test
+	PROPTEST_CASES=20000 cargo test --locked --release --workspace --lib
+
+clean:  ## remove everything that was built or downloaded
+	rm -rf dist .cache
+	cargo clean

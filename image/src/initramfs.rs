@@ -1,0 +1,352 @@
+//! The initramfs: one part with PID 1, its devices and tables, compressed as a whole; one part with the kernel
+//! modules, each compressed on its own, so that PID 1 decompresses only the few that a machine needs.
+//!
+//! Both parts are "newc" cpio archives; the kernel unpacks any number of them in a row, each compressed or not,
+//! aligned to 4 bytes (Linux Documentation/driver-api/early-userspace/buffer-format.rst). Everything is
+//! byte-reproducible: fixed order, owners and times, inode numbers counted from 1.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use cpio::newc;
+
+use crate::drivers::{Selection, read_module_bytes};
+use crate::error::{Error, Result};
+
+/// zstd level of both parts; beyond 19 the kernel's decompressor needs a larger window than is worth it.
+const ZSTD_LEVEL: i32 = 19;
+
+const DIRECTORY: u32 = 0o040_000;
+const CHARACTER_DEVICE: u32 = 0o020_000;
+const REGULAR: u32 = 0o100_000;
+
+/// Directories of the base part, parents first.
+const DIRECTORIES: &[(&str, u32)] = &[
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("lib", 0o755),
+    ("lib/firmware", 0o755),
+    ("lib/rescue", 0o755),
+    ("lib/rescue/modules", 0o755),
+    ("mnt", 0o755),
+    ("proc", 0o555),
+    ("run", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+];
+
+/// Device nodes that PID 1 needs before it mounts devtmpfs: name, permissions, major, minor.
+const NODES: &[(&str, u32, u32, u32)] = &[
+    ("dev/console", 0o600, 5, 1),
+    ("dev/kmsg", 0o600, 1, 11),
+    ("dev/null", 0o666, 1, 3),
+];
+
+/// What goes into the base part beside directories and nodes.
+#[derive(Debug)]
+pub struct Base<'a> {
+    /// The agent, a static program.
+    pub agent: &'a [u8],
+    /// The driver table as JSON.
+    pub driver_table: &'a [u8],
+    /// One line that says what this is.
+    pub release: &'a str,
+    /// Settings to build in, if any.
+    pub settings: Option<&'a [u8]>,
+}
+
+/// A cpio archive under construction.
+struct Archive {
+    bytes: Vec<u8>,
+    inode: u32,
+    mtime: u32,
+}
+
+impl Archive {
+    fn new(mtime: u32) -> Self {
+        Self {
+            bytes: Vec::new(),
+            inode: 0,
+            mtime,
+        }
+    }
+
+    fn entry(&mut self, name: &str, mode: u32) -> newc::Builder {
+        self.inode += 1;
+        let links = if mode & DIRECTORY != 0 && mode & REGULAR == 0 {
+            2
+        } else {
+            1
+        };
+        newc::Builder::new(name)
+            .ino(self.inode)
+            .mode(mode)
+            .uid(0)
+            .gid(0)
+            .nlink(links)
+            .mtime(self.mtime)
+    }
+
+    fn directory(&mut self, name: &str, permissions: u32) -> io::Result<()> {
+        self.entry(name, DIRECTORY | permissions)
+            .write(&mut self.bytes, 0)
+            .finish()
+            .map(|_| ())
+    }
+
+    fn node(&mut self, name: &str, permissions: u32, major: u32, minor: u32) -> io::Result<()> {
+        let entry = self
+            .entry(name, CHARACTER_DEVICE | permissions)
+            .rdev_major(major)
+            .rdev_minor(minor);
+        entry.write(&mut self.bytes, 0).finish().map(|_| ())
+    }
+
+    fn file(&mut self, name: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
+        let size = u32::try_from(content.len()).map_err(|_| {
+            io::Error::other(format!(
+                "{name} is too large for a cpio archive: {} bytes",
+                content.len()
+            ))
+        })?;
+        let mut writer = self
+            .entry(name, REGULAR | permissions)
+            .write(&mut self.bytes, size);
+        writer.write_all(content)?;
+        writer.finish().map(|_| ())
+    }
+
+    fn finish(mut self) -> io::Result<Vec<u8>> {
+        newc::trailer(&mut self.bytes)?;
+        align(&mut self.bytes);
+        Ok(self.bytes)
+    }
+}
+
+/// The kernel looks for the next part at a multiple of 4 bytes and skips zeros.
+fn align(bytes: &mut Vec<u8>) {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// The compressed base part.
+pub fn base_part(base: &Base<'_>, mtime: u32) -> Result<Vec<u8>> {
+    let pack = || -> io::Result<Vec<u8>> {
+        let mut bytes = zstd::encode_all(base_archive(base, mtime)?.as_slice(), ZSTD_LEVEL)?;
+        align(&mut bytes);
+        Ok(bytes)
+    };
+    pack().map_err(Error::io("pack", Path::new("the initramfs")))
+}
+
+fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
+    let mut archive = Archive::new(mtime);
+    for (name, permissions) in DIRECTORIES {
+        archive.directory(name, *permissions)?;
+    }
+    for (name, permissions, major, minor) in NODES {
+        archive.node(name, *permissions, *major, *minor)?;
+    }
+    archive.file("etc/rescue-release", 0o644, base.release.as_bytes())?;
+    archive.file("init", 0o755, base.agent)?;
+    archive.file("lib/rescue/drivers.json", 0o644, base.driver_table)?;
+    if let Some(settings) = base.settings {
+        archive.file("rescue.toml", 0o644, settings)?;
+    }
+    archive.finish()
+}
+
+/// The part with the modules; `tick` is called once per module.
+pub fn drivers_part(
+    selection: &Selection,
+    mtime: u32,
+    tick: &(dyn Fn() + Sync),
+) -> Result<Vec<u8>> {
+    let modules = compress_all(selection, tick)?;
+    let pack = || -> io::Result<Vec<u8>> {
+        let mut archive = Archive::new(mtime);
+        for name in ["lib", "lib/rescue", "lib/rescue/modules"] {
+            archive.directory(name, 0o755)?;
+        }
+        for (driver, content) in selection.drivers.iter().zip(&modules) {
+            archive.file(
+                &format!("lib/rescue/modules/{}", driver.file),
+                0o644,
+                content,
+            )?;
+        }
+        archive.finish()
+    };
+    pack().map_err(Error::io("pack", Path::new("the kernel modules")))
+}
+
+fn compress_all(selection: &Selection, tick: &(dyn Fn() + Sync)) -> Result<Vec<Vec<u8>>> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<Vec<u8>>)>> = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((index, path)) = Some(next.fetch_add(1, Ordering::Relaxed))
+            .and_then(|index| Some((index, selection.files.get(index)?)))
+        {
+            let result = compress(path);
+            done.lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push((index, result));
+            tick();
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    let mut done = done
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn compress(path: &Path) -> Result<Vec<u8>> {
+    let bytes = read_module_bytes(path)?;
+    zstd::bulk::compress(&bytes, ZSTD_LEVEL).map_err(Error::io("compress", path))
+}
+
+/// Says whether a kernel built with this configuration can unpack the base part, and if not, what to do.
+pub fn check_kernel_config(path: &Path) -> Result<()> {
+    let config = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    for option in [
+        "CONFIG_BLK_DEV_INITRD",
+        "CONFIG_RD_ZSTD",
+        "CONFIG_DEVTMPFS",
+        "CONFIG_MODULES",
+    ] {
+        if !config.lines().any(|line| line == format!("{option}=y")) {
+            return Err(Error::input(
+                path,
+                format!(
+                    "the kernel was built without {option}, which the rescue image needs; use a Debian kernel"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::{Class, Driver};
+
+    fn base() -> Base<'static> {
+        Base {
+            agent: b"agent",
+            driver_table: b"{}",
+            release: "esxi-rescue 0 kernel test\n",
+            settings: Some(b"countdown = 0\n"),
+        }
+    }
+
+    fn entries(mut bytes: &[u8]) -> Vec<(String, u32, u32, Vec<u8>)> {
+        let mut found = Vec::new();
+        loop {
+            let mut reader = newc::Reader::new(bytes).unwrap();
+            if reader.entry().is_trailer() {
+                return found;
+            }
+            let mut content = Vec::new();
+            io::Read::read_to_end(&mut reader, &mut content).unwrap();
+            let entry = reader.entry();
+            found.push((
+                entry.name().to_owned(),
+                entry.mode(),
+                entry.rdev_major() << 8 | entry.rdev_minor(),
+                content,
+            ));
+            bytes = reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_base_part_has_init_console_and_tables() {
+        let packed = base_part(&base(), 1).unwrap();
+        assert_eq!(packed.len() % 4, 0);
+        let frame = zstd::Decoder::new(packed.as_slice())
+            .unwrap()
+            .single_frame();
+        let mut raw = Vec::new();
+        io::Read::read_to_end(&mut { frame }, &mut raw).unwrap();
+        let entries = entries(&raw);
+        let find = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap();
+        assert_eq!(find("init").1, 0o100_755);
+        assert_eq!(find("init").3, b"agent");
+        assert_eq!(
+            (find("dev/console").1, find("dev/console").2),
+            (0o020_600, 0x0501)
+        );
+        assert_eq!(find("tmp").1, 0o041_777);
+        assert_eq!(find("rescue.toml").3, b"countdown = 0\n");
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_bytes() {
+        assert_eq!(
+            base_part(&base(), 7).unwrap(),
+            base_part(&base(), 7).unwrap()
+        );
+    }
+
+    #[test]
+    fn modules_are_compressed_one_by_one_and_keep_every_byte() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut selection = Selection {
+            drivers: Vec::new(),
+            files: Vec::new(),
+        };
+        for index in 0..9 {
+            let name = format!("m{index}");
+            let path = temp.path().join(format!("{name}.ko"));
+            fs::write(&path, name.repeat(1000)).unwrap();
+            selection.files.push(path);
+            selection.drivers.push(Driver {
+                file: format!("{name}.ko.zst"),
+                name,
+                depends: Vec::new(),
+                pre: Vec::new(),
+                aliases: Vec::new(),
+                class: Class::Storage,
+                firmware: Vec::new(),
+            });
+        }
+        let ticks = AtomicUsize::new(0);
+        let part =
+            drivers_part(&selection, 1, &|| _ = ticks.fetch_add(1, Ordering::Relaxed)).unwrap();
+        assert_eq!(ticks.into_inner(), 9);
+        let entries = entries(&part);
+        assert_eq!(entries.len(), 3 + 9);
+        assert_eq!(entries[7].0, "lib/rescue/modules/m4.ko.zst");
+        assert_eq!(
+            zstd::decode_all(entries[7].3.as_slice()).unwrap(),
+            "m4".repeat(1000).as_bytes()
+        );
+    }
+
+    #[test]
+    fn a_kernel_without_zstd_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(
+            file.path(),
+            "CONFIG_BLK_DEV_INITRD=y\n# CONFIG_RD_ZSTD is not set\nCONFIG_DEVTMPFS=y\n",
+        )
+        .unwrap();
+        assert!(
+            check_kernel_config(file.path())
+                .unwrap_err()
+                .to_string()
+                .contains("CONFIG_RD_ZSTD")
+        );
+    }
+}

@@ -1,0 +1,204 @@
+//! The hybrid ISO: a CD for BIOS and UEFI, and the same bytes a disk for both when written to a stick.
+//!
+//! xorriso writes it; the EFI system partition is appended as a real GPT partition. Some combinations of xorriso's
+//! options silently write no partition table, which emulators forgive and real firmware does not, so the finished
+//! file is checked here.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+use crate::grub;
+use crate::tool;
+
+/// Volume label of the ISO.
+pub const LABEL: &str = "ESXI_RESCUE";
+
+/// Type of an EFI system partition, as text for xorriso and as on disk.
+const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+const ESP_TYPE_BYTES: [u8; 16] = [
+    0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
+];
+/// Type of the protective partition around the ISO itself (Windows' basic data).
+const DATA_TYPE: &str = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7";
+
+const SECTOR_BYTES: u64 = 512;
+const GPT_ENTRY_BYTES: usize = 128;
+const GPT_ENTRIES: usize = 128;
+/// Volume descriptors of an ISO start here, in bytes.
+const DESCRIPTORS_AT: u64 = 16 * 2048;
+
+/// The content of an ISO.
+#[derive(Debug)]
+pub struct Tree<'a> {
+    /// Files by their path on the medium.
+    pub files: Vec<(String, &'a [u8])>,
+    /// The BIOS boot image, see [`grub::bios_cd_image`].
+    pub bios_image: &'a [u8],
+    /// The EFI system partition, see [`crate::esp::volume`].
+    pub esp: &'a [u8],
+}
+
+/// Writes the ISO to `out`, working in `temp`; `epoch` (seconds since 1970) is the time of every file and of the volume.
+pub fn write(tree: &Tree<'_>, epoch: u64, temp: &Path, out: &Path) -> Result<()> {
+    let root = temp.join("iso");
+    let esp = temp.join("efi.img");
+    put(&esp, tree.esp)?;
+    put(
+        &root.join("boot/grub/i386-pc/eltorito.img"),
+        tree.bios_image,
+    )?;
+    for (path, bytes) in &tree.files {
+        put(&root.join(path), bytes)?;
+    }
+    set_times(&root, SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))?;
+    let mut command = Command::new("xorriso");
+    command
+        .env("SOURCE_DATE_EPOCH", epoch.to_string())
+        .env("TZ", "UTC")
+        .args(["-as", "mkisofs", "-quiet", "-V", LABEL, "-l", "-r", "-J"])
+        .args([
+            "-b",
+            "boot/grub/i386-pc/eltorito.img",
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+        ])
+        .args(["-boot-info-table", "--grub2-boot-info", "--grub2-mbr"])
+        .arg(Path::new(grub::BIOS_DIR).join("boot_hybrid.img"))
+        .args([
+            "-partition_offset",
+            "16",
+            "-append_partition",
+            "2",
+            ESP_TYPE,
+        ])
+        .arg(&esp)
+        .args(["-appended_part_as_gpt", "-iso_mbr_part_type", DATA_TYPE])
+        .args([
+            "-eltorito-alt-boot",
+            "-e",
+            "--interval:appended_partition_2:all::",
+            "-no-emul-boot",
+            "-o",
+        ])
+        .arg(out)
+        .arg(&root);
+    tool::run(&mut command, "xorriso")?;
+    check(out)
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    fs::write(path, bytes).map_err(Error::io("write", path))
+}
+
+/// Sets the time of everything below a directory, content before container.
+fn set_times(dir: &Path, time: SystemTime) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
+        let path: PathBuf = entry.map_err(Error::io("list", dir))?.path();
+        if path.is_dir() {
+            set_times(&path, time)?;
+        } else {
+            set_time(&path, time)?;
+        }
+    }
+    set_time(dir, time)
+}
+
+fn set_time(path: &Path, time: SystemTime) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.set_modified(time))
+        .map_err(Error::io("set the time of", path))
+}
+
+/// Checks what firmware needs: boot code and signature of the MBR, a GPT with an EFI system partition that holds a FAT
+/// volume, and El Torito's boot record.
+pub fn check(path: &Path) -> Result<()> {
+    let unsound = |problem: &str| Error::Unsound {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mbr = read_at(&mut file, path, 0, 512)?;
+    if mbr[510..] != [0x55, 0xaa] || mbr[..32].iter().all(|byte| *byte == 0) {
+        return Err(unsound(
+            "no boot code in its first sector, a BIOS could not start it from a stick",
+        ));
+    }
+    if read_at(&mut file, path, SECTOR_BYTES, 8)? != b"EFI PART" {
+        return Err(unsound("no GPT, UEFI could not start it from a stick"));
+    }
+    let entries_at = u64_at(&read_at(&mut file, path, SECTOR_BYTES + 72, 8)?) * SECTOR_BYTES;
+    let entries = read_at(&mut file, path, entries_at, GPT_ENTRIES * GPT_ENTRY_BYTES)?;
+    let esp = entries
+        .chunks(GPT_ENTRY_BYTES)
+        .find(|entry| entry[..16] == ESP_TYPE_BYTES)
+        .ok_or_else(|| unsound("its GPT has no EFI system partition"))?;
+    let boot = read_at(&mut file, path, u64_at(&esp[32..40]) * SECTOR_BYTES, 512)?;
+    if boot[510..] != [0x55, 0xaa] || &boot[54..59] != b"FAT16" {
+        return Err(unsound("its EFI system partition holds no FAT volume"));
+    }
+    let record = read_at(&mut file, path, DESCRIPTORS_AT + 2048, 64)?;
+    if &record[1..6] != b"CD001" || !record[7..].starts_with(b"EL TORITO SPECIFICATION") {
+        return Err(unsound(
+            "no El Torito boot record, nothing could start it as a CD",
+        ));
+    }
+    Ok(())
+}
+
+fn read_at(file: &mut File, path: &Path, at: u64, count: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    file.seek(SeekFrom::Start(at))
+        .and_then(|_| file.read_exact(&mut bytes))
+        .map_err(Error::io("check", path))?;
+    Ok(bytes)
+}
+
+fn u64_at(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .take(8)
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_partition_table_is_unsound() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("x.iso");
+        let mut bytes = vec![0_u8; 64 * 1024];
+        fs::write(&path, &bytes).unwrap();
+        assert!(check(&path).unwrap_err().to_string().contains("boot code"));
+        bytes[0] = 0xeb;
+        bytes[510] = 0x55;
+        bytes[511] = 0xaa;
+        fs::write(&path, &bytes).unwrap();
+        assert!(check(&path).unwrap_err().to_string().contains("no GPT"));
+        bytes[512..520].copy_from_slice(b"EFI PART");
+        bytes[512 + 72] = 2;
+        fs::write(&path, &bytes).unwrap();
+        assert!(
+            check(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no EFI system partition")
+        );
+    }
+
+    #[test]
+    fn a_short_file_is_an_error_and_no_panic() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(check(file.path()).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! Personal settings inside a finished image: a block of fixed size that GRUB reads as its environment, so that it can
+//! be rewritten in place without rebuilding, unpacking or root.
+//!
+//! Format: a GRUB environment block (grub-core/lib/envblk.c): a fixed first line, `name=value` lines, lines
+//! that start with `#` are passed over, and `#` fills the rest. A second line of our own makes the block findable.
+//! Nothing in the boot chain verifies it, nor does it need to: it holds what a person could type at the boot menu.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::settings::{self, Setting};
+
+/// Size of the block, in bytes.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// Images keep files at multiples of this many bytes.
+const ALIGNMENT: usize = 512;
+
+/// No image of ours is larger.
+const MAX_IMAGE_BYTES: u64 = 1 << 30;
+
+const HEAD: &str = "# GRUB Environment Block\n# esxi-rescue personal settings, version 1\n";
+const VARIABLE: &str = "rescue_args=";
+
+/// The content of the block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Personal {
+    /// What the image is, one line.
+    pub release: String,
+    /// Words for the kernel command line.
+    pub arguments: Vec<String>,
+}
+
+impl Personal {
+    /// Puts a setting in, in place of an earlier one with the same key.
+    pub fn set(&mut self, setting: &Setting) {
+        let key = format!("rescue.{}=", setting.key);
+        self.arguments.retain(|word| !word.starts_with(&key));
+        self.arguments.push(setting.argument());
+    }
+
+    /// Takes a setting out.
+    pub fn unset(&mut self, key: &str) {
+        let key = format!("rescue.{key}=");
+        self.arguments.retain(|word| !word.starts_with(&key));
+    }
+
+    /// The block, ready to be written.
+    pub fn to_block(&self) -> Result<Vec<u8>> {
+        let words: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        settings::check_arguments(&words)?;
+        let mut block =
+            format!("{HEAD}# {}\n{VARIABLE}{}\n", self.release, words.join(" ")).into_bytes();
+        if block.len() > BLOCK_BYTES {
+            return Err(Error::Setting {
+                setting: words.join(" "),
+                problem: format!(
+                    "too long: the image has room for {BLOCK_BYTES} bytes, this needs {}",
+                    block.len()
+                ),
+            });
+        }
+        block.resize(BLOCK_BYTES, b'#');
+        Ok(block)
+    }
+
+    /// Reads a block.
+    fn from_block(block: &[u8]) -> std::result::Result<Self, String> {
+        let text =
+            std::str::from_utf8(block).map_err(|_| "its settings block is not text".to_owned())?;
+        let rest = text
+            .strip_prefix(HEAD)
+            .ok_or("its settings block has another version")?;
+        let mut lines = rest.lines();
+        let release = lines
+            .next()
+            .and_then(|line| line.strip_prefix("# "))
+            .ok_or("its settings block does not say what the image is")?;
+        let arguments = lines
+            .find_map(|line| line.strip_prefix(VARIABLE))
+            .ok_or("its settings block holds no settings line")?;
+        Ok(Self {
+            release: release.to_owned(),
+            arguments: arguments.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}
+
+/// Finds the block of an image: its place in bytes, and its content. A file that is not ours is refused.
+pub fn find(path: &Path, image: &[u8]) -> Result<(usize, Personal)> {
+    let places: Vec<usize> = image
+        .chunks(ALIGNMENT)
+        .enumerate()
+        .filter(|(_, chunk)| chunk.starts_with(HEAD.as_bytes()))
+        .map(|(index, _)| index * ALIGNMENT)
+        .collect();
+    let at = match places.as_slice() {
+        [] => {
+            return Err(Error::input(
+                path,
+                "this is no image of esxi-rescue (no settings block in it)",
+            ));
+        }
+        [at] => *at,
+        many => {
+            return Err(Error::input(
+                path,
+                format!(
+                    "{} settings blocks where there should be one; is this a disk with several images?",
+                    many.len()
+                ),
+            ));
+        }
+    };
+    let block = image.get(at..at + BLOCK_BYTES).ok_or_else(|| {
+        Error::input(
+            path,
+            "the file ends within its settings block; it is cut short",
+        )
+    })?;
+    let personal = Personal::from_block(block).map_err(|problem| Error::input(path, problem))?;
+    Ok((at, personal))
+}
+
+/// Reads a whole image file, refusing what cannot be one.
+pub fn read_image(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+    if !metadata.is_file() || metadata.len() > MAX_IMAGE_BYTES {
+        return Err(Error::input(
+            path,
+            "not an image file of esxi-rescue; give the .iso file, not a device or a directory",
+        ));
+    }
+    fs::read(path).map_err(Error::io("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn personal(arguments: &[&str]) -> Personal {
+        Personal {
+            release: "esxi-rescue 0.1.0 kernel 6.1".to_owned(),
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
+
+    fn image(block: &[u8]) -> Vec<u8> {
+        [
+            &vec![1_u8; 4 * ALIGNMENT][..],
+            block,
+            &vec![2_u8; 3 * ALIGNMENT],
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_block_comes_back_as_it_went_in() {
+        let before = personal(&["rescue.countdown=0", "console=ttyS1"]);
+        let block = before.to_block().unwrap();
+        assert_eq!(block.len(), BLOCK_BYTES);
+        let (at, after) = find(Path::new("x.iso"), &image(&block)).unwrap();
+        assert_eq!((at, after), (4 * ALIGNMENT, before));
+    }
+
+    #[test]
+    fn an_empty_block_has_no_arguments() {
+        let block = personal(&[]).to_block().unwrap();
+        assert!(
+            find(Path::new("x"), &image(&block))
+                .unwrap()
+                .1
+                .arguments
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn setting_a_key_replaces_and_unsetting_removes_it() {
+        let mut personal = personal(&["rescue.wait=1", "quiet"]);
+        personal.set(&Setting::parse("wait=2").unwrap());
+        assert_eq!(personal.arguments, ["quiet", "rescue.wait=2"]);
+        personal.unset("wait");
+        assert_eq!(personal.arguments, ["quiet"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_or_is_not_plain_is_refused() {
+        let long = format!("rescue.banks={}", "a".repeat(BLOCK_BYTES));
+        assert!(
+            personal(&[&long])
+                .to_block()
+                .unwrap_err()
+                .to_string()
+                .contains("too long")
+        );
+        assert!(personal(&["a$b"]).to_block().is_err());
+    }
+
+    #[test]
+    fn foreign_doubled_and_cut_files_are_refused() {
+        let path = Path::new("x.iso");
+        let block = personal(&[]).to_block().unwrap();
+        let says = |bytes: &[u8]| find(path, bytes).unwrap_err().to_string();
+        assert!(says(&vec![0; 9000]).contains("no image of esxi-rescue"));
+        assert!(says(b"").contains("no image of esxi-rescue"));
+        assert!(says(&[image(&block), image(&block)].concat()).contains("2 settings blocks"));
+        assert!(says(&block[..1000]).contains("cut short"));
+        let mut garbled = block.clone();
+        garbled[200] = 0xff;
+        assert!(says(&garbled).contains("not text"));
+    }
+}

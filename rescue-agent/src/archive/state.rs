@@ -1,0 +1,437 @@
+//! The state archive as a whole: its layers opened from outside in, its configuration read, and
+//! the same archive built again with edited owners.
+//!
+//! | ESXi | file | layers |
+//! |---|---|---|
+//! | 4.x embedded, `onetime.tgz` | `local.tgz` | gzip, tar of `etc/…` |
+//! | 4.x installable to 7.0U1 | `state.tgz` | gzip, tar, `local.tgz`: gzip, tar of `etc/…` |
+//! | 7.0U2 on | `state.tgz` | gzip, tar, `local.tgz.ve`: envelope, gzip, tar of `etc/…` |
+//!
+//! A layer left uncompressed by a repair by hand is read too; what is written is always gzip,
+//! which is all that ESXi's loader takes.
+//!
+//! An archive holds private keys and password hashes: nothing here shows or keeps member contents
+//! beyond the lines that name devices.
+
+use thiserror::Error;
+
+use super::envelope::{Envelope, EnvelopeError};
+use super::gzip::{self, GzipError};
+use super::keystore::{Key, Keystore, KeystoreError, Mode};
+use super::tar::{self, Member, TarError};
+use crate::config::configstore::{self, ConfigStoreError, StoreDevice};
+use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
+
+/// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
+/// expand without end.
+pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
+
+/// The outermost layer, in messages.
+const OUTER: &str = "the archive";
+const LOCAL: &str = "local.tgz";
+const SEALED: &str = "local.tgz.ve";
+/// Both spellings occur; the second is how ESXi marks files it keeps across reboots.
+const KEYSTORES: [&str; 2] = ["encryption.info", ".#encryption.info"];
+const ESX_CONF: &str = "etc/vmware/esx.conf";
+const CONFIG_STORE: &str = "var/lib/vmware/configstore/backup/current-store-1";
+const CONFIG_STORE_JOURNAL: &str = "var/lib/vmware/configstore/backup/current-store-1-journal";
+const BACKUP_COUNTER: &str = "etc/vmware/.backup.counter";
+
+/// Why an archive cannot be opened, read or built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// Neither gzip nor tar.
+    #[error("{layer} is neither a gzip nor a tar file")]
+    NotAnArchive {
+        /// Which layer.
+        layer: &'static str,
+    },
+    /// A gzip layer is damaged.
+    #[error("{layer}: {source}")]
+    Gzip {
+        /// Which layer.
+        layer: &'static str,
+        /// What is wrong.
+        source: GzipError,
+    },
+    /// A tar layer is damaged.
+    #[error("{layer}: {source}")]
+    Tar {
+        /// Which layer.
+        layer: &'static str,
+        /// What is wrong.
+        source: TarError,
+    },
+    /// The configuration is encrypted with a key that only this host's TPM has.
+    #[error("the configuration is encrypted with a key sealed in the host's TPM")]
+    SealedByTpm,
+    /// The configuration is encrypted in a way this program does not know.
+    #[error("the configuration is encrypted in an unknown mode {0:?}")]
+    UnknownMode(String),
+    /// The key's description is missing.
+    #[error(
+        "the configuration is encrypted (local.tgz.ve), but encryption.info, which tells the key, is missing"
+    )]
+    NoKeystore,
+    /// The key's description is damaged.
+    #[error("encryption.info: {0}")]
+    Keystore(#[from] KeystoreError),
+    /// The envelope cannot be opened or closed.
+    #[error("local.tgz.ve: {0}")]
+    Envelope(#[from] EnvelopeError),
+    /// Both an encrypted and a plain configuration.
+    #[error("it holds both local.tgz and local.tgz.ve; which one ESXi would read is not known")]
+    PlainAndSealed,
+    /// No place where an owner could stand.
+    #[error("it holds neither etc/vmware/esx.conf nor a ConfigStore")]
+    NoConfiguration,
+    /// esx.conf is malformed.
+    #[error("esx.conf: {0}")]
+    EsxConf(#[from] EsxConfError),
+    /// The ConfigStore cannot be read or changed safely.
+    #[error("ConfigStore: {0}")]
+    ConfigStore(#[from] ConfigStoreError),
+    /// The ConfigStore was being written when it was saved.
+    #[error("the ConfigStore has a leftover journal: it was being written when it was saved")]
+    Journal,
+    /// The result is not what it should be. Nothing was written.
+    #[error("the new archive, opened again, is not what was meant: {0}")]
+    NotAsMeant(&'static str),
+}
+
+impl ArchiveError {
+    /// What an administrator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::SealedByTpm | Self::UnknownMode(_) => {
+                "boot ESXi with its recovery key (Shift+O at the loader, encryptionRecoveryKey=…), or clear the \
+                 passthrough on the running host before its next reboot, or roll back with Shift+R if the other \
+                 bank is clean"
+            }
+            Self::NotAnArchive { .. } | Self::Gzip { .. } | Self::Tar { .. } => {
+                "the archive is damaged; if the other bank is sound, repair that one and roll back to it with \
+                 Shift+R at ESXi's loader"
+            }
+            Self::NoKeystore | Self::Keystore(_) | Self::Envelope(_) => {
+                "ESXi cannot open this archive either; use the other bank (Shift+R at ESXi's loader) or a backup \
+                 of the host's configuration"
+            }
+            _ => {
+                "this program does not know this archive well enough to change it; use the other bank (Shift+R at \
+                 ESXi's loader) or a backup of the host's configuration"
+            }
+        }
+    }
+}
+
+/// How the configuration is wrapped.
+#[derive(Debug)]
+enum Wrapping {
+    /// The file itself is the tar of `etc/…`.
+    Bare,
+    /// A tar around `local.tgz`.
+    Nested { outer: Vec<u8>, member: Member },
+    /// A tar around an envelope around `local.tgz`.
+    Sealed {
+        outer: Vec<u8>,
+        member: Member,
+        key: Key,
+    },
+}
+
+/// An opened archive.
+#[derive(Debug)]
+pub struct StateArchive {
+    wrapping: Wrapping,
+    /// The tar of `etc/…`.
+    etc: Vec<u8>,
+    places: Places,
+    hand_made: bool,
+}
+
+/// Where in the tar of `etc/…` the files stand that matter here.
+#[derive(Debug)]
+struct Places {
+    esx_conf: Option<Member>,
+    store: Option<Member>,
+    store_journal: Option<Member>,
+    backup_counter: Option<Member>,
+}
+
+impl Places {
+    fn find(etc: &[u8], layer: &'static str) -> Result<Self, ArchiveError> {
+        let members = tar::members(etc).map_err(in_tar(layer))?;
+        Ok(Self {
+            esx_conf: member(&members, ESX_CONF, layer)?,
+            store: member(&members, CONFIG_STORE, layer)?,
+            store_journal: member(&members, CONFIG_STORE_JOURNAL, layer)?,
+            backup_counter: member(&members, BACKUP_COUNTER, layer)?,
+        })
+    }
+}
+
+/// When ESXi saved the configuration, by its own counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupCounter {
+    /// How often it has been saved.
+    pub count: u64,
+    /// The date in ESXi's comment, as it stands there.
+    pub modified: Option<String>,
+}
+
+/// What an archive says about devices.
+#[derive(Debug, Clone, Default)]
+pub struct Configuration {
+    /// The device entries of esx.conf; `None` where the archive has no esx.conf.
+    pub esx_conf: Option<Vec<DeviceEntry>>,
+    /// The devices of the ConfigStore; `None` where the archive has none.
+    pub store: Option<Vec<StoreDevice>>,
+    /// When it was saved.
+    pub saved: Option<BackupCounter>,
+}
+
+/// What to change, within the places where owners stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edit {
+    /// Values `passthru` of esx.conf, by their place in it.
+    pub esx_conf: Vec<ByteRange>,
+    /// Rows of the ConfigStore, by their identifier.
+    pub store: Vec<String>,
+}
+
+impl StateArchive {
+    /// Opens every layer of `raw`, the bytes of a file in a bank.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], naming the layer.
+    pub fn open(raw: &[u8]) -> Result<Self, ArchiveError> {
+        let (outer, outer_gzip) = unwrap(raw, OUTER)?;
+        let members = tar::members(&outer).map_err(in_tar(OUTER))?;
+        let (wrapping, etc, inner_gzip) = match (
+            member(&members, SEALED, OUTER)?,
+            member(&members, LOCAL, OUTER)?,
+        ) {
+            (Some(_), Some(_)) => return Err(ArchiveError::PlainAndSealed),
+            (Some(member), None) => {
+                let key = key(&outer, &members)?;
+                let local = Envelope::parse(&outer[member.data.clone()])?.open(&key)?;
+                let (etc, gzip) = unwrap(&local, LOCAL)?;
+                (Wrapping::Sealed { outer, member, key }, etc, gzip)
+            }
+            (None, Some(member)) => {
+                let (etc, gzip) = unwrap(&outer[member.data.clone()], LOCAL)?;
+                (Wrapping::Nested { outer, member }, etc, gzip)
+            }
+            (None, None) => (Wrapping::Bare, outer, outer_gzip),
+        };
+        let places = Places::find(&etc, LOCAL)?;
+        Ok(Self {
+            wrapping,
+            etc,
+            places,
+            hand_made: !(outer_gzip && inner_gzip),
+        })
+    }
+
+    /// Whether the configuration is encrypted (in the mode whose key the archive itself tells).
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.wrapping, Wrapping::Sealed { .. })
+    }
+
+    /// Whether a layer is uncompressed, as a repair by hand leaves it. ESXi cannot read such an
+    /// archive.
+    pub fn is_hand_made(&self) -> bool {
+        self.hand_made
+    }
+
+    /// What the archive says about devices.
+    ///
+    /// # Errors
+    /// [`ArchiveError::NoConfiguration`], [`ArchiveError::Journal`], or what is malformed.
+    pub fn configuration(&self) -> Result<Configuration, ArchiveError> {
+        if self.places.store_journal.is_some() {
+            return Err(ArchiveError::Journal);
+        }
+        let esx_conf = match self.content(self.places.esx_conf.as_ref()) {
+            Some(text) => Some(esx_conf::parse(text)?.devices().to_vec()),
+            None => None,
+        };
+        let store = self
+            .content(self.places.store.as_ref())
+            .map(configstore::devices)
+            .transpose()?;
+        if esx_conf.is_none() && store.is_none() {
+            return Err(ArchiveError::NoConfiguration);
+        }
+        let saved = self
+            .content(self.places.backup_counter.as_ref())
+            .and_then(backup_counter);
+        Ok(Configuration {
+            esx_conf,
+            store,
+            saved,
+        })
+    }
+
+    /// Builds the file again with the owners of `edit` given back to ESXi, and proves it by
+    /// opening the result. Every other byte of every tar layer is kept.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when a place does not hold what `edit` says, or the proof fails.
+    pub fn edited(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
+        let etc = self.edited_etc(edit)?;
+        let raw = self.wrap(&etc)?;
+        let proof = Self::open(&raw)?;
+        match (&proof.wrapping, proof.etc == etc, proof.hand_made) {
+            (_, false, _) => Err(ArchiveError::NotAsMeant("its configuration differs")),
+            (_, _, true) => Err(ArchiveError::NotAsMeant("a layer is not compressed")),
+            (wrapping, _, _) if wrapping.is_like(&self.wrapping) => Ok(raw),
+            _ => Err(ArchiveError::NotAsMeant("its outer members differ")),
+        }
+    }
+
+    fn edited_etc(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
+        let mut etc = self.etc.clone();
+        if !edit.esx_conf.is_empty() {
+            let member = self
+                .places
+                .esx_conf
+                .as_ref()
+                .ok_or(ArchiveError::NoConfiguration)?;
+            esx_conf::give_back(&mut etc[member.data.clone()], &edit.esx_conf).map_err(|_| {
+                ArchiveError::NotAsMeant("esx.conf does not say passthru where it did")
+            })?;
+        }
+        if edit.store.is_empty() {
+            return Ok(etc);
+        }
+        let member = self
+            .places
+            .store
+            .as_ref()
+            .ok_or(ArchiveError::NoConfiguration)?;
+        let store = configstore::give_back(&etc[member.data.clone()], &edit.store)?;
+        tar::replace(&etc, member, &store).map_err(in_tar(LOCAL))
+    }
+
+    fn wrap(&self, etc: &[u8]) -> Result<Vec<u8>, ArchiveError> {
+        let local = gzip::deflate(etc).map_err(in_gzip(LOCAL))?;
+        let (outer, member, content) = match &self.wrapping {
+            Wrapping::Bare => return Ok(local),
+            Wrapping::Nested { outer, member } => (outer, member, local),
+            Wrapping::Sealed { outer, member, key } => {
+                let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(key, &local)?;
+                (outer, member, sealed)
+            }
+        };
+        let outer = tar::replace(outer, member, &content).map_err(in_tar(OUTER))?;
+        gzip::deflate(&outer).map_err(in_gzip(OUTER))
+    }
+
+    fn content(&self, member: Option<&Member>) -> Option<&[u8]> {
+        member.map(|member| &self.etc[member.data.clone()])
+    }
+}
+
+impl Wrapping {
+    /// Whether two wrappings agree in everything but the wrapped member's content.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bare, Self::Bare) => true,
+            (
+                Self::Nested {
+                    outer: a,
+                    member: m,
+                },
+                Self::Nested {
+                    outer: b,
+                    member: n,
+                },
+            )
+            | (
+                Self::Sealed {
+                    outer: a,
+                    member: m,
+                    ..
+                },
+                Self::Sealed {
+                    outer: b,
+                    member: n,
+                    ..
+                },
+            ) => {
+                const BLOCK: usize = 512;
+                let behind = |outer: &[u8], member: &Member| {
+                    outer[member.data.end.next_multiple_of(BLOCK).min(outer.len())..].to_vec()
+                };
+                m.path == n.path
+                    && a[..m.header_offset] == b[..n.header_offset]
+                    && behind(a, m) == behind(b, n)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Takes the gzip layer off, where there is one; tells whether there was.
+fn unwrap(bytes: &[u8], layer: &'static str) -> Result<(Vec<u8>, bool), ArchiveError> {
+    if gzip::is_gzip(bytes) {
+        return Ok((
+            gzip::inflate(bytes, MAX_UNPACKED_BYTES).map_err(in_gzip(layer))?,
+            true,
+        ));
+    }
+    match tar::is_tar(bytes) {
+        true => Ok((bytes.to_vec(), false)),
+        false => Err(ArchiveError::NotAnArchive { layer }),
+    }
+}
+
+fn key(outer: &[u8], members: &[Member]) -> Result<Key, ArchiveError> {
+    let [plain, marked] = KEYSTORES;
+    let keystore = match member(members, plain, OUTER)? {
+        Some(keystore) => keystore,
+        None => member(members, marked, OUTER)?.ok_or(ArchiveError::NoKeystore)?,
+    };
+    let keystore = Keystore::parse(&outer[keystore.data.clone()])?;
+    match keystore.mode() {
+        Mode::None => Ok(keystore.key()?),
+        Mode::Tpm => Err(ArchiveError::SealedByTpm),
+        Mode::Other(mode) => Err(ArchiveError::UnknownMode(mode.clone())),
+    }
+}
+
+/// Reads `etc/vmware/.backup.counter`: comment lines, one of them `# MODIFIED: <date>`, and an
+/// integer.
+fn backup_counter(text: &[u8]) -> Option<BackupCounter> {
+    let text = String::from_utf8_lossy(text);
+    let count = text.lines().find_map(|line| line.trim().parse().ok())?;
+    let modified = text
+        .lines()
+        .find_map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .strip_prefix("MODIFIED:")
+        })
+        .map(|date| date.trim().to_owned());
+    Some(BackupCounter { count, modified })
+}
+
+/// The member of that path, the last of several, as unpacking would have it.
+fn member(
+    members: &[Member],
+    path: &str,
+    layer: &'static str,
+) -> Result<Option<Member>, ArchiveError> {
+    let found = tar::find(members, path).map_err(in_tar(layer))?;
+    Ok(found.map(|found| found.member.clone()))
+}
+
+fn in_gzip(layer: &'static str) -> impl Fn(GzipError) -> ArchiveError {
+    move |source| ArchiveError::Gzip { layer, source }
+}
+
+fn in_tar(layer: &'static str) -> impl Fn(TarError) -> ArchiveError {
+    move |source| ArchiveError::Tar { layer, source }
+}

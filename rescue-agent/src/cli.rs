@@ -1,0 +1,329 @@
+//! The command line: what it accepts, and how a run goes.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::discover;
+use crate::disk::{Access, BlockDevice, FileDevice};
+use crate::fat::FatTime;
+use crate::host::Host;
+use crate::inventory::Inventory;
+use crate::plan::{self, Plan, PlanError};
+use crate::policy::{BankChoice, Policy, Selection, Source};
+use crate::repair;
+use crate::report::{self, Command, Report};
+use crate::verify;
+
+/// Gives devices that an ESXi host passed through to virtual machines back to the host, offline.
+///
+/// Finds the boot banks of ESXi 4.x to 9 on the disks of this machine, or on disk images, and
+/// changes the owner of the chosen devices from "passthrough" to "vmkernel" in the state archive of
+/// every bank. Nothing else is changed; the original archive stays in the bank as STATE.ORG.
+///
+/// Exit status: 0 done or nothing to do; 1 unexpected; 2 usage; 3 no ESXi installation found;
+/// 4 at least one bank refused, nothing written to it; 5 a write or its verification failed.
+#[derive(Debug, Parser)]
+#[command(name = "rescue-agent", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show disks, boot banks, which bank boots next, and what is passed through. Writes nothing.
+    #[command(
+        after_help = "Example: rescue-agent inspect /dev/sda\n         rescue-agent inspect --json disk.img"
+    )]
+    Inspect(Inspect),
+    /// Give devices back to ESXi, in every boot bank.
+    #[command(
+        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda"
+    )]
+    Revert(Revert),
+    /// Bring back the original state archives that a repair kept.
+    #[command(after_help = "Example: rescue-agent restore /dev/sda")]
+    Restore(Restore),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Print the report as JSON (schema esxi-rescue/1) instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Disks or disk images; without any, every disk of this machine.
+    #[arg(value_name = "DISK")]
+    disks: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Inspect {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Revert {
+    /// Which devices to give back: auto, all, VENDOR:DEVICE (8086:3b25), an address
+    /// (0000:00:1f.2, hex), class:WORD; several separated by commas; taken away with a leading -.
+    #[arg(
+        long,
+        value_name = "SEL",
+        default_value = "auto",
+        allow_hyphen_values = true
+    )]
+    devices: Selection,
+    /// Which banks to repair: all, active (the one that boots next), or partition numbers (5,6).
+    #[arg(long, value_name = "BANKS", default_value = "all")]
+    banks: BankChoice,
+    /// What the repaired archives are made from: each bank's own, or the newest of the disk for
+    /// all of its banks.
+    #[arg(long, value_enum, default_value = "own")]
+    source: SourceName,
+    /// Plan, show, and stop: nothing is written.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before writing. Without a terminal this is required.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SourceName {
+    Own,
+    Newest,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// Which banks to restore: all, active (the one that boots next), or partition numbers (5,6).
+    #[arg(long, value_name = "BANKS", default_value = "all")]
+    banks: BankChoice,
+    /// Do not ask before writing. Without a terminal this is required.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Exit status for a wish that cannot be understood or carried out as worded.
+pub const USAGE: u8 = 2;
+
+/// Runs a command; returns the exit status.
+///
+/// # Errors
+/// What is unexpected: a disk that was named and cannot be read at all, a broken terminal.
+pub fn run(cli: Cli) -> anyhow::Result<u8> {
+    match cli.command {
+        Action::Inspect(args) => inspect(&args),
+        Action::Revert(args) => revert(&args),
+        Action::Restore(args) => restore(&args),
+    }
+}
+
+fn inspect(args: &Inspect) -> anyhow::Result<u8> {
+    let look = Look::at(&args.common)?;
+    let policy = Policy::default();
+    let planned = plan::revert(&look.inventory, &policy, look.host.as_ref());
+    let report = look.report(Command::Inspect, planned.as_ref().ok(), None, Vec::new());
+    if args.common.json {
+        println!("{}", report.to_json());
+        return Ok(report.result.exit_status());
+    }
+    show(&report::findings(&look.inventory, look.host.as_ref()));
+    match &planned {
+        Ok(plan) => show(&report::devices(plan)),
+        Err(error) => println!("Devices  {}", report::escape(&error.to_string())),
+    }
+    show(&report::result(&report, &look.inventory, None, None));
+    Ok(report.result.exit_status())
+}
+
+fn revert(args: &Revert) -> anyhow::Result<u8> {
+    let look = Look::at(&args.common)?;
+    let policy = Policy {
+        devices: args.devices.clone(),
+        banks: args.banks.clone(),
+        source: match args.source {
+            SourceName::Own => Source::Own,
+            SourceName::Newest => Source::Newest,
+        },
+    };
+    let plan = match plan::revert(&look.inventory, &policy, look.host.as_ref()) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(usage(&error)),
+    };
+    let command = if args.dry_run {
+        Command::DryRun
+    } else {
+        Command::Revert
+    };
+    carry_out(command, &look, &plan, args.yes, args.common.json)
+}
+
+fn restore(args: &Restore) -> anyhow::Result<u8> {
+    let look = Look::at(&args.common)?;
+    let plan = plan::restore(&look.inventory, &args.banks);
+    carry_out(Command::Restore, &look, &plan, args.yes, args.common.json)
+}
+
+fn usage(error: &PlanError) -> u8 {
+    eprintln!("rescue-agent: {}", report::escape(&error.to_string()));
+    USAGE
+}
+
+/// Shows a plan, asks, carries it out, proves it, reports.
+fn carry_out(
+    command: Command,
+    look: &Look,
+    plan: &Plan,
+    yes: bool,
+    json: bool,
+) -> anyhow::Result<u8> {
+    if !json {
+        show(&report::findings(&look.inventory, look.host.as_ref()));
+        show(&report::intentions(&look.inventory, plan));
+    }
+    let writes = plan.writes() && command != Command::DryRun;
+    if writes && !yes && !confirmed()? {
+        return Ok(USAGE);
+    }
+    let (receipt, broken) = match command {
+        Command::DryRun | Command::Inspect => (None, Vec::new()),
+        Command::Revert | Command::Restore => {
+            let mut tell = |event: &repair::Event| {
+                eprintln!("         {}", report::escape(&event.to_string()))
+            };
+            let receipt =
+                repair::carry_out(plan, &look.inventory, &open_writable, now(), &mut tell);
+            let broken = match writes {
+                true => verify::verify(plan, &receipt, &look.inventory, &open_readable),
+                false => Vec::new(),
+            };
+            (Some(receipt), broken)
+        }
+    };
+    let report = look.report(command, Some(plan), receipt.as_ref(), broken);
+    match json {
+        true => println!("{}", report.to_json()),
+        false => show(&report::result(
+            &report,
+            &look.inventory,
+            Some(plan),
+            receipt.as_ref(),
+        )),
+    }
+    Ok(report.result.exit_status())
+}
+
+/// Asks at the terminal. Without one the answer is no, and why.
+fn confirmed() -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        eprintln!(
+            "rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written."
+        );
+        return Ok(false);
+    }
+    eprint!("Write this? [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .context("reading the answer from the terminal")?;
+    let yes = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !yes {
+        eprintln!("Nothing was written.");
+    }
+    Ok(yes)
+}
+
+/// What a command looks at.
+struct Look {
+    host: Option<Host>,
+    inventory: Inventory,
+}
+
+impl Look {
+    /// The disks named, or all of this machine. The machine counts only if every disk is one of
+    /// its own: an image has no place in it.
+    fn at(common: &Common) -> anyhow::Result<Self> {
+        let named: Vec<PathBuf> = common
+            .disks
+            .iter()
+            .map(|path| real_path(path))
+            .collect::<anyhow::Result<_>>()?;
+        let machine = Host::read(Path::new("/"));
+        let paths = match named.is_empty() {
+            true => machine.disks.iter().map(|disk| disk.node.clone()).collect(),
+            false => named,
+        };
+        let host = paths
+            .iter()
+            .all(|path| machine.disk(path).is_some())
+            .then_some(machine);
+        Ok(Self {
+            inventory: discover::discover(&paths, &open_readable),
+            host,
+        })
+    }
+
+    fn report(
+        &self,
+        command: Command,
+        plan: Option<&Plan>,
+        receipt: Option<&repair::Receipt>,
+        broken_promises: Vec<String>,
+    ) -> Report {
+        Report::new(
+            command,
+            &self.inventory,
+            self.host.as_ref(),
+            plan,
+            receipt,
+            broken_promises,
+        )
+    }
+}
+
+/// The path behind links such as `/dev/disk/by-id/…`.
+fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize()
+        .with_context(|| format!("{}: cannot be opened", path.display()))
+}
+
+fn show(lines: &[String]) {
+    for line in lines {
+        println!("{line}");
+    }
+}
+
+/// Opens a disk or image for reading.
+///
+/// # Errors
+/// Those of [`FileDevice::open`].
+pub fn open_readable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+    Ok(Box::new(FileDevice::open(path, Access::Read)?))
+}
+
+/// Opens a disk or image for writing.
+///
+/// # Errors
+/// Those of [`FileDevice::open`].
+pub fn open_writable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+    Ok(Box::new(FileDevice::open(path, Access::Write)?))
+}
+
+/// The time for directory entries, by this machine's clock.
+pub fn now() -> FatTime {
+    FatTime::from_unix(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+    )
+}

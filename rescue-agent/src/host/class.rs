@@ -1,0 +1,78 @@
+//! What a PCI function is for, in words.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A PCI class code: base class, subclass, programming interface (PCI Code and ID Assignment
+/// Specification). Shown in words where an administrator of storage would ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciClass(pub u32);
+
+impl PciClass {
+    /// Base class: 0x01 is mass storage.
+    pub fn base(self) -> u8 {
+        u8::try_from(self.0 >> 16 & 0xff).unwrap_or(0)
+    }
+
+    /// Base class and subclass.
+    fn base_and_sub(self) -> u32 {
+        self.0 >> 8 & 0xffff
+    }
+
+    /// Whether it is of the class that a selector `class:WORD` names.
+    pub fn is(self, word: &str) -> bool {
+        CLASS_WORDS
+            .iter()
+            .any(|(known, matches)| *known == word && matches(self))
+    }
+
+    /// Whether the function drives disks, or a bus that boot media hang on.
+    pub fn drives_storage(self) -> bool {
+        self.base() == 0x01 || self.base_and_sub() == 0x0c03 || self.base_and_sub() == 0x0805
+    }
+}
+
+/// The words that a selector `class:WORD` may use.
+pub fn class_words() -> impl Iterator<Item = &'static str> {
+    CLASS_WORDS.iter().map(|(word, _)| *word)
+}
+
+type Matches = fn(PciClass) -> bool;
+
+/// The words of `class:WORD`, and what each one matches.
+const CLASS_WORDS: [(&str, Matches); 6] = [
+    ("storage", |class| class.base() == 0x01),
+    ("network", |class| class.base() == 0x02),
+    ("display", |class| class.base() == 0x03),
+    ("bridge", |class| class.base() == 0x06),
+    ("usb", |class| class.base_and_sub() == 0x0c03),
+    ("sdhost", |class| class.base_and_sub() == 0x0805),
+];
+
+impl fmt::Display for PciClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match self.base_and_sub() {
+            0x0100 => "SCSI controller",
+            0x0101 => "IDE controller",
+            0x0104 => "RAID controller",
+            0x0105 => "ATA controller",
+            0x0106 => "SATA controller",
+            0x0107 => "SAS controller",
+            0x0108 => "NVMe controller",
+            0x0180 => "storage controller",
+            0x0200 => "Ethernet controller",
+            0x0300 => "graphics card",
+            0x0302 => "3D graphics card",
+            0x0403 => "audio device",
+            0x0600 => "host bridge",
+            0x0601 => "ISA bridge",
+            0x0604 => "PCI bridge",
+            0x0805 => "SD host controller",
+            0x0c03 => "USB controller",
+            0x0c04 => "Fibre Channel adapter",
+            _ => return write!(f, "device of class {:06x}", self.0),
+        };
+        f.write_str(words)
+    }
+}

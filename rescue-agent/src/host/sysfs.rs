@@ -1,0 +1,151 @@
+//! Reading sysfs: `bus/pci/devices`, `block`, `class/dmi/id`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{DiskNode, Host, NamePlate, PciClass, PciFunction};
+use crate::config::pci::{PciAddress, VendorDevice};
+
+/// sysfs counts a disk's size in these, whatever its own sector size.
+const SYSFS_SECTOR_BYTES: u64 = 512;
+
+/// Block devices that are never disks of the machine.
+const NOT_DISKS: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
+
+pub(super) fn read(root: &Path) -> Host {
+    let sys = root.join("sys");
+    Host {
+        name_plate: name_plate(&sys.join("class/dmi/id")),
+        pci: functions(&sys.join("bus/pci/devices")),
+        disks: disks(root, &sys.join("block")),
+    }
+}
+
+fn name_plate(dmi: &Path) -> NamePlate {
+    NamePlate {
+        vendor: text(&dmi.join("sys_vendor")),
+        model: text(&dmi.join("product_name")),
+        serial: text(&dmi.join("product_serial")),
+        uuid: text(&dmi.join("product_uuid")),
+    }
+}
+
+fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
+    entries(folder)
+        .into_iter()
+        .filter_map(|path| {
+            let address: PciAddress = file_name(&path).parse().ok()?;
+            let id = VendorDevice::from_parts(
+                &text(&path.join("vendor"))?,
+                &text(&path.join("device"))?,
+            )?;
+            let class = text(&path.join("class"))?;
+            let class = u32::from_str_radix(class.trim_start_matches("0x"), 16).ok()?;
+            let driver = fs::read_link(path.join("driver")).ok();
+            let function = PciFunction {
+                address,
+                id,
+                class: PciClass(class),
+                driver: driver.as_deref().map(file_name),
+            };
+            Some((address, function))
+        })
+        .collect()
+}
+
+fn disks(root: &Path, folder: &Path) -> Vec<DiskNode> {
+    entries(folder)
+        .into_iter()
+        .filter(|path| {
+            !NOT_DISKS
+                .iter()
+                .any(|kind| file_name(path).starts_with(kind))
+        })
+        .filter(|path| !is_optical(path) && !is_boot_area(path))
+        .filter_map(|path| disk(root, &path))
+        .filter(|disk| disk.size > 0)
+        .collect()
+}
+
+fn disk(root: &Path, path: &Path) -> Option<DiskNode> {
+    let sectors: u64 = text(&path.join("size"))?.parse().ok()?;
+    // sysfs writes `!` where a device's name has a slash (cciss!c0d0).
+    let name = file_name(path).replace('!', "/");
+    Some(DiskNode {
+        node: root.join("dev").join(name),
+        model: text(&path.join("device/model")).or_else(|| text(&path.join("device/name"))),
+        serial: text(&path.join("device/serial")).or_else(|| vital_product_serial(path)),
+        size: sectors * SYSFS_SECTOR_BYTES,
+        removable: text(&path.join("removable")).is_some_and(|flag| flag == "1"),
+        pci_paths: pci_paths(path),
+    })
+}
+
+/// SCSI and ATA disks tell their serial in the vital product data page 0x80: four bytes of
+/// header, then text.
+fn vital_product_serial(disk: &Path) -> Option<String> {
+    let page = fs::read(disk.join("device/vpd_pg80")).ok()?;
+    let serial = String::from_utf8_lossy(page.get(4..)?).trim().to_owned();
+    (!serial.is_empty()).then_some(serial)
+}
+
+fn is_optical(disk: &Path) -> bool {
+    file_name(disk).starts_with("sr")
+}
+
+/// eMMC boot and replay-protected areas are disks of their own to Linux (`mmcblk0boot0`).
+fn is_boot_area(disk: &Path) -> bool {
+    let name = file_name(disk);
+    name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"))
+}
+
+/// The PCI addresses along a disk's device path, one list for each path to it.
+fn pci_paths(disk: &Path) -> Vec<Vec<PciAddress>> {
+    let Ok(device) = fs::canonicalize(disk) else {
+        return Vec::new();
+    };
+    let direct = addresses(&device);
+    if !direct.is_empty() {
+        return vec![direct];
+    }
+    // With native multipath an NVMe disk hangs on a virtual subsystem, whose folder links to the
+    // controllers that reach it.
+    let subsystem = device.parent().map(entries).unwrap_or_default();
+    subsystem
+        .iter()
+        .filter(|path| file_name(path).starts_with("nvme") && path.is_symlink())
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .map(|controller| addresses(&controller))
+        .filter(|path| !path.is_empty())
+        .collect()
+}
+
+fn addresses(device: &Path) -> Vec<PciAddress> {
+    device
+        .components()
+        .filter_map(|part| part.as_os_str().to_str()?.parse().ok())
+        .collect()
+}
+
+/// A folder's entries by name, none where there is no such folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    paths.sort();
+    paths
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+/// A file's text without white space at its ends; `None` where it is missing or empty.
+fn text(path: &Path) -> Option<String> {
+    let bytes = fs::read(path).ok()?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}

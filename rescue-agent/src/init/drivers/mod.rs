@@ -1,0 +1,284 @@
+//! Drivers: which the hardware of this machine asks for, and getting them into the kernel.
+//!
+//! Only what a device asks for by its `modalias` is loaded, with what that needs. The table
+//! ([`table`]) comes from the builder of the image.
+//!
+//! Out of scope: waiting for what the drivers find.
+
+pub mod load;
+pub mod sysfs;
+pub mod table;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::Serialize;
+
+use load::{LoadedModule, Loading, ModuleFailure, ModuleLoader, StartingModule};
+use sysfs::PciFunction;
+use table::{Catalog, ModuleId, NETWORK_CLASS};
+
+/// A controller that disks may hang on and that no driver runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Undriven {
+    /// The controller.
+    #[serde(flatten)]
+    pub function: PciFunction,
+    /// Why no driver runs it.
+    pub reason: UndrivenReason,
+}
+
+/// Why no driver runs a controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UndrivenReason {
+    /// The image has no driver for it.
+    NoDriver,
+    /// Its driver could not be loaded.
+    Failed(Vec<ModuleFailure>),
+    /// Its driver is there, or still starting, and did not take it.
+    NotTaken(Vec<String>),
+}
+
+impl std::fmt::Display for Undriven {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let PciFunction {
+            address,
+            vendor,
+            device,
+            class,
+            ..
+        } = &self.function;
+        write!(f, "{address} {vendor:04x}:{device:04x} class {class:06x}: ")?;
+        match &self.reason {
+            UndrivenReason::NoDriver => f.write_str("no driver for it in this image"),
+            UndrivenReason::Failed(failures) => {
+                let texts = failures
+                    .iter()
+                    .map(|failure| format!("driver {} failed: {}", failure.name, failure.reason));
+                f.write_str(&texts.collect::<Vec<String>>().join("; "))
+            }
+            UndrivenReason::NotTaken(names) => {
+                write!(f, "driver {} did not take it", names.join(", "))
+            }
+        }
+    }
+}
+
+/// The drivers of this machine.
+#[derive(Debug)]
+pub struct Drivers {
+    catalog: Catalog,
+    loading: Loading,
+    /// What was asked for already.
+    seen: HashSet<String>,
+    with_network: bool,
+}
+
+impl Drivers {
+    /// Drivers out of `catalog`; those of network cards only if the network is wanted, because
+    /// they cost time and the repair does not need them.
+    #[must_use]
+    pub fn new(catalog: Catalog, loader: Box<dyn ModuleLoader>, with_network: bool) -> Drivers {
+        let loading = Loading::new(&catalog, loader);
+        Drivers {
+            catalog,
+            loading,
+            seen: HashSet::new(),
+            with_network,
+        }
+    }
+
+    /// Starts the drivers of all devices that are there now. Returns at once: whether any of them
+    /// was of a kind not met before.
+    pub fn start_for_present(&mut self, root: &Path) -> bool {
+        let new = sysfs::modaliases(root)
+            .into_iter()
+            .map(|modalias| self.start_for(&modalias));
+        new.fold(false, |any, new| any | new)
+    }
+
+    /// Starts the drivers that a device with this `modalias` asks for. Returns at once: whether
+    /// such a device was not met before.
+    pub fn start_for(&mut self, modalias: &str) -> bool {
+        let new = self.seen.insert(modalias.to_owned());
+        if new {
+            self.loading
+                .request(&self.catalog, &self.wanted_by(modalias));
+        }
+        new
+    }
+
+    /// Starts a module that no device asks for, such as a file system: `false` if the image does
+    /// not have it.
+    pub fn start_named(&mut self, name: &str) -> bool {
+        match self.catalog.find(name) {
+            Some(id) => {
+                self.loading.request(&self.catalog, &[id]);
+                true
+            }
+            None => self.catalog.is_builtin(name),
+        }
+    }
+
+    /// Takes note that the kernel says this module can be used now.
+    pub fn is_live(&mut self, name: &str) {
+        if let Some(id) = self.catalog.find(name) {
+            self.loading.is_live(id);
+        }
+    }
+
+    /// The modules that are not done yet.
+    #[must_use]
+    pub fn starting(&self) -> Vec<StartingModule> {
+        self.loading.starting()
+    }
+
+    /// The modules that were loaded.
+    #[must_use]
+    pub fn loaded(&self) -> Vec<LoadedModule> {
+        self.loading.loaded()
+    }
+
+    /// The modules that could not be loaded.
+    #[must_use]
+    pub fn failures(&self) -> Vec<ModuleFailure> {
+        self.loading.failures()
+    }
+
+    /// The storage and USB host controllers that no driver runs.
+    #[must_use]
+    pub fn undriven(&self, root: &Path) -> Vec<Undriven> {
+        let functions = sysfs::pci_functions(root).into_iter();
+        functions
+            .filter(|function| function.leads_to_disks() && function.driver.is_none())
+            .map(|function| Undriven {
+                reason: self.undriven_reason(&function.modalias),
+                function,
+            })
+            .collect()
+    }
+
+    fn undriven_reason(&self, modalias: &str) -> UndrivenReason {
+        let wanted = self.wanted_by(modalias).into_iter();
+        let names: Vec<String> = wanted
+            .map(|id| self.catalog.module(id).name.clone())
+            .collect();
+        let mut failures = self.failures();
+        failures.retain(|failure| names.contains(&failure.name));
+        match (names.is_empty(), failures.is_empty()) {
+            (true, _) => UndrivenReason::NoDriver,
+            (_, false) => UndrivenReason::Failed(failures),
+            (_, true) => UndrivenReason::NotTaken(names),
+        }
+    }
+
+    fn wanted_by(&self, modalias: &str) -> Vec<ModuleId> {
+        let mut wanted = self.catalog.wanted_by(modalias);
+        if !self.with_network {
+            wanted.retain(|id| self.catalog.module(*id).class != NETWORK_CLASS);
+        }
+        wanted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use nix::errno::Errno;
+
+    use super::load::LoadError;
+    use super::sysfs::tests::Machine;
+    use super::table::Module;
+    use super::*;
+
+    struct Recorder(Arc<Mutex<Vec<String>>>);
+
+    impl ModuleLoader for Recorder {
+        fn load(&self, module: &Module) -> Result<(), LoadError> {
+            self.0.lock().unwrap().push(module.name.clone());
+            match module.name.as_str() {
+                "megaraid_sas" => Err(LoadError::Kernel(Errno::EKEYREJECTED)),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn drivers(with_network: bool) -> (Drivers, Arc<Mutex<Vec<String>>>) {
+        let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"6.1.0","builtin":["ext4"],"modules":[
+            {"name":"libata","file":"x"},
+            {"name":"ahci","file":"x","depends":["libata"],"aliases":["pci:ahci*"],"class":"storage"},
+            {"name":"megaraid_sas","file":"x","aliases":["pci:mega*"],"class":"storage"},
+            {"name":"xhci_pci","file":"x","aliases":["pci:xhci*"],"class":"usb"},
+            {"name":"efivarfs","file":"x"},
+            {"name":"e1000","file":"x","aliases":["pci:net*"],"class":"net"}]}"#;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let loader = Box::new(Recorder(Arc::clone(&log)));
+        (
+            Drivers::new(Catalog::parse(table).unwrap(), loader, with_network),
+            log,
+        )
+    }
+
+    fn machine() -> Machine {
+        let machine = Machine::new();
+        machine.pci(
+            "0000:00:1f.2",
+            ("0x8086", "0x2922"),
+            "0x010601",
+            "pci:ahci1",
+        );
+        machine.pci(
+            "0000:00:01.0",
+            ("0x1000", "0x005d"),
+            "0x010400",
+            "pci:mega1",
+        );
+        machine.pci(
+            "0000:00:02.0",
+            ("0x1b36", "0x000d"),
+            "0x0c0330",
+            "pci:xhci1",
+        );
+        machine.pci("0000:00:03.0", ("0x9999", "0x0001"), "0x010700", "pci:none");
+        machine.pci("0000:00:04.0", ("0x8086", "0x100e"), "0x020000", "pci:net");
+        machine
+    }
+
+    #[test]
+    fn only_what_the_hardware_asks_for_is_loaded() {
+        for (with_network, expected) in [(false, 4), (true, 5)] {
+            let (mut drivers, log) = drivers(with_network);
+            drivers.start_for_present(machine().root());
+            drivers.start_for("pci:ahci1");
+            assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+            assert_eq!(log.lock().unwrap().len(), expected);
+            assert!(drivers.start_named("efivarfs") && drivers.start_named("ext4"));
+            assert!(!drivers.start_named("vfat"));
+        }
+    }
+
+    #[test]
+    fn controllers_without_a_driver_are_named_with_the_reason() {
+        let machine = machine();
+        machine.bind("pci0000:00/0000:00:1f.2", "ahci");
+        let (mut drivers, _) = drivers(false);
+        drivers.start_for_present(machine.root());
+        assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+        let shown: Vec<String> = drivers
+            .undriven(machine.root())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "0000:00:01.0 1000:005d class 010400: driver megaraid_sas failed: the kernel refused it: EKEYREJECTED: Key was rejected by service",
+                "0000:00:02.0 1b36:000d class 0c0330: driver xhci_pci did not take it",
+                "0000:00:03.0 9999:0001 class 010700: no driver for it in this image",
+            ]
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! What is on the disks: disks → partitions → banks → archives → devices. Values only; made by
+//! [`crate::discover`], read by everyone else.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::archive::{ArchiveError, BackupCounter, Configuration};
+use crate::bank::{BootCfg, Standing, VmfatMarker};
+use crate::config::configstore::StoreOwner;
+use crate::config::esx_conf::{ByteRange, Owner};
+use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
+use crate::disk::partition::{PartitionKind, PartitionTable};
+use crate::fat::exchange::{Assessment, Refusal};
+use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub struct Inventory {
+    /// The disks, in the order in which they were named or found.
+    pub disks: Vec<Disk>,
+}
+
+impl Inventory {
+    /// All banks, each with its disk.
+    pub fn banks(&self) -> impl Iterator<Item = (&Disk, &Bank)> {
+        self.disks
+            .iter()
+            .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
+    }
+}
+
+/// A disk or disk image.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its device node or file.
+    pub path: PathBuf,
+    /// Size in bytes, 0 where it could not be opened.
+    pub size: u64,
+    /// Its partitions, or why there are none to be read.
+    pub table: Result<PartitionTable, String>,
+    /// Its boot banks by partition number.
+    pub banks: Vec<Bank>,
+    /// Partitions with VMware's mark that are no bank, and why.
+    pub not_banks: Vec<(u32, String)>,
+    /// The bank that boots next: an index into `banks`.
+    pub boots_next: Option<usize>,
+    /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
+    pub boots_after_rollback: Option<usize>,
+}
+
+impl Disk {
+    /// Partitions that hold datastores, told by their type alone.
+    pub fn datastores(&self) -> impl Iterator<Item = u32> + '_ {
+        self.table
+            .iter()
+            .flat_map(|table| &table.partitions)
+            .filter(|partition| partition.kind.holds_datastore())
+            .map(|partition| partition.number)
+    }
+
+    /// Whether ESXi keeps anything on it.
+    pub fn belongs_to_esxi(&self) -> bool {
+        !self.banks.is_empty() || self.datastores().next().is_some()
+    }
+
+    /// In a few words, what it is and, if it is no ESXi disk, why not.
+    pub fn summary(&self) -> String {
+        match &self.table {
+            Err(why) => why.clone(),
+            Ok(_) if !self.banks.is_empty() => {
+                format!("ESXi boot disk, {} banks", self.banks.len())
+            }
+            Ok(_) if self.belongs_to_esxi() => "ESXi datastore, no boot banks".into(),
+            Ok(table) => {
+                let candidates = table
+                    .partitions
+                    .iter()
+                    .filter(|p| p.kind.may_hold_bank())
+                    .count();
+                let why: Vec<String> = self
+                    .not_banks
+                    .iter()
+                    .map(|(partition, why)| format!("partition {partition}: {why}"))
+                    .collect();
+                match (candidates, why.is_empty()) {
+                    (0, _) => "not an ESXi disk: no FAT partitions".into(),
+                    (n, true) => format!(
+                        "not an ESXi disk: VMware's mark is on none of its {n} FAT partitions"
+                    ),
+                    (_, false) => format!("no boot bank: {}", why.join("; ")),
+                }
+            }
+        }
+    }
+}
+
+/// A boot bank.
+#[derive(Debug)]
+pub struct Bank {
+    /// Number of its partition.
+    pub partition: u32,
+    /// Type of its partition.
+    pub kind: PartitionKind,
+    /// Where its volume lies on the disk.
+    pub region: Region,
+    /// VMware's mark and the volume's UUID.
+    pub marker: VmfatMarker,
+    /// What the loader reads.
+    pub boot_cfg: BootCfg,
+    /// What the loader's rule makes of it.
+    pub standing: Standing,
+    /// Its archives: `STATE.TGZ`, or `LOCAL.TGZ` of 4.x embedded; `ONETIME.TGZ` where boot.cfg
+    /// names it. Empty in the spare bank of a fresh installation.
+    pub archives: Vec<ArchiveFile>,
+    /// Whether its volume may be written, and how much room it has.
+    pub volume: Result<Assessment, Refusal>,
+}
+
+/// An archive in a bank.
+#[derive(Debug)]
+pub struct ArchiveFile {
+    /// Its name.
+    pub name: ShortName,
+    /// Size in bytes.
+    pub size: u32,
+    /// When it was last written.
+    pub modified: FatTime,
+    /// Its bytes; `None` where the file cannot be read.
+    pub raw: Option<Vec<u8>>,
+    /// What it says, or why it cannot be read.
+    pub content: Result<Content, ContentError>,
+    /// The copy that a repair kept.
+    pub undo: Option<UndoCopy>,
+}
+
+/// Why an archive cannot be read.
+#[derive(Debug)]
+pub enum ContentError {
+    /// Its file cannot be read.
+    File(FatError),
+    /// Its bytes make no sense.
+    Archive(ArchiveError),
+}
+
+impl fmt::Display for ContentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Archive(error) => error.fmt(f),
+        }
+    }
+}
+
+/// An archive that could be opened.
+#[derive(Debug)]
+pub struct Content {
+    /// Whether it is encrypted.
+    pub sealed: bool,
+    /// Whether a layer is uncompressed.
+    pub hand_made: bool,
+    /// When ESXi saved it.
+    pub saved: Option<BackupCounter>,
+    /// Its devices.
+    pub devices: Vec<DeviceEntry>,
+}
+
+/// The copy of the original that a repair kept.
+#[derive(Debug, Clone)]
+pub struct UndoCopy {
+    /// Its directory entry.
+    pub entry: Entry,
+    /// SHA-256 of its content, or why it cannot be restored.
+    pub content: Result<UndoContent, String>,
+}
+
+/// What is known of an undo copy that can be restored.
+#[derive(Debug, Clone)]
+pub struct UndoContent {
+    /// SHA-256 of its bytes, hex.
+    pub sha256: String,
+    /// When ESXi saved it.
+    pub saved: Option<BackupCounter>,
+}
+
+/// Where in an archive a device's owner stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In esx.conf, at these values `passthru`.
+    EsxConf(Vec<ByteRange>),
+    /// In the ConfigStore, in the row of this identifier.
+    ConfigStore(String),
+}
+
+impl Place {
+    /// The file that holds it.
+    pub fn file(&self) -> &'static str {
+        match self {
+            Self::EsxConf(_) => "esx.conf",
+            Self::ConfigStore(_) => "ConfigStore",
+        }
+    }
+}
+
+/// A device of an archive that names an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceEntry {
+    /// Where it stands.
+    pub place: Place,
+    /// Its address as it is spelled there.
+    pub text: String,
+    /// Its address, where the text is one.
+    pub address: Option<PciAddress>,
+    /// What the address would be in the other number base, where it is valid in both.
+    pub alternative: Option<PciAddress>,
+    /// Whether it is passed through.
+    pub passed_through: bool,
+    /// What it was when ESXi recorded it.
+    pub id: Option<VendorDevice>,
+    /// ESXi's name for it, such as `vmhba0`.
+    pub vmkname: Option<String>,
+}
+
+/// The devices of a configuration.
+pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
+    let from_conf = configuration.esx_conf.iter().flatten().filter_map(|entry| {
+        let ranges: Vec<ByteRange> = entry.passthru_ranges().collect();
+        let owner = entry.owner()?;
+        let address = EsxAddress::parse(&entry.address_text);
+        Some(DeviceEntry {
+            text: entry.address_text.clone(),
+            address: address.as_ref().map(|read| read.address),
+            alternative: address.and_then(|read| read.alternative),
+            passed_through: *owner == Owner::Passthru,
+            id: entry
+                .vendor
+                .as_deref()
+                .zip(entry.device.as_deref())
+                .and_then(|(v, d)| VendorDevice::from_parts(v, d)),
+            vmkname: entry.vmkname.clone(),
+            place: Place::EsxConf(ranges),
+        })
+    });
+    let from_store = configuration
+        .store
+        .iter()
+        .flatten()
+        .map(|device| DeviceEntry {
+            text: device.identifier.clone(),
+            address: device.identifier.parse().ok(),
+            alternative: None,
+            passed_through: device.owner() == StoreOwner::Passthru,
+            id: None,
+            vmkname: None,
+            place: Place::ConfigStore(device.identifier.clone()),
+        });
+    from_conf.chain(from_store).collect()
+}

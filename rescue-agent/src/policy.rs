@@ -1,0 +1,203 @@
+//! What the administrator asked for: which devices, which banks.
+//!
+//! Device selectors are separated by commas. Each one adds the devices it names; with a leading
+//! `-` it takes them away again:
+//!
+//! | selector | names |
+//! |---|---|
+//! | `auto` | what lies on the PCI path of a disk with an ESXi boot bank or datastore |
+//! | `all` | everything that is passed through |
+//! | `8086:3b25` | every device with these vendor and device IDs |
+//! | `0000:00:1f.2` | the function at this address (hex) |
+//! | `class:storage` | every device of a class |
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::config::pci::{PciAddress, VendorDevice};
+use crate::host::class_words;
+
+/// One thing a selector can name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Term {
+    /// What ESXi needs to reach its disks.
+    Auto,
+    /// Everything.
+    All,
+    /// By vendor and device ID.
+    Id(VendorDevice),
+    /// By place.
+    Address(PciAddress),
+    /// By class, one of the words of [`class_words`].
+    Class(String),
+}
+
+/// A list of terms, each adding or (`false`) taking away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection(Vec<(bool, Term)>);
+
+/// Text that is no selector.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is not a device selector; use auto, all, VENDOR:DEVICE (8086:3b25), an address (0000:00:1f.2) or \
+     class:WORD with one of {}; separate several by commas, take away with a leading -",
+    class_words().collect::<Vec<_>>().join(", ")
+)]
+pub struct SelectionError {
+    /// The text.
+    pub text: String,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self(vec![(true, Term::Auto)])
+    }
+}
+
+impl Selection {
+    /// The terms, in order; `false` stands for "take away".
+    pub fn terms(&self) -> &[(bool, Term)] {
+        &self.0
+    }
+
+    /// Whether `auto` is among the terms that add.
+    pub fn uses_auto(&self) -> bool {
+        self.0.contains(&(true, Term::Auto))
+    }
+}
+
+impl FromStr for Selection {
+    type Err = SelectionError;
+
+    fn from_str(text: &str) -> Result<Self, SelectionError> {
+        let terms = text
+            .split(',')
+            .map(|word| {
+                let word = word.trim();
+                match word.strip_prefix('-') {
+                    Some(name) => Ok((false, term(name)?)),
+                    None => Ok((true, term(word)?)),
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        match terms.iter().any(|(adds, _)| *adds) {
+            true => Ok(Self(terms)),
+            // Only exceptions: they are exceptions from the default.
+            false => Ok(Self([vec![(true, Term::Auto)], terms].concat())),
+        }
+    }
+}
+
+fn term(word: &str) -> Result<Term, SelectionError> {
+    let unknown = || SelectionError {
+        text: word.to_owned(),
+    };
+    match word {
+        "auto" => return Ok(Term::Auto),
+        "all" => return Ok(Term::All),
+        _ => {}
+    }
+    if let Some(class) = word.strip_prefix("class:") {
+        return match class_words().any(|known| known == class) {
+            true => Ok(Term::Class(class.to_owned())),
+            false => Err(unknown()),
+        };
+    }
+    if word.contains('.') {
+        return word.parse().map(Term::Address).map_err(|_| unknown());
+    }
+    word.parse().map(Term::Id).map_err(|_| unknown())
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::All => f.write_str("all"),
+            Self::Id(id) => id.fmt(f),
+            Self::Address(address) => address.fmt(f),
+            Self::Class(word) => write!(f, "class:{word}"),
+        }
+    }
+}
+
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (adds, term)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let sign = if *adds { "" } else { "-" };
+            write!(f, "{comma}{sign}{term}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which banks to work on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BankChoice {
+    /// Every bank of every ESXi disk.
+    #[default]
+    All,
+    /// On each disk the bank that boots next.
+    Active,
+    /// Banks on partitions with these numbers.
+    Partitions(Vec<u32>),
+}
+
+/// Text that names no banks.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} names no banks; use all, active, or partition numbers such as 5 or 5,6")]
+pub struct BankChoiceError(String);
+
+impl FromStr for BankChoice {
+    type Err = BankChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, BankChoiceError> {
+        match text {
+            "all" => Ok(Self::All),
+            "active" => Ok(Self::Active),
+            numbers => numbers
+                .split(',')
+                .map(|number| number.trim().parse().ok().filter(|number| *number > 0))
+                .collect::<Option<Vec<_>>>()
+                .map(Self::Partitions)
+                .ok_or_else(|| BankChoiceError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BankChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Active => f.write_str("active"),
+            Self::Partitions(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                f.write_str(&numbers.join(","))
+            }
+        }
+    }
+}
+
+/// Where the archive of a bank comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Each bank's own archive, edited.
+    #[default]
+    Own,
+    /// The newest archive of the disk, edited, into every bank: what the manual procedure did.
+    Newest,
+}
+
+/// Everything the planner needs to know of the administrator's wishes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Devices to give back.
+    pub devices: Selection,
+    /// Banks to repair.
+    pub banks: BankChoice,
+    /// What the repaired archive is made from.
+    pub source: Source,
+}

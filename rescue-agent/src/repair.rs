@@ -1,0 +1,329 @@
+//! Carrying out a plan: the only module that holds a writable handle to an ESXi disk.
+//!
+//! Banks are done one after the other; the first write to a bank comes after everything about the
+//! one before it has been read back and found right. The bank that boots next comes first, so that
+//! whatever happens later, ESXi starts repaired. After a failed write the rest of that disk is left
+//! alone: its remaining banks are whole.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::BlockDevice;
+use crate::fat::FatTime;
+use crate::fat::exchange::{self, ExchangeError, InForce, Refusal};
+use crate::inventory::{Bank, Disk, Inventory};
+use crate::plan::{Action, BankPlan, Plan};
+
+/// How disks are opened for writing; a parameter so that tests can put devices of their own in.
+pub type OpenWritable<'o> = &'o dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>>;
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Receipt {
+    /// One for every bank of the plan, in its order.
+    pub banks: Vec<BankReceipt>,
+}
+
+/// What became of a bank.
+#[derive(Debug)]
+pub struct BankReceipt {
+    /// Clusters freed while settling an interrupted repair; `None` where there was none.
+    pub settled: Option<usize>,
+    /// The rest.
+    pub outcome: Outcome,
+}
+
+/// How the work on a bank ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was written.
+    Untouched,
+    /// Nothing was written, although something should have been.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// The new archives are in place.
+    Replaced,
+    /// The originals are in place.
+    Restored,
+    /// Something failed on the way.
+    Failed {
+        /// What, and where.
+        why: String,
+        /// Which archive the bank has now.
+        in_force: InForce,
+    },
+}
+
+/// What a repair tells while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Before the first write to an archive: what will be there afterwards.
+    Intent {
+        /// Which bank, in words.
+        bank: String,
+        /// The archive.
+        file: String,
+        /// SHA-256 of what is there.
+        before: String,
+        /// SHA-256 of what will be there.
+        after: String,
+    },
+    /// Traces of an interrupted repair were settled.
+    Settled {
+        /// Which bank, in words.
+        bank: String,
+        /// Clusters that are free again.
+        freed_clusters: usize,
+    },
+    /// An archive was exchanged, read back and found right.
+    Done {
+        /// Which bank, in words.
+        bank: String,
+        /// The archive.
+        file: String,
+    },
+}
+
+/// Carries a plan out. `tell` hears of everything before and after it is done.
+pub fn carry_out(
+    plan: &Plan,
+    inventory: &Inventory,
+    open: OpenWritable<'_>,
+    now: FatTime,
+    tell: &mut dyn FnMut(&Event),
+) -> Receipt {
+    let mut receipts: Vec<Option<BankReceipt>> = plan.banks.iter().map(|_| None).collect();
+    let mut order: Vec<usize> = (0..plan.banks.len()).collect();
+    order.sort_by_key(|index| {
+        let bank = &plan.banks[*index];
+        (
+            bank.disk,
+            inventory.disks[bank.disk].boots_next != Some(bank.bank),
+        )
+    });
+    let mut failed: Vec<&Path> = Vec::new();
+    for index in order {
+        let bank_plan = &plan.banks[index];
+        let disk = &inventory.disks[bank_plan.disk];
+        let receipt = match failed.contains(&disk.path.as_path()) {
+            true => after_failure(bank_plan),
+            false => Work {
+                disk,
+                bank: &disk.banks[bank_plan.bank],
+                open,
+                now,
+                tell,
+            }
+            .bank(bank_plan),
+        };
+        if matches!(receipt.outcome, Outcome::Failed { .. }) {
+            failed.push(&disk.path);
+        }
+        receipts[index] = Some(receipt);
+    }
+    Receipt {
+        banks: receipts.into_iter().flatten().collect(),
+    }
+}
+
+/// What a bank is called in messages.
+pub fn bank_name(disk: &Disk, bank: &Bank) -> String {
+    format!("{} partition {}", disk.path.display(), bank.partition)
+}
+
+fn after_failure(plan: &BankPlan) -> BankReceipt {
+    let outcome = match &plan.action {
+        Action::Nothing { .. } => Outcome::Untouched,
+        Action::Refuse { why, .. } => Outcome::Refused { why: why.clone() },
+        Action::Replace(_) | Action::Restore(_) => Outcome::Refused {
+            why: "not begun, because writing to another bank of this disk failed".into(),
+        },
+    };
+    BankReceipt {
+        settled: None,
+        outcome,
+    }
+}
+
+/// The work on one bank.
+struct Work<'w> {
+    disk: &'w Disk,
+    bank: &'w Bank,
+    open: OpenWritable<'w>,
+    now: FatTime,
+    tell: &'w mut dyn FnMut(&Event),
+}
+
+impl Work<'_> {
+    fn bank(&mut self, plan: &BankPlan) -> BankReceipt {
+        let idle = match &plan.action {
+            Action::Refuse { why, .. } => Some(Outcome::Refused { why: why.clone() }),
+            Action::Nothing { .. } if !plan.settle => Some(Outcome::Untouched),
+            _ => None,
+        };
+        if let Some(outcome) = idle {
+            return BankReceipt {
+                settled: None,
+                outcome,
+            };
+        }
+        let device = match (self.open)(&self.disk.path) {
+            Ok(device) => device,
+            Err(error) => {
+                let why = format!(
+                    "{} cannot be opened for writing: {error}",
+                    self.disk.path.display()
+                );
+                return BankReceipt {
+                    settled: None,
+                    outcome: Outcome::Refused { why },
+                };
+            }
+        };
+        let settled = match self.settle(device.as_ref(), plan.settle) {
+            Ok(settled) => settled,
+            Err(outcome) => {
+                return BankReceipt {
+                    settled: None,
+                    outcome,
+                };
+            }
+        };
+        let outcome = self
+            .act(device.as_ref(), plan)
+            .unwrap_or_else(|outcome| outcome);
+        BankReceipt { settled, outcome }
+    }
+
+    fn settle(&mut self, device: &dyn BlockDevice, wanted: bool) -> Result<Option<usize>, Outcome> {
+        if !wanted {
+            return Ok(None);
+        }
+        let settled =
+            exchange::settle(device, self.bank.region).map_err(|error| self.outcome(&error))?;
+        let freed_clusters = settled.map_or(0, |settled| settled.freed_clusters);
+        let bank = self.name();
+        (self.tell)(&Event::Settled {
+            bank,
+            freed_clusters,
+        });
+        Ok(Some(freed_clusters))
+    }
+
+    fn act(&mut self, device: &dyn BlockDevice, plan: &BankPlan) -> Result<Outcome, Outcome> {
+        match &plan.action {
+            Action::Nothing { .. } => Ok(Outcome::Untouched),
+            Action::Refuse { why, .. } => Err(Outcome::Refused { why: why.clone() }),
+            Action::Replace(changes) => {
+                for change in changes {
+                    let file = change.name.to_string();
+                    let old = self.bank.archives[change.archive]
+                        .raw
+                        .as_deref()
+                        .unwrap_or_default();
+                    self.intend(&file, &change.before, &change.after);
+                    exchange::replace(
+                        device,
+                        self.bank.region,
+                        change.name,
+                        old,
+                        &change.new,
+                        self.now,
+                    )
+                    .map_err(|error| self.outcome(&error))?;
+                    self.done(file);
+                }
+                Ok(Outcome::Replaced)
+            }
+            Action::Restore(restores) => {
+                for restore in restores {
+                    let file = restore.name.to_string();
+                    self.intend(&file, &restore.before, &restore.after);
+                    match exchange::restore(device, self.bank.region, restore.name, self.now) {
+                        // Settling may have restored it already.
+                        Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
+                        Err(error) => return Err(self.outcome(&error)),
+                    }
+                    self.done(file);
+                }
+                Ok(Outcome::Restored)
+            }
+        }
+    }
+
+    fn intend(&mut self, file: &str, before: &str, after: &str) {
+        let (bank, file) = (self.name(), file.to_owned());
+        let (before, after) = (before.to_owned(), after.to_owned());
+        (self.tell)(&Event::Intent {
+            bank,
+            file,
+            before,
+            after,
+        });
+    }
+
+    fn done(&mut self, file: String) {
+        let bank = self.name();
+        (self.tell)(&Event::Done { bank, file });
+    }
+
+    fn outcome(&self, error: &ExchangeError) -> Outcome {
+        let why = format!("{}: {error}", self.name());
+        match error {
+            ExchangeError::Refused(_) => Outcome::Refused { why },
+            ExchangeError::Failed { in_force, .. } => Outcome::Failed {
+                why,
+                in_force: *in_force,
+            },
+        }
+    }
+
+    fn name(&self) -> String {
+        bank_name(self.disk, self.bank)
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intent {
+                bank,
+                file,
+                before,
+                after,
+            } => {
+                write!(
+                    f,
+                    "{bank}: {file} {} -> {}",
+                    &before[..12.min(before.len())],
+                    &after[..12.min(after.len())]
+                )
+            }
+            Self::Settled {
+                bank,
+                freed_clusters,
+            } => write!(
+                f,
+                "{bank}: settled what an interrupted repair left ({freed_clusters} clusters freed)"
+            ),
+            Self::Done { bank, file } => write!(f, "{bank}: {file} written and read back"),
+        }
+    }
+}
+
+/// The disks of a plan that something is written to.
+pub fn written_disks(plan: &Plan, inventory: &Inventory) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = plan
+        .banks
+        .iter()
+        .filter(|bank| {
+            bank.settle || matches!(bank.action, Action::Replace(_) | Action::Restore(_))
+        })
+        .map(|bank| inventory.disks[bank.disk].path.clone())
+        .collect();
+    paths.dedup();
+    paths
+}

@@ -1,0 +1,525 @@
+//! The report as values: what `--json` prints, what goes over the serial line.
+
+use serde::Serialize;
+
+use crate::disk::partition::TableKind;
+use crate::hash::sha256_hex;
+use crate::host::{Host, NamePlate};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
+use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
+use crate::repair::{BankReceipt, Outcome, Receipt};
+
+/// The version of the fields below.
+pub const SCHEMA: &str = "esxi-rescue/1";
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Look only.
+    Inspect,
+    /// Plan a repair and stop.
+    DryRun,
+    /// Give devices back.
+    Revert,
+    /// Take the originals back.
+    Restore,
+}
+
+/// The outcome in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResultWord {
+    /// Looked, and wrote nothing because nothing was asked for.
+    Inspected,
+    /// Planned, and wrote nothing because it was a dry run.
+    Planned,
+    /// Devices were given back to ESXi.
+    Reverted,
+    /// The originals are back.
+    Restored,
+    /// Nothing to do.
+    Clean,
+    /// At least one bank was refused; nothing was written to it.
+    Refused,
+    /// A write or its verification failed.
+    Failed,
+    /// No ESXi boot bank anywhere.
+    NoneFound,
+}
+
+impl ResultWord {
+    /// The exit status of the command line.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Inspected | Self::Planned | Self::Reverted | Self::Restored | Self::Clean => 0,
+            Self::NoneFound => 3,
+            Self::Refused => 4,
+            Self::Failed => 5,
+        }
+    }
+
+    /// As it stands in JSON and in the last line on the serial console.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Inspected => "inspected",
+            Self::Planned => "planned",
+            Self::Reverted => "reverted",
+            Self::Restored => "restored",
+            Self::Clean => "clean",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::NoneFound => "none-found",
+        }
+    }
+}
+
+/// Everything a run saw and did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: &'static str,
+    version: &'static str,
+    command: Command,
+    /// The outcome in one word.
+    pub result: ResultWord,
+    exit_status: u8,
+    host: Option<NamePlate>,
+    disks: Vec<DiskReport>,
+    devices: Vec<DeviceReport>,
+    banks_changed: usize,
+    devices_changed: usize,
+    /// Promises that the verification did not find kept.
+    broken_promises: Vec<String>,
+    /// What only the rescue image adds: drivers, waiting, timings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct DiskReport {
+    path: String,
+    size_bytes: u64,
+    model: Option<String>,
+    serial: Option<String>,
+    pci_path: Vec<Vec<String>>,
+    summary: String,
+    partition_table: Option<TableReport>,
+    boots_next: Option<u32>,
+    boots_after_rollback: Option<u32>,
+    datastores: Vec<u32>,
+    banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableReport {
+    kind: &'static str,
+    sector_bytes: u32,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct BankReport {
+    partition: u32,
+    uuid: String,
+    build: String,
+    bootstate: String,
+    updated: u32,
+    standing: String,
+    boots_next: bool,
+    volume_problem: Option<String>,
+    interrupted_repair: bool,
+    archives: Vec<ArchiveReport>,
+    action: &'static str,
+    outcome: &'static str,
+    why: Option<String>,
+    remedy: Option<String>,
+    in_force: Option<String>,
+    settled_clusters: Option<usize>,
+    changes: Vec<ChangeReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ArchiveReport {
+    name: String,
+    size_bytes: u32,
+    modified: String,
+    sha256: Option<String>,
+    encrypted: Option<bool>,
+    left_uncompressed: Option<bool>,
+    saved_count: Option<u64>,
+    saved_date: Option<String>,
+    problem: Option<String>,
+    undo_copy: Option<UndoReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct UndoReport {
+    name: String,
+    size_bytes: u32,
+    modified: String,
+    sha256: Option<String>,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChangeReport {
+    file: String,
+    before_sha256: String,
+    after_sha256: String,
+    devices: Vec<DeviceChangeReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceChangeReport {
+    address: Option<String>,
+    text: String,
+    file: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceReport {
+    address: Option<String>,
+    text: String,
+    files: Vec<&'static str>,
+    vmkname: Option<String>,
+    present_id: Option<String>,
+    present_class: Option<String>,
+    recorded_id: Option<String>,
+    verdict: &'static str,
+    reason: String,
+}
+
+impl Report {
+    /// Puts together what a run saw (`inventory`), meant (`plan`), did (`receipt`) and could not
+    /// prove (`broken_promises`).
+    pub fn new(
+        command: Command,
+        inventory: &Inventory,
+        host: Option<&Host>,
+        plan: Option<&Plan>,
+        receipt: Option<&Receipt>,
+        broken_promises: Vec<String>,
+    ) -> Self {
+        let result = result_word(command, inventory, plan, receipt, &broken_promises);
+        let disks = inventory
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(index, disk)| disk_report(index, disk, host, plan, receipt))
+            .collect();
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            command,
+            result,
+            exit_status: result.exit_status(),
+            host: host.map(|host| host.name_plate.clone()),
+            disks,
+            devices: plan
+                .map(|plan| plan.devices.iter().map(device_report).collect())
+                .unwrap_or_default(),
+            banks_changed: receipt.map_or(0, banks_changed),
+            devices_changed: plan
+                .zip(receipt)
+                .map_or(0, |(plan, receipt)| devices_changed(plan, receipt)),
+            broken_promises,
+            image: None,
+        }
+    }
+
+    /// Adds what only the rescue image knows.
+    pub fn with_image(mut self, image: serde_json::Value) -> Self {
+        self.image = Some(image);
+        self
+    }
+
+    /// How many banks, and how many different devices, were changed.
+    pub fn changed(&self) -> (usize, usize) {
+        (self.banks_changed, self.devices_changed)
+    }
+
+    /// Promises that the verification did not find kept, in words.
+    pub fn broken_promises(&self) -> &[String] {
+        &self.broken_promises
+    }
+
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        // Plain values of owned strings and numbers: there is nothing that could fail.
+        serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    /// The last line on the serial console.
+    pub fn last_line(&self) -> String {
+        format!(
+            "esxi-rescue: result={} banks={} devices={}",
+            self.result.word(),
+            self.banks_changed,
+            self.devices_changed
+        )
+    }
+}
+
+fn result_word(
+    command: Command,
+    inventory: &Inventory,
+    plan: Option<&Plan>,
+    receipt: Option<&Receipt>,
+    broken_promises: &[String],
+) -> ResultWord {
+    if inventory.banks().next().is_none() {
+        return ResultWord::NoneFound;
+    }
+    let outcomes = || {
+        receipt
+            .iter()
+            .flat_map(|receipt| receipt.banks.iter().map(|bank| &bank.outcome))
+    };
+    let refused_by_plan = plan.is_some_and(|plan| {
+        plan.banks
+            .iter()
+            .any(|bank| matches!(bank.action, Action::Refuse { .. }))
+    });
+    if !broken_promises.is_empty()
+        || outcomes().any(|outcome| matches!(outcome, Outcome::Failed { .. }))
+    {
+        return ResultWord::Failed;
+    }
+    if refused_by_plan || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. })) {
+        return ResultWord::Refused;
+    }
+    match command {
+        Command::Inspect => ResultWord::Inspected,
+        Command::DryRun if plan.is_some_and(Plan::writes) => ResultWord::Planned,
+        _ if outcomes().any(|outcome| *outcome == Outcome::Replaced) => ResultWord::Reverted,
+        _ if outcomes().any(|outcome| *outcome == Outcome::Restored) => ResultWord::Restored,
+        _ => ResultWord::Clean,
+    }
+}
+
+fn banks_changed(receipt: &Receipt) -> usize {
+    let changed =
+        |bank: &&BankReceipt| matches!(bank.outcome, Outcome::Replaced | Outcome::Restored);
+    receipt.banks.iter().filter(changed).count()
+}
+
+/// How many different devices were given back.
+fn devices_changed(plan: &Plan, receipt: &Receipt) -> usize {
+    let mut seen: Vec<&DeviceChange> = Vec::new();
+    for (bank, receipt) in plan.banks.iter().zip(&receipt.banks) {
+        let (Action::Replace(changes), Outcome::Replaced) = (&bank.action, &receipt.outcome) else {
+            continue;
+        };
+        for device in changes.iter().flat_map(|change| &change.devices) {
+            let same = |other: &&DeviceChange| match device.address {
+                Some(_) => other.address == device.address,
+                None => other.text == device.text,
+            };
+            if !seen.iter().any(same) {
+                seen.push(device);
+            }
+        }
+    }
+    seen.len()
+}
+
+fn disk_report(
+    index: usize,
+    disk: &Disk,
+    host: Option<&Host>,
+    plan: Option<&Plan>,
+    receipt: Option<&Receipt>,
+) -> DiskReport {
+    let node = host.and_then(|host| host.disk(&disk.path));
+    let number = |bank: Option<usize>| bank.map(|bank| disk.banks[bank].partition);
+    DiskReport {
+        path: disk.path.display().to_string(),
+        size_bytes: disk.size,
+        model: node.and_then(|node| node.model.clone()),
+        serial: node.and_then(|node| node.serial.clone()),
+        pci_path: node
+            .map(|node| {
+                node.pci_paths
+                    .iter()
+                    .map(|path| path.iter().map(ToString::to_string).collect())
+                    .collect()
+            })
+            .unwrap_or_default(),
+        summary: disk.summary(),
+        partition_table: disk.table.as_ref().ok().map(|table| TableReport {
+            kind: match table.kind {
+                TableKind::Gpt { .. } => "gpt",
+                TableKind::Mbr => "mbr",
+            },
+            sector_bytes: table.sector_size.bytes(),
+            warnings: table.warnings.iter().map(ToString::to_string).collect(),
+        }),
+        boots_next: number(disk.boots_next),
+        boots_after_rollback: number(disk.boots_after_rollback),
+        datastores: disk.datastores().collect(),
+        banks: (0..disk.banks.len())
+            .map(|bank| bank_report(disk, index, bank, plan, receipt))
+            .collect(),
+    }
+}
+
+fn bank_report(
+    disk: &Disk,
+    disk_index: usize,
+    index: usize,
+    plan: Option<&Plan>,
+    receipt: Option<&Receipt>,
+) -> BankReport {
+    let bank = &disk.banks[index];
+    let position = plan.and_then(|plan| {
+        plan.banks
+            .iter()
+            .position(|plan| (plan.disk, plan.bank) == (disk_index, index))
+    });
+    let planned = position.and_then(|position| plan?.banks.get(position));
+    let done = position.and_then(|position| receipt?.banks.get(position));
+    let (why, remedy) = reasons(planned, done);
+    BankReport {
+        partition: bank.partition,
+        uuid: bank.marker.to_string(),
+        build: bank.boot_cfg.build.clone().unwrap_or_default(),
+        bootstate: bank.boot_cfg.bootstate.to_string(),
+        updated: bank.boot_cfg.updated,
+        standing: bank.standing.to_string(),
+        boots_next: disk.boots_next == Some(index),
+        volume_problem: bank.volume.as_ref().err().map(ToString::to_string),
+        interrupted_repair: interrupted(bank),
+        archives: bank.archives.iter().map(archive_report).collect(),
+        action: planned.map_or("none", |plan| match plan.action {
+            Action::Nothing { .. } if plan.settle => "settle",
+            Action::Nothing { .. } => "nothing",
+            Action::Refuse { .. } => "refuse",
+            Action::Replace(_) => "replace",
+            Action::Restore(_) => "restore",
+        }),
+        outcome: done.map_or("none", |receipt| match receipt.outcome {
+            Outcome::Untouched => "untouched",
+            Outcome::Refused { .. } => "refused",
+            Outcome::Replaced => "replaced",
+            Outcome::Restored => "restored",
+            Outcome::Failed { .. } => "failed",
+        }),
+        why,
+        remedy,
+        in_force: done.and_then(|receipt| match &receipt.outcome {
+            Outcome::Failed { in_force, .. } => Some(in_force.to_string()),
+            _ => None,
+        }),
+        settled_clusters: done.and_then(|receipt| receipt.settled),
+        changes: planned.map(change_reports).unwrap_or_default(),
+    }
+}
+
+fn interrupted(bank: &Bank) -> bool {
+    bank.volume.as_ref().is_ok_and(|volume| volume.unsettled)
+}
+
+fn reasons(
+    planned: Option<&BankPlan>,
+    done: Option<&BankReceipt>,
+) -> (Option<String>, Option<String>) {
+    match (
+        done.map(|receipt| &receipt.outcome),
+        planned.map(|plan| &plan.action),
+    ) {
+        (Some(Outcome::Failed { why, .. }), _) => (Some(why.clone()), None),
+        (_, Some(Action::Refuse { why, remedy })) => (Some(why.clone()), Some(remedy.clone())),
+        (Some(Outcome::Refused { why }), _) => (Some(why.clone()), None),
+        (_, Some(Action::Nothing { why })) => (Some(why.clone()), None),
+        _ => (None, None),
+    }
+}
+
+fn archive_report(archive: &ArchiveFile) -> ArchiveReport {
+    let content = archive.content.as_ref().ok();
+    let saved = content.and_then(|content| content.saved.as_ref());
+    ArchiveReport {
+        name: archive.name.to_string(),
+        size_bytes: archive.size,
+        modified: archive.modified.to_string(),
+        sha256: archive.raw.as_deref().map(sha256_hex),
+        encrypted: content.map(|content| content.sealed),
+        left_uncompressed: content.map(|content| content.hand_made),
+        saved_count: saved.map(|saved| saved.count),
+        saved_date: saved.and_then(|saved| saved.modified.clone()),
+        problem: archive.content.as_ref().err().map(ToString::to_string),
+        undo_copy: archive.undo.as_ref().map(undo_report),
+    }
+}
+
+fn undo_report(undo: &UndoCopy) -> UndoReport {
+    UndoReport {
+        name: undo.entry.name().to_string(),
+        size_bytes: undo.entry.size(),
+        modified: undo.entry.modified().to_string(),
+        sha256: undo
+            .content
+            .as_ref()
+            .ok()
+            .map(|content| content.sha256.clone()),
+        problem: undo.content.as_ref().err().cloned(),
+    }
+}
+
+fn change_reports(plan: &BankPlan) -> Vec<ChangeReport> {
+    match &plan.action {
+        Action::Replace(changes) => changes
+            .iter()
+            .map(|change| ChangeReport {
+                file: change.name.to_string(),
+                before_sha256: change.before.clone(),
+                after_sha256: change.after.clone(),
+                devices: change
+                    .devices
+                    .iter()
+                    .map(|device| DeviceChangeReport {
+                        address: device.address.map(|address| address.to_string()),
+                        text: device.text.clone(),
+                        file: device.file,
+                    })
+                    .collect(),
+            })
+            .collect(),
+        Action::Restore(restores) => restores
+            .iter()
+            .map(|restore| ChangeReport {
+                file: restore.name.to_string(),
+                before_sha256: restore.before.clone(),
+                after_sha256: restore.after.clone(),
+                devices: Vec::new(),
+            })
+            .collect(),
+        Action::Nothing { .. } | Action::Refuse { .. } => Vec::new(),
+    }
+}
+
+fn device_report(device: &Judged) -> DeviceReport {
+    DeviceReport {
+        address: device.address.map(|address| address.to_string()),
+        text: device.text.clone(),
+        files: device.files.clone(),
+        vmkname: device.vmkname.clone(),
+        present_id: device
+            .present
+            .as_ref()
+            .map(|function| function.id.to_string()),
+        present_class: device
+            .present
+            .as_ref()
+            .map(|function| function.class.to_string()),
+        recorded_id: device.was.map(|id| id.to_string()),
+        verdict: match device.verdict {
+            Verdict::GiveBack => "give-back",
+            Verdict::Leave => "leave",
+            Verdict::Stale => "stale",
+            Verdict::Unsure => "unsure",
+        },
+        reason: device.reason.clone(),
+    }
+}

@@ -1,0 +1,607 @@
+//! Machines to boot the artefacts in: QEMU's q35, in software emulation.
+//!
+//! The machine's SATA controller is 0000:00:1f.2. A reboot of the guest ends QEMU, so that a test
+//! sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
+//! force and fails with the end of its serial console.
+
+mod qmp;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::esxi::host::{Address, SATA};
+use crate::tools::find;
+use qmp::Qmp;
+
+/// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
+/// 22 s alone on a slow machine; tests share it.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// Memory unless told otherwise.
+const MEMORY_MIB: u32 = 1024;
+
+/// How often a running machine is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Lines of the serial console that a failure shows.
+const TAIL_LINES: usize = 60;
+
+/// Where Debian's package `ovmf` puts the firmware.
+const OVMF: &str = "/usr/share/OVMF";
+
+/// Slot of the first controller that is not on the board.
+const FIRST_SLOT: u8 = 0x10;
+
+/// What begins the report on the serial console.
+const REPORT_BEGIN: &str = "-----BEGIN ESXI-RESCUE REPORT-----";
+
+/// What ends it.
+const REPORT_END: &str = "-----END ESXI-RESCUE REPORT-----";
+
+/// What begins the last line of a run.
+const RESULT: &str = "esxi-rescue: result=";
+
+/// How the machine starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF without Secure Boot.
+    Uefi,
+    /// OVMF with Secure Boot and Microsoft's keys.
+    SecureBoot,
+}
+
+/// What it starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Medium {
+    /// A CD in a drive of the SATA controller.
+    Cd(PathBuf),
+    /// A USB stick.
+    Stick(PathBuf),
+}
+
+/// What a disk hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// The SATA controller of the board, 0000:00:1f.2.
+    Ahci,
+    /// NVMe.
+    Nvme,
+    /// virtio-blk.
+    VirtioBlk,
+    /// A SCSI disk of a MegaRAID SAS controller.
+    MegaRaid,
+    /// A SCSI disk of VMware's paravirtual controller.
+    Pvscsi,
+    /// A USB stick.
+    Usb,
+}
+
+impl Bus {
+    /// Where the controller of the machine's disk number `index` is.
+    pub fn address(self, index: usize) -> Address {
+        match self {
+            Self::Ahci => SATA,
+            // A slot of its own for each, above the ones that QEMU fills by itself.
+            _ => Address::new(0, FIRST_SLOT + u8::try_from(index).unwrap_or(u8::MAX), 0),
+        }
+    }
+}
+
+/// A disk of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// What it hangs on.
+    pub bus: Bus,
+    /// Its image, raw.
+    pub image: PathBuf,
+    /// Logical sector size in bytes.
+    pub sector_bytes: u32,
+    /// QEMU's cache mode, such as `writeback` or `none`.
+    pub cache: &'static str,
+}
+
+impl Disk {
+    /// A disk of 512-byte sectors.
+    pub fn new(bus: Bus, image: &Path) -> Self {
+        Self {
+            bus,
+            image: image.to_owned(),
+            sector_bytes: 512,
+            cache: "writeback",
+        }
+    }
+}
+
+/// Where the serial console goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Console {
+    /// To a file.
+    File,
+    /// To a file, and to our standard output for a person to watch.
+    Shown,
+}
+
+/// A machine to be started.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    firmware: Firmware,
+    medium: Option<Medium>,
+    disks: Vec<Disk>,
+    memory_mib: u32,
+    deadline: Duration,
+    console: Console,
+    more: Vec<OsString>,
+}
+
+impl Machine {
+    /// A machine without any disk.
+    pub fn new(firmware: Firmware) -> Self {
+        Self {
+            firmware,
+            medium: None,
+            disks: Vec::new(),
+            memory_mib: MEMORY_MIB,
+            deadline: DEADLINE,
+            console: Console::File,
+            more: Vec::new(),
+        }
+    }
+
+    /// Starts from this.
+    #[must_use]
+    pub fn medium(mut self, medium: Medium) -> Self {
+        self.medium = Some(medium);
+        self
+    }
+
+    /// Adds a disk of 512-byte sectors.
+    #[must_use]
+    pub fn disk(self, bus: Bus, image: &Path) -> Self {
+        self.add_disk(Disk::new(bus, image))
+    }
+
+    /// Adds a disk.
+    #[must_use]
+    pub fn add_disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Sets its memory.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Sets the time it gets from power-on to its end.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Shows the serial console on standard output, too.
+    #[must_use]
+    pub fn shown(mut self) -> Self {
+        self.console = Console::Shown;
+        self
+    }
+
+    /// Adds arguments of QEMU.
+    #[must_use]
+    pub fn args<I, S>(mut self, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        self.more.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// When QEMU or the firmware is missing, or QEMU refuses.
+    pub fn start(&self) -> Result<Running> {
+        let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
+        let errors = folder.path().join("qemu.err");
+        let mut command = Command::new(find("qemu-system-x86_64")?);
+        command.args(self.arguments(folder.path())?);
+        command.stdin(Stdio::null()).stderr(File::create(&errors)?);
+        command.stdout(if self.console == Console::Shown {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        });
+        let child = command.spawn().context("starting QEMU")?;
+        let mut running = Running {
+            child,
+            qmp: None,
+            start: Instant::now(),
+            deadline: self.deadline,
+            folder,
+        };
+        running.connect()?;
+        Ok(running)
+    }
+
+    /// Switches it on and waits for its end.
+    ///
+    /// # Errors
+    /// As [`Machine::start`] and [`Running::finish`].
+    pub fn run(&self) -> Result<Finished> {
+        self.start()?.finish()
+    }
+
+    fn arguments(&self, folder: &Path) -> Result<Vec<OsString>> {
+        let mut arguments = Arguments::default();
+        // Hardware acceleration is not there everywhere; whole boots are short enough without.
+        arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2 -vga std -display none -no-reboot");
+        arguments.words(match self.firmware {
+            Firmware::SecureBoot => {
+                "-machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on"
+            }
+            Firmware::Bios | Firmware::Uefi => "-machine q35",
+        });
+        arguments.pair("-m", self.memory_mib.to_string());
+        arguments.pair(
+            "-qmp",
+            format!("unix:{},server=on,wait=off", escaped(&folder.join("qmp"))),
+        );
+        let serial = escaped(&folder.join("serial"));
+        arguments.pair(
+            "-chardev",
+            match self.console {
+                Console::File => format!("file,id=serial,path={serial}"),
+                Console::Shown => format!("stdio,id=serial,signal=off,logfile={serial}"),
+            },
+        );
+        arguments.words("-serial chardev:serial");
+        self.add_firmware(&mut arguments, folder)?;
+        if let Some(medium) = &self.medium {
+            add_medium(&mut arguments, medium);
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.add(&mut arguments, index);
+        }
+        arguments.list.extend(self.more.iter().cloned());
+        Ok(arguments.list)
+    }
+
+    fn add_firmware(&self, arguments: &mut Arguments, folder: &Path) -> Result<()> {
+        let (code, store) = match self.firmware {
+            Firmware::Bios => return Ok(()),
+            Firmware::Uefi => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
+            Firmware::SecureBoot => ("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"),
+        };
+        let (code, store) = (Path::new(OVMF).join(code), Path::new(OVMF).join(store));
+        ensure!(
+            code.exists() && store.exists(),
+            "{} is missing: `apt-get install ovmf` brings it",
+            code.display()
+        );
+        let variables = folder.join("variables.fd");
+        fs::copy(store, &variables)?;
+        arguments.pair(
+            "-drive",
+            format!(
+                "if=pflash,format=raw,unit=0,readonly=on,file={}",
+                escaped(&code)
+            ),
+        );
+        arguments.pair(
+            "-drive",
+            format!("if=pflash,format=raw,unit=1,file={}", escaped(&variables)),
+        );
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Arguments {
+    list: Vec<OsString>,
+}
+
+impl Arguments {
+    fn words(&mut self, words: &str) {
+        self.list
+            .extend(words.split_whitespace().map(OsString::from));
+    }
+
+    fn pair(&mut self, option: &str, value: String) {
+        self.list.extend([option.into(), value.into()]);
+    }
+}
+
+/// A path inside a comma-separated option of QEMU.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn add_medium(arguments: &mut Arguments, medium: &Medium) {
+    let (path, more, device) = match medium {
+        // The last port of the controller, so that disks can have the first ones.
+        Medium::Cd(path) => (path, ",media=cdrom", "ide-cd,bus=ide.5,bootindex=0"),
+        Medium::Stick(path) => {
+            arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
+            (
+                path,
+                "",
+                "usb-storage,bus=xhci-medium.0,removable=on,bootindex=0",
+            )
+        }
+    };
+    // A medium is never written: every run starts from the same bytes.
+    let file = escaped(path);
+    arguments.pair(
+        "-drive",
+        format!("if=none,id=medium,format=raw,snapshot=on,file={file}{more}"),
+    );
+    arguments.pair("-device", format!("{device},drive=medium"));
+}
+
+impl Disk {
+    fn add(&self, arguments: &mut Arguments, index: usize) {
+        let (id, file) = (format!("disk{index}"), escaped(&self.image));
+        let cache = self.cache;
+        arguments.pair(
+            "-drive",
+            format!("if=none,id={id},format=raw,cache={cache},file={file}"),
+        );
+        let slot = self.bus.address(index).slot;
+        let device = match self.bus {
+            // The first unit of each of the controller's ports.
+            Bus::Ahci => format!("ide-hd,bus=ide.{index}"),
+            Bus::Nvme => format!("nvme,serial=nvme{index},addr={slot:#x}"),
+            Bus::VirtioBlk => format!("virtio-blk-pci,addr={slot:#x}"),
+            Bus::MegaRaid | Bus::Pvscsi => {
+                let controller = if self.bus == Bus::MegaRaid {
+                    "megasas-gen2"
+                } else {
+                    "pvscsi"
+                };
+                arguments.pair(
+                    "-device",
+                    format!("{controller},id=scsi{index},addr={slot:#x}"),
+                );
+                format!("scsi-hd,bus=scsi{index}.0")
+            }
+            Bus::Usb => {
+                arguments.pair(
+                    "-device",
+                    format!("qemu-xhci,id=xhci{index},addr={slot:#x}"),
+                );
+                format!("usb-storage,bus=xhci{index}.0,removable=on")
+            }
+        };
+        let sector = self.sector_bytes;
+        let sizes = format!("logical_block_size={sector},physical_block_size={sector}");
+        arguments.pair("-device", format!("{device},drive={id},{sizes}"));
+    }
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest rebooted.
+    Rebooted,
+    /// The guest switched it off.
+    SwitchedOff,
+    /// The guest crashed, or QEMU gave another reason.
+    Other,
+}
+
+/// A machine that runs. Dropping it ends it by force, as a power cut would.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    qmp: Option<Qmp>,
+    start: Instant,
+    deadline: Duration,
+    folder: tempfile::TempDir,
+}
+
+/// What a machine left behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub ending: Ending,
+    /// Its serial console.
+    pub serial: String,
+    /// From power-on to the end.
+    pub elapsed: Duration,
+}
+
+impl Running {
+    fn connect(&mut self) -> Result<()> {
+        let socket = self.folder.path().join("qmp");
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                let errors = fs::read_to_string(self.folder.path().join("qemu.err"))?;
+                bail!("QEMU ended at once with {status}:\n{errors}");
+            }
+            if let Some(qmp) = Qmp::connect(&socket)? {
+                self.qmp = Some(qmp);
+                return Ok(());
+            }
+            self.check_deadline("QEMU's monitor")?;
+            thread::sleep(POLL);
+        }
+    }
+
+    /// The serial console up to now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn serial(&self) -> Result<String> {
+        match fs::read(self.folder.path().join("serial")) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).replace('\r', "")),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error).context("reading the serial console"),
+        }
+    }
+
+    /// Waits until the serial console shows a text.
+    ///
+    /// # Errors
+    /// When the machine ends or its deadline passes before.
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        while !self.serial()?.contains(text) {
+            let ended = self.child.try_wait()?.is_some();
+            // What was printed last may have come between the two looks.
+            if ended && !self.serial()?.contains(text) {
+                bail!(
+                    "the machine ended without printing {text:?}:\n{}",
+                    tail(&self.serial()?)
+                );
+            }
+            self.check_deadline(text)?;
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Waits for the guest to reboot or to switch off.
+    ///
+    /// # Errors
+    /// When its deadline passes before, or QEMU itself fails.
+    pub fn finish(mut self) -> Result<Finished> {
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            self.check_deadline("a reboot")?;
+            thread::sleep(POLL);
+        };
+        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        let errors = fs::read_to_string(self.folder.path().join("qemu.err"))?;
+        ensure!(
+            status.success(),
+            "QEMU ended with {status}:\n{errors}\n{}",
+            tail(&serial)
+        );
+        let reason = self.qmp.take().and_then(Qmp::shutdown_reason);
+        let ending = match reason.as_deref() {
+            Some("guest-reset") => Ending::Rebooted,
+            Some("guest-shutdown") => Ending::SwitchedOff,
+            _ => Ending::Other,
+        };
+        Ok(Finished {
+            ending,
+            serial,
+            elapsed,
+        })
+    }
+
+    /// Cuts the power.
+    ///
+    /// # Errors
+    /// When QEMU cannot be ended.
+    pub fn cut_power(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Presses a key and lets it go; names as QEMU has them, such as `ret` or `spc`.
+    ///
+    /// # Errors
+    /// When QEMU does not take it.
+    pub fn press(&mut self, key: &str) -> Result<()> {
+        let keys = json!([{ "type": "qcode", "data": key }]);
+        self.command("send-key", json!({ "keys": keys }))?;
+        Ok(())
+    }
+
+    /// Writes what the screen shows, as a PNG picture.
+    ///
+    /// # Errors
+    /// When QEMU cannot write it.
+    pub fn screenshot(&mut self, to: &Path) -> Result<()> {
+        self.command("screendump", json!({ "filename": to, "format": "png" }))?;
+        Ok(())
+    }
+
+    /// Sends a command of QEMU's machine protocol and gives its answer.
+    ///
+    /// # Errors
+    /// When QEMU refuses it or does not answer.
+    pub fn command(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        self.qmp
+            .as_mut()
+            .context("the monitor is connected")?
+            .command(name, arguments)
+    }
+
+    fn check_deadline(&mut self, awaited: &str) -> Result<()> {
+        if self.start.elapsed() < self.deadline {
+            return Ok(());
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        let seconds = self.deadline.as_secs();
+        bail!(
+            "{seconds} s passed without {awaited}; the serial console ends with:\n{}",
+            tail(&self.serial()?)
+        );
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail where it has ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Finished {
+    /// The JSON report that the guest printed last.
+    ///
+    /// # Errors
+    /// When there is none, or it is not JSON.
+    pub fn report(&self) -> Result<Value> {
+        let inside = self
+            .serial
+            .rsplit_once(REPORT_BEGIN)
+            .and_then(|(_, rest)| rest.split_once(REPORT_END));
+        let (text, _) =
+            inside.with_context(|| format!("no report on the console:\n{}", tail(&self.serial)))?;
+        serde_json::from_str(text.trim()).with_context(|| format!("the report is not JSON: {text}"))
+    }
+
+    /// The word of the last line, `esxi-rescue: result=<word> …`.
+    ///
+    /// # Errors
+    /// When there is no such line.
+    pub fn result(&self) -> Result<String> {
+        let line = self
+            .serial
+            .lines()
+            .rev()
+            .find_map(|line| line.trim().strip_prefix(RESULT));
+        let line =
+            line.with_context(|| format!("no result on the console:\n{}", tail(&self.serial)))?;
+        Ok(line
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned())
+    }
+}
+
+/// The last lines of a console.
+pub fn tail(serial: &str) -> String {
+    let lines: Vec<&str> = serial.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}

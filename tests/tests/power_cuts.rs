@@ -5,10 +5,13 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::Result;
+use rescue_agent::disk::BlockDevice as _;
 use rescue_tests::power::content;
 use rescue_tests::power::cuts::Effort;
+use rescue_tests::power::device::Recorder;
 use rescue_tests::power::maker::{self, Furnishing, Shape, Slots, Space};
 use rescue_tests::power::rng::{self, Rng};
 use rescue_tests::power::runner::{Case, Tally, Task};
@@ -34,7 +37,7 @@ const SHAPES: &[Shape] = &[
     shape(12, 512, 16384, 2, 160),
     shape(12, 512, 32768, 1, 160),
     shape(12, 512, 65536, 2, 160),
-    shape(12, 4096, 4096, 2, 300),
+    shape(12, 4096, 4096, 2, 2800),
     shape(12, 4096, 8192, 1, 300),
     shape(12, 4096, 16384, 2, 200),
     shape(12, 4096, 32768, 2, 160),
@@ -70,34 +73,107 @@ fn lengths(cluster: usize) -> [(usize, usize); 9] {
     ]
 }
 
-/// Every case: each shape with three kinds of free space, both kinds of slots, three tasks.
-fn plans() -> Vec<(Shape, Furnishing, TaskKind, usize)> {
+/// A volume to make and what to do on it.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    shape: Shape,
+    furnishing: Furnishing,
+    kind: TaskKind,
+    after: usize,
+}
+
+impl Plan {
+    fn case(&self) -> Result<Case> {
+        let Self {
+            shape,
+            furnishing,
+            kind,
+            after,
+        } = self;
+        let bank = maker::make(*shape, *furnishing)?;
+        let task = match kind {
+            TaskKind::First | TaskKind::Later => {
+                Task::Replace(content::gzip(*after, !furnishing.seed))
+            }
+            TaskKind::Restore => Task::Restore,
+        };
+        let name = format!("{shape}, {kind:?}, {furnishing:?} to {after}");
+        Case::new(name, &bank, task)
+    }
+}
+
+/// Each shape with both kinds of slots and all tasks; lengths and free space take turns.
+fn broad_plans() -> Vec<Plan> {
     let mut plans = Vec::new();
-    let mut turn = 0;
     for shape in SHAPES {
         let lengths = lengths(shape.cluster);
         for slots in [Slots::SameSector, Slots::OtherSector] {
-            for task in [TaskKind::First, TaskKind::Later, TaskKind::Restore] {
+            for kind in TASKS {
+                let turn = plans.len();
                 let (before, after) = lengths[turn % lengths.len()];
-                let space = match turn % 2 {
-                    0 => Space::Plenty,
-                    _ => Space::Fragmented,
-                };
-                turn += 1;
-                let undo = (task != TaskKind::First).then_some(lengths[turn % lengths.len()].0);
+                let spaces = [Space::Plenty, Space::Fragmented];
                 let furnishing = Furnishing {
                     archive: before,
-                    undo,
+                    undo: kind
+                        .needs_undo()
+                        .then_some(lengths[(turn + 1) % lengths.len()].0),
                     slots,
-                    space,
+                    space: spaces[(turn + turn / 6) % 2],
                     seed: turn as u64,
                 };
-                plans.push((*shape, furnishing, task, after));
+                plans.push(Plan {
+                    shape: *shape,
+                    furnishing,
+                    kind,
+                    after,
+                });
             }
         }
     }
     plans
 }
+
+/// Archives of many clusters, just few enough sectors for every subset; chains that cross from
+/// one sector of a table into the next, or touch many; volumes with no cluster to spare.
+fn deep_plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for shape in SHAPES
+        .iter()
+        .filter(|shape| shape.cluster <= 4 * shape.sector)
+    {
+        for (turn, sectors) in [7, 10, 12].into_iter().enumerate() {
+            for kind in TASKS {
+                let length = sectors * shape.sector;
+                let clusters = length.div_ceil(shape.cluster);
+                // The first cluster whose entry stands in the table's second sector, less a few.
+                let crossing = (shape.sector * 8 / shape.bits as usize).min(shape.clusters / 2) - 3;
+                let space = match (turn, shape.bits, shape.cluster) {
+                    (0, 16, 512) => Space::Scattered { clusters, gap: 270 },
+                    (0, ..) => Space::Exactly(clusters),
+                    (1, ..) => Space::From(u32::try_from(crossing).unwrap()),
+                    _ => Space::Fragmented,
+                };
+                let slots = [Slots::SameSector, Slots::OtherSector][(plans.len()) % 2];
+                let furnishing = Furnishing {
+                    archive: length - 1,
+                    undo: kind.needs_undo().then_some(2 * shape.cluster + 1),
+                    slots,
+                    space,
+                    seed: 1000 + plans.len() as u64,
+                };
+                plans.push(Plan {
+                    shape: *shape,
+                    furnishing,
+                    kind,
+                    after: length - [0, 1, 0][turn],
+                });
+            }
+        }
+    }
+    plans
+}
+
+const TASKS: [TaskKind; 3] = [TaskKind::First, TaskKind::Later, TaskKind::Restore];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TaskKind {
@@ -106,17 +182,11 @@ enum TaskKind {
     Restore,
 }
 
-fn case(shape: Shape, furnishing: Furnishing, kind: TaskKind, after: usize) -> Result<Case> {
-    let bank = maker::make(shape, furnishing)?;
-    let task = match kind {
-        TaskKind::First | TaskKind::Later => Task::Replace(content::gzip(after, !furnishing.seed)),
-        TaskKind::Restore => Task::Restore,
-    };
-    Case::new(
-        format!("{shape}, {kind:?}, {furnishing:?} to {after}"),
-        &bank,
-        task,
-    )
+impl TaskKind {
+    /// Whether an earlier repair left its undo copy.
+    fn needs_undo(self) -> bool {
+        self != Self::First
+    }
 }
 
 /// Runs `work` for every number below `count` on two threads.
@@ -147,12 +217,11 @@ fn on_two_threads(count: usize, work: impl Fn(usize) -> Result<Tally> + Sync) ->
 #[test]
 fn no_power_cut_loses_anything() {
     let (seed, effort) = (rng::seed_from_env(), Effort::from_env());
-    let plans = plans();
-    let started = std::time::Instant::now();
+    let plans = [broad_plans(), deep_plans()].concat();
+    let started = Instant::now();
     let tally = on_two_threads(plans.len(), |index| {
-        let (shape, furnishing, kind, after) = plans[index];
-        let began = std::time::Instant::now();
-        let case = case(shape, furnishing, kind, after)?;
+        let began = Instant::now();
+        let case = plans[index].case()?;
         let made = began.elapsed();
         let tally = case.explore(&effort, &mut Rng::new(seed, index as u64))?;
         if std::env::var_os("RESCUE_VERBOSE").is_some() {
@@ -169,4 +238,223 @@ fn no_power_cut_loses_anything() {
     println!("seed {seed:#x}: {tally}, in {:?}", started.elapsed());
     assert_eq!(tally.bad, 0, "{:#?}", tally.descriptions);
     assert!(tally.states >= 200_000, "only {} states", tally.states);
+}
+
+/// A small bank of ordinary shape for the tests below.
+fn small(bits: u32, tables: u32) -> Shape {
+    let clusters = if bits == 12 { 300 } else { 4200 };
+    shape(bits, 512, 1024, tables, clusters)
+}
+
+fn furnishing(slots: Slots, space: Space, seed: u64) -> Furnishing {
+    Furnishing {
+        archive: 3000,
+        undo: None,
+        slots,
+        space,
+        seed,
+    }
+}
+
+/// Repairs and a restore at the end, each cut once: the original of the first repair is kept
+/// through all of them, and is what comes back.
+#[test]
+fn the_first_original_survives_any_number_of_cut_repairs() {
+    let seed = rng::seed_from_env();
+    println!("seed {seed:#x}");
+    let lives = if Effort::from_env().subsets > 1000 {
+        400
+    } else {
+        60
+    };
+    on_two_threads(lives, |life| {
+        let mut rng = Rng::new(seed, 7_000 + life as u64);
+        let slots = [Slots::SameSector, Slots::OtherSector][life % 2];
+        let space = [Space::Plenty, Space::Fragmented][life / 2 % 2];
+        let shape = small(12, 1 + u32::from(life % 3 == 0));
+        let mut bank = maker::make(shape, furnishing(slots, space, life as u64))?;
+        let original = bank.archive.clone();
+        for repair in 0..6 {
+            let length = content::SHORTEST + rng.below(5000);
+            let new = content::gzip(length, rng.next());
+            let name = format!("life {life}, repair {repair}");
+            bank = Case::new(name, &bank, Task::Replace(new))?.cut_once(&mut rng)?;
+            assert_eq!(bank.undo.as_ref(), Some(&original));
+        }
+        let restore = Case::new(format!("life {life}, restore"), &bank, Task::Restore)?;
+        let bank = restore.cut_once(&mut rng)?;
+        assert_eq!(bank.archive, original);
+        Ok(Tally::default())
+    })
+    .unwrap();
+}
+
+/// A disk that ignores the barrier before or behind the commit is found out: the proof can fail.
+#[test]
+fn a_missing_barrier_is_noticed() {
+    let effort = Effort::NORMAL;
+    for (kind, slots) in [
+        (TaskKind::First, Slots::SameSector),
+        (TaskKind::First, Slots::OtherSector),
+        (TaskKind::Later, Slots::SameSector),
+        (TaskKind::Restore, Slots::SameSector),
+    ] {
+        let plan = Plan {
+            shape: small(12, 2),
+            furnishing: Furnishing {
+                undo: kind.needs_undo().then_some(1500),
+                ..furnishing(slots, Space::Plenty, 5)
+            },
+            kind,
+            after: 4000,
+        };
+        let case = plan.case().unwrap();
+        let mut bad = Vec::new();
+        for index in 0.. {
+            let Some(epochs) = case.record_ignoring_flush(index).unwrap() else {
+                break;
+            };
+            let tally = case
+                .judge_recording(&epochs, &effort, &mut Rng::new(1, 1), |medium| {
+                    case.judge_state(medium)
+                })
+                .unwrap();
+            println!("{kind:?} {slots:?} without flush {index}: {tally}");
+            bad.push(tally.bad);
+        }
+        // Flushes close these epochs: intent 0, data 1, tables 2, commit 3, release 4. The commit
+        // of two writes is 3 and 4; restoring begins with its commit.
+        let guards: &[usize] = match (kind, slots) {
+            (TaskKind::First, Slots::SameSector) => &[2],
+            (TaskKind::First, _) => &[3],
+            (TaskKind::Later, _) => &[2, 3],
+            (TaskKind::Restore, _) => &[0],
+        };
+        for guard in guards {
+            assert!(
+                bad[*guard] > 0,
+                "{kind:?} {slots:?}: flush {guard}: {bad:?}"
+            );
+        }
+    }
+}
+
+/// The usual ways to replace a file on FAT, with the crate `fatfs`, on the same disk.
+mod usual {
+    use std::io::{Read, Result, Seek, SeekFrom, Write};
+
+    use rescue_agent::disk::{BlockDevice, ByteOffset};
+    use rescue_agent::fat::Region;
+    use rescue_tests::power::device::Recorder;
+
+    /// A volume on a recording disk, as a stream of bytes.
+    #[derive(Debug)]
+    pub struct Stream<'d> {
+        pub disk: &'d Recorder,
+        pub region: Region,
+        pub position: u64,
+    }
+
+    const SECTOR: u64 = 512;
+
+    impl Stream<'_> {
+        /// The rest of the sector at the position: its offset, the offset inside, and the length.
+        fn part(&self, wanted: usize) -> (u64, usize, usize) {
+            let inside = self.position % SECTOR;
+            let length = (SECTOR - inside).min(self.region.length - self.position);
+            let start = self.region.start.0 + self.position - inside;
+            (start, inside as usize, wanted.min(length as usize))
+        }
+    }
+
+    impl Read for Stream<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+            let (start, inside, length) = self.part(buffer.len());
+            let at = ByteOffset(start + inside as u64);
+            self.disk.read_at(at, &mut buffer[..length])?;
+            self.position += length as u64;
+            Ok(length)
+        }
+    }
+
+    impl Write for Stream<'_> {
+        fn write(&mut self, buffer: &[u8]) -> Result<usize> {
+            let (start, inside, length) = self.part(buffer.len());
+            let mut sector = [0; SECTOR as usize];
+            self.disk.read_at(ByteOffset(start), &mut sector)?;
+            sector[inside..inside + length].copy_from_slice(&buffer[..length]);
+            self.disk.write_at(ByteOffset(start), &sector)?;
+            self.position += length as u64;
+            Ok(length)
+        }
+
+        fn flush(&mut self) -> Result<()> {
+            self.disk.flush()
+        }
+    }
+
+    impl Seek for Stream<'_> {
+        fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+            self.position = match to {
+                SeekFrom::Start(at) => at,
+                SeekFrom::End(by) => self.region.length.saturating_add_signed(by),
+                SeekFrom::Current(by) => self.position.saturating_add_signed(by),
+            };
+            Ok(self.position)
+        }
+    }
+}
+
+#[test]
+fn truncating_or_renaming_instead_is_noticed() {
+    let plan = Plan {
+        shape: small(16, 2),
+        furnishing: furnishing(Slots::SameSector, Space::Plenty, 9),
+        kind: TaskKind::First,
+        after: 4000,
+    };
+    let case = plan.case().unwrap();
+    for rename in [false, true] {
+        let disk = Recorder::new(case.base().clone());
+        {
+            let stream = usual::Stream {
+                disk: &disk,
+                region: case.region(),
+                position: 0,
+            };
+            let volume = fatfs::FileSystem::new(stream, fatfs::FsOptions::new()).unwrap();
+            let root = volume.root_dir();
+            let name = if rename { "STATE.TMP" } else { "STATE.TGZ" };
+            let mut file = root.create_file(name).unwrap();
+            file.truncate().unwrap();
+            std::io::Write::write_all(&mut file, case.after()).unwrap();
+            std::io::Write::flush(&mut file).unwrap();
+            drop(file);
+            if rename {
+                root.remove("STATE.TGZ").unwrap();
+                root.rename("STATE.TMP", &root, "STATE.TGZ").unwrap();
+            }
+            drop(root);
+            volume.unmount().unwrap();
+        }
+        disk.flush().unwrap();
+        let recording = disk.into_recording();
+        assert_eq!(case.judge_archive(&recording.medium).unwrap(), case.after());
+        // Kindest to it: every single sector write has reached the disk before the next begins.
+        let ordered: Vec<_> = recording
+            .epochs()
+            .concat()
+            .into_iter()
+            .map(|write| vec![write])
+            .collect();
+        let mut effort = Effort::NORMAL;
+        effort.torn_writes = 0;
+        let tally = case
+            .judge_recording(&ordered, &effort, &mut Rng::new(1, 1), |medium| {
+                case.judge_archive(medium).map(|_| ())
+            })
+            .unwrap();
+        println!("fatfs, rename {rename}: {tally}");
+        assert!(tally.bad > 0, "rename {rename}: {tally}");
+    }
 }

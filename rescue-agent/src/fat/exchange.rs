@@ -73,7 +73,7 @@ pub enum InForce {
     Old,
     /// The one that was to be put in place.
     New,
-    /// One of the two, whole; the disk no longer answers which.
+    /// One of the two, whole; the disk has not confirmed which.
     OldOrNew,
     /// Whichever was in force before: nothing was to change.
     Unchanged,
@@ -86,7 +86,7 @@ impl fmt::Display for InForce {
             Self::New => "the new archive is in force, whole",
             Self::Unchanged => "the archive that was in force still is, whole",
             Self::OldOrNew => {
-                "either the old or the new archive is in force, whole; the disk does not answer which"
+                "either the old or the new archive is in force, whole; the disk has not confirmed which"
             }
         })
     }
@@ -336,7 +336,11 @@ pub fn replace(
     };
     for write in commit {
         work.write_slots(write).map_err(|error| {
-            failed(Stage::Commit, work.in_force(ready.entry, committed.1))(error)
+            let in_force = match write.iter().any(|(slot, _)| *slot == ready.slot) {
+                true => work.in_force_after_failed_switch(ready.entry),
+                false => InForce::Old,
+            };
+            failed(Stage::Commit, in_force)(error)
         })?;
     }
     if ready.has_undo {
@@ -387,8 +391,13 @@ pub fn restore(
         &[&[restored], &[marker]]
     };
     for write in commit {
-        work.write_slots(write)
-            .map_err(|error| failed(Stage::Commit, work.in_force(entry, restored.1))(error))?;
+        work.write_slots(write).map_err(|error| {
+            let in_force = match write.iter().any(|(written, _)| *written == slot) {
+                true => work.in_force_after_failed_switch(entry),
+                false => InForce::New,
+            };
+            failed(Stage::Commit, in_force)(error)
+        })?;
     }
     work.release(&repaired_chain)
         .map_err(failed(Stage::Release, InForce::New))?;
@@ -677,16 +686,15 @@ impl<'d> Work<'d> {
         }
     }
 
-    /// Asks the medium which of two entries the archive has.
-    fn in_force(&self, old: Entry, new: Entry) -> InForce {
+    /// What can be promised after the write that switches the archive's entry, or its flush,
+    /// failed. A disk that still gives back the old entry has taken nothing. One that gives back
+    /// the new entry may have it in a cache only, which the next power cut loses.
+    fn in_force_after_failed_switch(&self, old: Entry) -> InForce {
         Volume::open_with(self.volume.device, self.volume.region, Freshness::Medium)
             .ok()
             .and_then(|volume| volume.find(old.name()))
-            .map_or(InForce::OldOrNew, |found| match found.first_cluster() {
-                cluster if cluster == old.first_cluster() => InForce::Old,
-                cluster if cluster == new.first_cluster() => InForce::New,
-                _ => InForce::OldOrNew,
-            })
+            .filter(|found| *found == old)
+            .map_or(InForce::OldOrNew, |_| InForce::Old)
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Written {

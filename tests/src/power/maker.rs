@@ -76,6 +76,14 @@ pub enum Space {
     From(u32),
     /// Just so many clusters.
     Exactly(usize),
+    /// Just so many clusters, each this far from the next, so that a chain of them touches many
+    /// sectors of the tables.
+    Scattered {
+        /// How many.
+        clusters: usize,
+        /// Clusters in use between two of them.
+        gap: usize,
+    },
 }
 
 /// What is on a volume.
@@ -243,6 +251,7 @@ impl Maker {
                 ensure!(free >= left, "only {free} clusters are free");
                 self.fill_clusters(free - left)
             }
+            Space::Scattered { clusters, gap } => self.scatter(clusters, gap),
         }
     }
 
@@ -265,6 +274,24 @@ impl Maker {
             .step_by(2)
             .map(|name| format!("::/FRAG/{name}"))
             .collect();
+        let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+        self.mtool("mdel", &gone)
+    }
+
+    /// Files of `gap` clusters and of one cluster by turns, the rest filled, the latter deleted.
+    fn scatter(&self, clusters: usize, gap: usize) -> Result<()> {
+        self.mtool("mmd", &["::/FRAG"])?;
+        let wide = vec![0x55; gap * self.shape.cluster];
+        let names: Vec<(String, String)> = (0..clusters)
+            .map(|number| (format!("S{number:03}"), format!("T{number:03}")))
+            .collect();
+        let files: Vec<(&str, &[u8])> = names
+            .iter()
+            .flat_map(|(s, t)| [(&s[..], &wide[..]), (&t[..], &b"x"[..])])
+            .collect();
+        self.add_to("FRAG", &files)?;
+        self.fill_clusters(self.census()?.free.len())?;
+        let gone: Vec<String> = names.iter().map(|(_, t)| format!("::/FRAG/{t}")).collect();
         let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
         self.mtool("mdel", &gone)
     }

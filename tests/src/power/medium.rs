@@ -3,17 +3,19 @@
 //! Hundreds of thousands of states differ from their base in a few sectors; cloning one costs
 //! what those sectors cost.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 
 /// Bytes that are kept or left out together when they are all zero.
 const CHUNK: usize = 16 << 10;
+const ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// Something bytes can be read from: a [`Medium`], or an image file.
 pub trait Source {
@@ -44,7 +46,7 @@ impl Source for File {
 /// A whole disk; only what is not zero takes memory.
 #[derive(Debug, Clone)]
 pub struct Image {
-    chunks: HashMap<u64, Box<[u8]>>,
+    chunks: Vec<Option<Box<[u8]>>>,
     size: u64,
     sector: usize,
 }
@@ -52,8 +54,9 @@ pub struct Image {
 impl Image {
     /// A disk of zeros: `size` bytes in sectors of `sector` bytes.
     pub fn zeroed(size: u64, sector: usize) -> Self {
+        let chunks = usize::try_from(size.div_ceil(CHUNK as u64)).unwrap_or(0);
         Self {
-            chunks: HashMap::new(),
+            chunks: vec![None; chunks],
             size,
             sector,
         }
@@ -67,45 +70,37 @@ impl Image {
     /// Puts bytes at byte `at`.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         for_chunks(at, bytes.len(), |number, inside, outside| {
-            let part = &bytes[outside.clone()];
-            if !self.chunks.contains_key(&number) && part.iter().all(|byte| *byte == 0) {
+            let part = &bytes[outside];
+            let chunk = &mut self.chunks[number];
+            if chunk.is_none() && *part == ZEROS[..part.len()] {
                 return;
             }
-            let chunk = self
-                .chunks
-                .entry(number)
-                .or_insert_with(|| vec![0; CHUNK].into());
+            let chunk = chunk.get_or_insert_with(|| ZEROS.to_vec().into());
             chunk[inside..inside + part.len()].copy_from_slice(part);
         });
     }
 
-    /// Puts the content of a file at byte `at`.
+    /// Puts the content of a file at byte `at`; its holes are skipped, not read.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn write_file(&mut self, at: u64, path: &Path) -> Result<()> {
-        const PIECE: usize = 1 << 20;
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-        let mut buffer = Vec::with_capacity(PIECE);
-        let mut done = 0;
-        loop {
-            buffer.clear();
-            let count = (&file)
-                .take(PIECE as u64)
-                .read_to_end(&mut buffer)
-                .with_context(|| format!("reading {}", path.display()))?;
-            if count == 0 {
-                return Ok(());
-            }
-            self.write(at + done, &buffer);
-            done += count as u64;
+        let length = file.metadata()?.len();
+        let mut end = 0;
+        while let Some(start) = next_data(&file, end)? {
+            end = lseek(&file, start.cast_signed(), Whence::SeekHole)?.cast_unsigned();
+            let mut piece = vec![0; usize::try_from(end.min(length) - start)?];
+            Source::read(&file, start, &mut piece)?;
+            self.write(at + start, &piece);
         }
+        Ok(())
     }
 
     fn read(&self, at: u64, buffer: &mut [u8]) {
         for_chunks(at, buffer.len(), |number, inside, outside| {
             let part = &mut buffer[outside];
-            match self.chunks.get(&number) {
+            match &self.chunks[number] {
                 Some(chunk) => part.copy_from_slice(&chunk[inside..inside + part.len()]),
                 None => part.fill(0),
             }
@@ -113,14 +108,24 @@ impl Image {
     }
 }
 
+/// Where the next data of a sparse file begins, if there is more (`lseek(2)`, `SEEK_DATA`).
+fn next_data(file: &File, from: u64) -> Result<Option<u64>> {
+    match lseek(file, from.cast_signed(), Whence::SeekData) {
+        Ok(start) => Ok(Some(start.cast_unsigned())),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error).context("looking for the next data"),
+    }
+}
+
 /// Calls `each(chunk number, offset in the chunk, range of the transfer)`.
-fn for_chunks(at: u64, length: usize, mut each: impl FnMut(u64, usize, std::ops::Range<usize>)) {
+fn for_chunks(at: u64, length: usize, mut each: impl FnMut(usize, usize, std::ops::Range<usize>)) {
     let mut done = 0;
     while done < length {
         let position = at + done as u64;
         let inside = usize::try_from(position % CHUNK as u64).unwrap_or(0);
         let count = (CHUNK - inside).min(length - done);
-        each(position / CHUNK as u64, inside, done..done + count);
+        let number = usize::try_from(position / CHUNK as u64).unwrap_or(usize::MAX);
+        each(number, inside, done..done + count);
         done += count;
     }
 }
@@ -195,12 +200,19 @@ impl Medium {
     pub fn export(&self, start: u64, length: u64, path: &Path) -> Result<()> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         file.set_len(length)?;
-        let mut buffer = vec![0; CHUNK];
-        for at in (0..length).step_by(CHUNK) {
-            let count = usize::try_from((length - at).min(CHUNK as u64))?;
-            self.read(start + at, &mut buffer[..count])?;
-            if buffer[..count].iter().any(|byte| *byte != 0) {
-                file.write_all_at(&buffer[..count], at)?;
+        let sector = self.base.sector as u64;
+        let chunks = self.base.chunks.iter().enumerate();
+        let chunks =
+            chunks.filter_map(|(number, chunk)| chunk.as_ref().map(|_| (number * CHUNK) as u64));
+        let sectors = self.written.keys().map(|number| number * sector);
+        let parts = chunks
+            .zip(std::iter::repeat(CHUNK as u64))
+            .chain(sectors.zip(std::iter::repeat(sector)));
+        for (at, count) in parts {
+            let (from, to) = (at.max(start), (at + count).min(start + length));
+            if from < to {
+                let part = self.bytes(from, usize::try_from(to - from)?)?;
+                file.write_all_at(&part, from - start)?;
             }
         }
         Ok(())

@@ -165,13 +165,12 @@ impl Case {
         Ok((index < recording.flushes).then(|| recording.epochs()))
     }
 
-    /// Judges a state right after a cut, as the loader finds it; returns `STATE.TGZ`.
+    /// Judges `STATE.TGZ` alone, as the loader finds it; returns its content.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn judge_cut(&self, medium: &Medium) -> Result<Vec<u8>> {
-        let loader = Loader::open(medium, self.region.start.0, self.sector)?;
-        let archive = loader
+    /// When it is missing, unreadable, or neither the old nor the new one.
+    pub fn judge_archive(&self, medium: &Medium) -> Result<Vec<u8>> {
+        let archive = Loader::open(medium, self.region.start.0, self.sector)?
             .load(STATE)
             .context("STATE.TGZ")?
             .context("STATE.TGZ is gone")?;
@@ -179,6 +178,17 @@ impl Case {
             archive == self.before || archive == self.after,
             "STATE.TGZ is neither the old nor the new one"
         );
+        Ok(archive)
+    }
+
+    /// Judges a state right after a cut: the archive, the original, boot.cfg; returns
+    /// `STATE.TGZ`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn judge_cut(&self, medium: &Medium) -> Result<Vec<u8>> {
+        let archive = self.judge_archive(medium)?;
+        let loader = Loader::open(medium, self.region.start.0, self.sector)?;
         match loader.load(UNDO).context("STATE.ORG")? {
             Some(undo) => ensure!(undo == self.original, "STATE.ORG is not the original"),
             None => ensure!(archive == self.original, "the original is lost"),
@@ -246,7 +256,7 @@ impl Case {
         cuts.all(effort, rng, |cut, medium| {
             let verdict = self.explore_state(effort, &mut chance, &mut tally, &medium);
             tally.states += 1;
-            tally.note(self, &cut, verdict);
+            tally.note(self, cut, verdict);
             Ok(())
         })?;
         Ok(tally)
@@ -281,8 +291,8 @@ impl Case {
         })
     }
 
-    /// Judges every cut of a recording that is not the agent's own, without recovering: how a
-    /// worse method is shown to be worse.
+    /// Applies a judge to every cut of a recording that may not be the agent's own: how a worse
+    /// method is shown to be worse.
     ///
     /// # Errors
     /// When a medium cannot be read.
@@ -291,15 +301,35 @@ impl Case {
         epochs: &[Epoch],
         effort: &Effort,
         rng: &mut Rng,
+        judge: impl Fn(&Medium) -> Result<()>,
     ) -> Result<Tally> {
         let mut tally = Tally::default();
         let cuts = Cuts::new(&self.base, epochs, &self.census.layout);
         cuts.all(effort, rng, |cut, medium| {
             tally.states += 1;
-            tally.note(self, &cut, self.judge_cut(&medium).map(|_| ()));
+            tally.note(self, cut, judge(&medium));
             Ok(())
         })?;
         Ok(tally)
+    }
+
+    /// Judges a state and what the next run makes of it.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn judge_state(&self, medium: &Medium) -> Result<()> {
+        self.judge_cut(medium)?;
+        self.judge_recovery(medium).map(|_| ())
+    }
+
+    /// The content of `STATE.TGZ` in the end.
+    pub fn after(&self) -> &[u8] {
+        &self.after
+    }
+
+    /// The content of `STATE.TGZ` before.
+    pub fn before(&self) -> &[u8] {
+        &self.before
     }
 
     /// Cuts the task at one random moment, recovers, and hands the bank on for the next task.

@@ -15,7 +15,7 @@ image:  ## build dist/esxi-rescue.iso, installing what is needed
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --workspace
+	cargo test --locked --release --workspace
 
 demo:   ## watch a repair in a virtual machine: before, the boot, after
 	scripts/setup.sh test

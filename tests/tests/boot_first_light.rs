@@ -1,6 +1,7 @@
 //! The built image, booted: it repairs the reported case and reboots. Judged from the disk.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rescue_tests::artefacts;
@@ -81,16 +82,17 @@ fn a_key_stops_the_countdown_before_anything_is_written() -> Result<()> {
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let iso = folder.path().join("rescue.iso");
-    artefacts::customized("esxi-rescue.iso", &["countdown=60"], &iso)?;
+    artefacts::customized("esxi-rescue.iso", &["countdown=20"], &iso)?;
     let mut running = Machine::new(Firmware::Bios)
         .medium(Medium::Cd(iso))
         .disk(Bus::Ahci, &made.image)
         .start()?;
+    // The plan, shown before the countdown.
     running.wait_for("00000:000:31.2")?;
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(2));
     running.press("spc")?;
-    // Far less than the countdown: had the key not stopped it, the result would still be to come.
-    std::thread::sleep(std::time::Duration::from_secs(5));
+    // Longer than the countdown: had the key not stopped it, the repair would be done by then.
+    std::thread::sleep(Duration::from_secs(40));
     let serial = running.serial()?;
     running.cut_power()?;
     ensure!(!serial.contains("result=reverted"), "{}", tail(&serial));

@@ -2,6 +2,7 @@
 //! media, in a FAT volume without any trace of when or where it was made.
 
 use std::io::{Cursor, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use fatfs::{
@@ -13,6 +14,12 @@ use crate::error::{Error, Result};
 const SECTOR_BYTES: usize = 512;
 /// Small clusters keep even a small volume a FAT16 (at least 4085 clusters), which every firmware reads.
 const CLUSTER_BYTES: u32 = 1024;
+const ENTRY_BYTES: usize = 32;
+/// Attribute of a directory, and the combination that marks a slot of a long name.
+const DIRECTORY: u8 = 0x10;
+const LONG_NAME: u8 = 0x0f;
+/// First byte of a deleted entry.
+const DELETED: u8 = 0xe5;
 /// Room for FATs, directories and the ends of files.
 const SPARE_BYTES: usize = 160 * 1024;
 const MIN_BYTES: usize = 4200 * 1024;
@@ -93,7 +100,69 @@ fn fill(files: &[(&str, &[u8])], serial: u32) -> std::io::Result<Vec<u8>> {
         }
         fs.unmount()?;
     }
-    Ok(disk.into_inner())
+    let mut volume = disk.into_inner();
+    tidy(&mut volume);
+    Ok(volume)
+}
+
+/// Where things are in a FAT16 volume, in bytes from its start.
+struct Geometry {
+    cluster_bytes: usize,
+    root: Range<usize>,
+}
+
+impl Geometry {
+    /// From the boot sector (Microsoft, "FAT: General Overview of On-Disk Format", BPB). For volumes that were
+    /// just formatted here, so nothing needs to be doubted.
+    fn of(volume: &[u8]) -> Self {
+        let half = |at: usize| usize::from(u16::from_le_bytes([volume[at], volume[at + 1]]));
+        let sector_bytes = half(11);
+        let root_at = (half(14) + usize::from(volume[16]) * half(22)) * sector_bytes;
+        Self {
+            cluster_bytes: usize::from(volume[13]) * sector_bytes,
+            root: root_at..root_at + half(17) * ENTRY_BYTES,
+        }
+    }
+
+    fn cluster(&self, number: usize) -> Range<usize> {
+        let at = self.root.end + (number - 2) * self.cluster_bytes;
+        at..at + self.cluster_bytes
+    }
+}
+
+/// The crate fatfs 0.3 gives even `.` and `..` a long name, where the format wants them bare in the first two slots;
+/// fsck.fat complains, and a firmware may too. Takes the long names out of every directory below the root. Each has one
+/// cluster: there are only a few files.
+fn tidy(volume: &mut [u8]) {
+    let geometry = Geometry::of(volume);
+    let mut todo = vec![geometry.root.clone()];
+    while let Some(place) = todo.pop() {
+        let entries: Vec<[u8; ENTRY_BYTES]> = volume[place].as_chunks().0.to_vec();
+        for entry in entries.iter().filter(|entry| is_subdirectory(entry)) {
+            let place = geometry.cluster(usize::from(u16::from_le_bytes([entry[26], entry[27]])));
+            move_dots_first(&mut volume[place.clone()]);
+            todo.push(place);
+        }
+    }
+}
+
+fn is_subdirectory(entry: &[u8; ENTRY_BYTES]) -> bool {
+    let (first, attributes) = (entry[0], entry[11]);
+    !matches!(first, 0 | DELETED | b'.')
+        && attributes & LONG_NAME != LONG_NAME
+        && attributes & DIRECTORY != 0
+}
+
+/// Drops the long-name slots that stand before `.` and `..` at the start of a directory.
+fn move_dots_first(directory: &mut [u8]) {
+    for slot in 0..2 {
+        let at = slot * ENTRY_BYTES;
+        if directory[at + 11] & LONG_NAME == LONG_NAME {
+            let end = directory.len();
+            directory.copy_within(at + ENTRY_BYTES.., at);
+            directory[end - ENTRY_BYTES..].fill(0);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -587,7 +587,7 @@ impl<'d> Work<'d> {
         self.volume.same_atom(a, b)
     }
 
-    /// Writes directory slots that lie in one sector, as one write, and flushes.
+    /// Writes directory slots that lie in one sector, as one write.
     fn write_slots(&mut self, slots: &[(usize, Entry)]) -> Written {
         let Some((first, _)) = slots.first() else {
             return Ok(());
@@ -598,11 +598,8 @@ impl<'d> Work<'d> {
         }
         let atom = self.volume.atom();
         let start = first * ENTRY_BYTES / atom * atom;
-        self.write(
-            self.volume.geometry.root_offset() + start as u64,
-            &root[start..start + atom],
-        )?;
-        self.flush()?;
+        let at = self.volume.geometry.root_offset() + start as u64;
+        self.write_epoch(&[(at, &root[start..start + atom])])?;
         self.volume.root = root;
         Ok(())
     }
@@ -665,13 +662,13 @@ impl<'d> Work<'d> {
 
     fn write_tables(&mut self) -> Written {
         let atom = self.volume.atom();
+        let mut epoch = Vec::new();
         for (copy, table) in (0..).zip(&self.volume.tables) {
             let start = self.volume.geometry.table_offset(copy);
-            for (at, bytes) in table.changed_runs(atom) {
-                self.write(start + at as u64, bytes)?;
-            }
+            let runs = table.changed_runs(atom).into_iter();
+            epoch.extend(runs.map(|(at, bytes)| (start + at as u64, bytes)));
         }
-        self.flush()?;
+        self.write_epoch(&epoch)?;
         self.volume
             .tables
             .iter_mut()
@@ -695,6 +692,31 @@ impl<'d> Work<'d> {
             .and_then(|volume| volume.find(old.name()))
             .filter(|found| *found == old)
             .map_or(InForce::OldOrNew, |_| InForce::Old)
+    }
+
+    /// Writes whole sectors, flushes, and compares what the medium gives back: the next epoch
+    /// rests on this one.
+    fn write_epoch(&self, writes: &[(u64, &[u8])]) -> Written {
+        for (at, bytes) in writes {
+            self.write(*at, bytes)?;
+        }
+        self.flush()?;
+        for (at, bytes) in writes {
+            let offset = ByteOffset(self.volume.region.start.0 + at);
+            let mut found = vec![0; bytes.len()];
+            self.volume
+                .device
+                .read_medium(offset, &mut found)
+                .map_err(|error| {
+                    format!("reading back {} bytes at {offset}: {error}", bytes.len())
+                })?;
+            if found != *bytes {
+                return Err(format!(
+                    "the disk gave back other bytes at {offset} than were written"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Written {

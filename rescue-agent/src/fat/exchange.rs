@@ -148,6 +148,9 @@ pub enum Refusal {
     /// No slot left in the root directory for the undo copy.
     #[error("the root directory is full: no room for the undo copy's entry")]
     NoSlot,
+    /// There is nothing to exchange, or nothing that an undo copy could keep.
+    #[error("{0} is empty, or was to become empty")]
+    Empty(ShortName),
     /// The archive is not what the plan was made for.
     #[error("{0} has changed since the plan was made")]
     Changed(ShortName),
@@ -308,6 +311,9 @@ pub fn replace(
 ) -> Result<Exchanged, ExchangeError> {
     let names = Names::of(archive);
     let mut work = Work::open(device, region)?;
+    if old.is_empty() || new.is_empty() {
+        return Err(Refusal::Empty(archive).into());
+    }
     let ready = Ready::check(&work.volume, names, new.len())?;
     if work.volume.read(&ready.entry).map_err(Refusal::from)? != old {
         return Err(Refusal::Changed(archive).into());

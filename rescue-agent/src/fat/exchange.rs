@@ -449,7 +449,8 @@ fn sound(volume: &Volume<'_>) -> Result<(Survey, bool), Refusal> {
             }
         }
         let foreign = |entry: &&Entry| {
-            entry.name() == names.marker && !is_marker(entry)
+            entry.name() == names.archive && entry.is_directory()
+                || entry.name() == names.marker && !is_marker(entry)
                 || entry.name() == names.undo && (entry.is_directory() || entry.size() == 0)
         };
         if let Some(entry) = entries.iter().find(foreign) {

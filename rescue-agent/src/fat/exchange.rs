@@ -506,6 +506,11 @@ impl Ready {
         let (slot, entry) = directory::live_entries(&volume.root)
             .find(|(_, entry)| entry.name() == names.archive && !entry.is_directory())
             .ok_or_else(|| missing(names.archive))?;
+        // This run frees what it replaces: the undo copy is the only way back from it.
+        let undo = volume.find(names.undo);
+        if let Some(undo) = &undo {
+            volume.read(undo)?;
+        }
         let slots = directory::free_slots(&volume.root);
         let marker_slot = slots
             .iter()
@@ -519,7 +524,7 @@ impl Ready {
             slot,
             entry,
             marker_slot,
-            has_undo: volume.find(names.undo).is_some(),
+            has_undo: undo.is_some(),
             old_chain: volume.chain(&entry).map_err(FatError::from)?,
             clusters: choose(&survey.free, needed),
         })

@@ -1,6 +1,13 @@
 //! A read, a write or a flush that fails, at every index of an exchange: what the error says is
 //! in force is what any later boot will find, and the next run reaches the end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+
 use std::time::Duration;
 
 use anyhow::Result;

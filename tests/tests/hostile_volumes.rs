@@ -1,6 +1,13 @@
 //! Damaged and hostile volumes: refused without a write, without a panic, in little memory and
 //! time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on fails"
+)]
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

@@ -187,8 +187,11 @@ impl Entry {
         self
     }
 
-    /// The same entry, naming other content.
+    /// The same entry, naming other content. The upper half of the cluster number, which FAT12
+    /// and FAT16 do not have, becomes zero: VMware's loader reads it all the same (esx-boot
+    /// `libfat/searchdir.c`).
     pub(super) fn naming(mut self, first_cluster: u16, size: u32) -> Self {
+        self.0[20..22].fill(0);
         self.0[26..28].copy_from_slice(&first_cluster.to_le_bytes());
         self.0[28..32].copy_from_slice(&size.to_le_bytes());
         self

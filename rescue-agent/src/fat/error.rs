@@ -95,6 +95,14 @@ pub enum Damage {
     /// Directories nested deeper than any ESXi volume has them.
     #[error("its directories are nested more than {0} deep")]
     TooDeep(usize),
+    /// A directory larger than any can be.
+    #[error("the directory {name} is {clusters} clusters long, more than a directory can be")]
+    DirectoryTooLarge {
+        /// The directory.
+        name: String,
+        /// Length of its chain.
+        clusters: usize,
+    },
     /// One name twice in the root directory.
     #[error("{0} occurs twice in its root directory")]
     DuplicateName(String),

@@ -148,6 +148,9 @@ pub enum Refusal {
     /// No slot left in the root directory for the undo copy.
     #[error("the root directory is full: no room for the undo copy's entry")]
     NoSlot,
+    /// There is nothing to exchange, or nothing that an undo copy could keep.
+    #[error("{0} is empty, or was to become empty")]
+    Empty(ShortName),
     /// The archive is not what the plan was made for.
     #[error("{0} has changed since the plan was made")]
     Changed(ShortName),
@@ -308,6 +311,9 @@ pub fn replace(
 ) -> Result<Exchanged, ExchangeError> {
     let names = Names::of(archive);
     let mut work = Work::open(device, region)?;
+    if old.is_empty() || new.is_empty() {
+        return Err(Refusal::Empty(archive).into());
+    }
     let ready = Ready::check(&work.volume, names, new.len())?;
     if work.volume.read(&ready.entry).map_err(Refusal::from)? != old {
         return Err(Refusal::Changed(archive).into());
@@ -443,7 +449,8 @@ fn sound(volume: &Volume<'_>) -> Result<(Survey, bool), Refusal> {
             }
         }
         let foreign = |entry: &&Entry| {
-            entry.name() == names.marker && !is_marker(entry)
+            entry.name() == names.archive && entry.is_directory()
+                || entry.name() == names.marker && !is_marker(entry)
                 || entry.name() == names.undo && (entry.is_directory() || entry.size() == 0)
         };
         if let Some(entry) = entries.iter().find(foreign) {
@@ -499,6 +506,11 @@ impl Ready {
         let (slot, entry) = directory::live_entries(&volume.root)
             .find(|(_, entry)| entry.name() == names.archive && !entry.is_directory())
             .ok_or_else(|| missing(names.archive))?;
+        // This run frees what it replaces: the undo copy is the only way back from it.
+        let undo = volume.find(names.undo);
+        if let Some(undo) = &undo {
+            volume.read(undo)?;
+        }
         let slots = directory::free_slots(&volume.root);
         let marker_slot = slots
             .iter()
@@ -512,7 +524,7 @@ impl Ready {
             slot,
             entry,
             marker_slot,
-            has_undo: volume.find(names.undo).is_some(),
+            has_undo: undo.is_some(),
             old_chain: volume.chain(&entry).map_err(FatError::from)?,
             clusters: choose(&survey.free, needed),
         })
@@ -587,7 +599,7 @@ impl<'d> Work<'d> {
         self.volume.same_atom(a, b)
     }
 
-    /// Writes directory slots that lie in one sector, as one write, and flushes.
+    /// Writes directory slots that lie in one sector, as one write.
     fn write_slots(&mut self, slots: &[(usize, Entry)]) -> Written {
         let Some((first, _)) = slots.first() else {
             return Ok(());
@@ -598,11 +610,8 @@ impl<'d> Work<'d> {
         }
         let atom = self.volume.atom();
         let start = first * ENTRY_BYTES / atom * atom;
-        self.write(
-            self.volume.geometry.root_offset() + start as u64,
-            &root[start..start + atom],
-        )?;
-        self.flush()?;
+        let at = self.volume.geometry.root_offset() + start as u64;
+        self.write_epoch(&[(at, &root[start..start + atom])])?;
         self.volume.root = root;
         Ok(())
     }
@@ -665,13 +674,13 @@ impl<'d> Work<'d> {
 
     fn write_tables(&mut self) -> Written {
         let atom = self.volume.atom();
+        let mut epoch = Vec::new();
         for (copy, table) in (0..).zip(&self.volume.tables) {
             let start = self.volume.geometry.table_offset(copy);
-            for (at, bytes) in table.changed_runs(atom) {
-                self.write(start + at as u64, bytes)?;
-            }
+            let runs = table.changed_runs(atom).into_iter();
+            epoch.extend(runs.map(|(at, bytes)| (start + at as u64, bytes)));
         }
-        self.flush()?;
+        self.write_epoch(&epoch)?;
         self.volume
             .tables
             .iter_mut()
@@ -695,6 +704,31 @@ impl<'d> Work<'d> {
             .and_then(|volume| volume.find(old.name()))
             .filter(|found| *found == old)
             .map_or(InForce::OldOrNew, |_| InForce::Old)
+    }
+
+    /// Writes whole sectors, flushes, and compares what the medium gives back: the next epoch
+    /// rests on this one.
+    fn write_epoch(&self, writes: &[(u64, &[u8])]) -> Written {
+        for (at, bytes) in writes {
+            self.write(*at, bytes)?;
+        }
+        self.flush()?;
+        for (at, bytes) in writes {
+            let offset = ByteOffset(self.volume.region.start.0 + at);
+            let mut found = vec![0; bytes.len()];
+            self.volume
+                .device
+                .read_medium(offset, &mut found)
+                .map_err(|error| {
+                    format!("reading back {} bytes at {offset}: {error}", bytes.len())
+                })?;
+            if found != *bytes {
+                return Err(format!(
+                    "the disk gave back other bytes at {offset} than were written"
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Written {

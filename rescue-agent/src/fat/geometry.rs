@@ -11,6 +11,16 @@ pub enum FatKind {
     Fat16,
 }
 
+impl FatKind {
+    /// Bytes that the entries of a table for so many clusters take.
+    fn entry_bytes(self, clusters: u32) -> u32 {
+        match self {
+            Self::Fat12 => ((clusters + 2) * 3).div_ceil(2),
+            Self::Fat16 => (clusters + 2) * 2,
+        }
+    }
+}
+
 /// First cluster count that is no longer FAT12 (Microsoft's specification, "FAT Type
 /// Determination").
 const FAT16_FROM_CLUSTERS: u32 = 4085;
@@ -118,11 +128,7 @@ impl Geometry {
             n if n < FAT32_FROM_CLUSTERS => FatKind::Fat16,
             n => return not_fat(format!("{n} clusters make it a FAT32 volume")),
         };
-        let needed_bytes = match kind {
-            FatKind::Fat12 => ((clusters + 2) * 3).div_ceil(2),
-            FatKind::Fat16 => (clusters + 2) * 2,
-        };
-        if needed_bytes > table_sectors * sector_bytes {
+        if kind.entry_bytes(clusters) > table_sectors * sector_bytes {
             return not_fat(format!(
                 "its allocation table of {table_sectors} sectors is too small for {clusters} clusters"
             ));
@@ -151,9 +157,12 @@ impl Geometry {
         u64::from(self.reserved_sectors + copy * self.table_sectors) * u64::from(self.sector_bytes)
     }
 
-    /// Bytes of one table.
+    /// Bytes of one table that hold entries, rounded up to whole sectors. What a parameter block
+    /// reserves beyond them (up to 256 MiB) is never used and never read.
     pub(super) fn table_bytes(&self) -> usize {
-        (self.table_sectors * self.sector_bytes) as usize
+        self.kind
+            .entry_bytes(self.clusters)
+            .next_multiple_of(self.sector_bytes) as usize
     }
 
     /// Byte offset of the root directory from the start of the volume.

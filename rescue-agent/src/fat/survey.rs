@@ -9,6 +9,10 @@ use super::volume::Volume;
 /// ESXi's banks have one level of directories; a volume with more than this is damaged or hostile.
 const MAX_DEPTH: usize = 8;
 
+/// Largest directory there can be, in bytes: 65 536 entries (Microsoft's specification, "FAT
+/// Directory Structure").
+const MAX_DIRECTORY_BYTES: u64 = 65_536 * 32;
+
 /// The result of walking a volume whose files do not contradict each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
@@ -59,6 +63,11 @@ impl Walk<'_, '_> {
             let chain = self.claim(&entry)?;
             if entry.is_directory() && !chain.is_empty() {
                 let name = entry.name().to_string();
+                let clusters = chain.len();
+                let bytes = clusters as u64 * u64::from(self.volume.geometry.cluster_bytes());
+                if bytes > MAX_DIRECTORY_BYTES {
+                    return Err(Damage::DirectoryTooLarge { name, clusters }.into());
+                }
                 let content = self.volume.read_clusters(&chain, &name)?;
                 self.directory(&content, depth + 1)?;
             }

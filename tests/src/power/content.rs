@@ -13,7 +13,7 @@ pub fn gzip(length: usize, seed: u64) -> Vec<u8> {
     let blocks = length.saturating_sub(18).div_ceil(LARGEST_BLOCK + 5).max(1);
     let payload_len = length.saturating_sub(18 + 5 * blocks);
     let mut rng = Rng::new(seed, 0x677a_6970);
-    let payload: Vec<u8> = std::iter::repeat_with(|| rng.next().to_le_bytes()[0])
+    let payload: Vec<u8> = std::iter::repeat_with(|| rng.bits().to_le_bytes()[0])
         .take(payload_len)
         .collect();
     let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3];

@@ -280,7 +280,7 @@ impl Case {
         }
         let cuts = Cuts::new(medium, &recovery, &self.census.layout);
         let mut choice = rng.clone();
-        rng.next();
+        rng.bits();
         cuts.some(effort.second_cut_states, &mut choice, |cut, medium| {
             tally.states += 1;
             tally.second_cuts += 1;
@@ -340,7 +340,7 @@ impl Case {
         let epochs = self.record()?;
         let cuts = Cuts::new(&self.base, &epochs, &self.census.layout);
         let mut choice = rng.clone();
-        rng.next();
+        rng.bits();
         let mut end = None;
         cuts.some(1, &mut choice, |_, medium| {
             self.judge_cut(&medium)?;

@@ -160,6 +160,8 @@ pub struct Content {
     pub hand_made: bool,
     /// When ESXi saved it.
     pub saved: Option<BackupCounter>,
+    /// The volume UUID of the bank its ConfigStore was saved in, 32 hex digits.
+    pub store_bank: Option<String>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
 }

@@ -148,6 +148,7 @@ struct ArchiveReport {
     left_uncompressed: Option<bool>,
     saved_count: Option<u64>,
     saved_date: Option<String>,
+    store_saved_in_this_bank: Option<bool>,
     problem: Option<String>,
     undo_copy: Option<UndoReport>,
 }
@@ -390,7 +391,11 @@ fn bank_report(
         boots_next: disk.boots_next == Some(index),
         volume_problem: bank.volume.as_ref().err().map(ToString::to_string),
         interrupted_repair: interrupted(bank),
-        archives: bank.archives.iter().map(archive_report).collect(),
+        archives: bank
+            .archives
+            .iter()
+            .map(|archive| archive_report(bank, archive))
+            .collect(),
         action: planned.map_or("none", |plan| match plan.action {
             Action::Nothing { .. } if plan.settle => "settle",
             Action::Nothing { .. } => "nothing",
@@ -436,7 +441,7 @@ fn reasons(
     }
 }
 
-fn archive_report(archive: &ArchiveFile) -> ArchiveReport {
+fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
     let content = archive.content.as_ref().ok();
     let saved = content.and_then(|content| content.saved.as_ref());
     ArchiveReport {
@@ -448,6 +453,9 @@ fn archive_report(archive: &ArchiveFile) -> ArchiveReport {
         left_uncompressed: content.map(|content| content.hand_made),
         saved_count: saved.map(|saved| saved.count),
         saved_date: saved.and_then(|saved| saved.modified.clone()),
+        store_saved_in_this_bank: content
+            .and_then(|content| content.store_bank.as_ref())
+            .map(|uuid| uuid.eq_ignore_ascii_case(&bank.marker.hex32())),
         problem: archive.content.as_ref().err().map(ToString::to_string),
         undo_copy: archive.undo.as_ref().map(undo_report),
     }

@@ -1,6 +1,6 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
-use crate::fat::FatTime;
+use crate::archive::BackupCounter;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
@@ -76,15 +76,17 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank) -> Vec<String> {
         ""
     };
     let rollback = if disk.boots_after_rollback == Some(index) {
-        " (after Shift+R)"
+        " <- boots after Shift+R"
     } else {
         ""
     };
+    let cfg = &bank.boot_cfg;
+    let build = cfg.build.as_deref().unwrap_or_default();
     let mut lines = vec![
+        format!("  bank {:<2} ESXi {build}{next}{rollback}", bank.partition),
         format!(
-            "  bank {:<2} ESXi {}{next}{rollback}",
-            bank.partition,
-            bank.boot_cfg.build.as_deref().unwrap_or_default()
+            "         bootstate {}, update number {}",
+            cfg.bootstate, cfg.updated
         ),
         format!("         {}", bank.standing),
     ];
@@ -113,9 +115,9 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<String> {
             let saved = content
                 .saved
                 .as_ref()
-                .map(|saved| format!(", save no. {}", saved.count))
+                .map(|saved| format!(", save no. {}{}", saved.count, saved_on(saved)))
                 .unwrap_or_default();
-            let written = date(archive.modified);
+            let written = archive.modified;
             lines.push(format!(
                 "         {} {} bytes, {written}{saved}{how}",
                 archive.name, archive.size
@@ -129,7 +131,7 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<String> {
     }
     if let Some(undo) = &archive.undo {
         let state = match &undo.content {
-            Ok(_) => format!("original of {}", date(undo.entry.modified())),
+            Ok(_) => format!("original of {}", undo.entry.modified()),
             Err(why) => format!("! not restorable: {why}"),
         };
         lines.push(format!("         {} {state}", undo.entry.name()));
@@ -137,8 +139,13 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<String> {
     lines
 }
 
-fn date(at: FatTime) -> String {
-    at.to_string()
+/// The date that ESXi itself noted beside its counter.
+fn saved_on(saved: &BackupCounter) -> String {
+    saved
+        .modified
+        .as_ref()
+        .map(|date| format!(" on {date}"))
+        .unwrap_or_default()
 }
 
 /// What is meant: the verdict on every device, and the work on every bank.

@@ -15,7 +15,7 @@ use crate::inventory::Inventory;
 use crate::plan::{self, Plan, PlanError};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
-use crate::report::{self, Command, Report};
+use crate::report::{self, Command, Detail, Report};
 use crate::verify;
 
 /// Gives devices that an ESXi host passed through to virtual machines back to the host, offline.
@@ -136,7 +136,11 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
         println!("{}", report.to_json());
         return Ok(report.result.exit_status());
     }
-    show(&report::findings(&look.inventory, look.host.as_ref()));
+    show(&report::findings(
+        &look.inventory,
+        look.host.as_ref(),
+        Detail::Full,
+    ));
     match &planned {
         Ok(plan) => show(&report::devices(plan)),
         Err(error) => println!("Devices  {}", report::escape(&error.to_string())),
@@ -187,7 +191,11 @@ fn carry_out(
     json: bool,
 ) -> anyhow::Result<u8> {
     if !json {
-        show(&report::findings(&look.inventory, look.host.as_ref()));
+        show(&report::findings(
+            &look.inventory,
+            look.host.as_ref(),
+            Detail::Brief,
+        ));
         show(&report::intentions(&look.inventory, plan));
     }
     let writes = plan.writes() && command != Command::DryRun;

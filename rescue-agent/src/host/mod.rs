@@ -13,6 +13,7 @@ mod class;
 mod sysfs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,22 @@ pub struct NamePlate {
     pub serial: Option<String>,
     /// The system's UUID.
     pub uuid: Option<String>,
+}
+
+impl fmt::Display for NamePlate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = [&self.vendor, &self.model].into_iter().flatten();
+        let name = known.map(String::as_str).collect::<Vec<_>>().join(" ");
+        f.write_str(if name.is_empty() {
+            "unknown machine"
+        } else {
+            &name
+        })?;
+        match &self.serial {
+            Some(serial) => write!(f, ", serial {serial}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A machine.

@@ -7,4 +7,4 @@ mod model;
 mod text;
 
 pub use model::{Command, Report, ResultWord};
-pub use text::{devices, escape, findings, intentions, result};
+pub use text::{Detail, devices, escape, findings, intentions, result};

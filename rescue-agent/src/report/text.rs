@@ -1,5 +1,9 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
+use std::borrow::Cow;
+
+use textwrap::{Options, wrap};
+
 use crate::archive::BackupCounter;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
@@ -19,28 +23,52 @@ pub fn escape(text: &str) -> String {
         .collect()
 }
 
-/// What was found: machine, disks, banks.
-pub fn findings(inventory: &Inventory, host: Option<&Host>) -> Vec<String> {
+/// How much of what was found is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What a person needs who has to decide: the disks of ESXi, and per bank what boots when.
+    /// Without an ESXi disk, every disk and why it is none.
+    Brief,
+    /// Everything.
+    Full,
+}
+
+/// What was found: disks and banks.
+pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> Vec<String> {
     let mut lines = Vec::new();
-    for disk in &inventory.disks {
+    let any_of_esxi = inventory.disks.iter().any(Disk::belongs_to_esxi);
+    let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
+    for disk in inventory.disks.iter().filter(shown) {
         lines.push(disk_line(disk, host));
         if let Ok(table) = &disk.table {
-            lines.extend(
-                table
-                    .warnings
-                    .iter()
-                    .filter(|_| disk.belongs_to_esxi())
-                    .map(|warning| format!("         ! {warning}")),
-            );
+            let warnings = table.warnings.iter().filter(|_| disk.belongs_to_esxi());
+            lines.extend(warnings.map(|warning| format!("         ! {warning}")));
         }
         for (index, bank) in disk.banks.iter().enumerate() {
-            lines.extend(bank_lines(disk, index, bank));
+            lines.extend(bank_lines(disk, index, bank, detail));
         }
     }
     if inventory.disks.is_empty() {
         lines.push("Disk     none".into());
     }
-    lines.iter().map(|line| escape(line)).collect()
+    laid_out(&lines)
+}
+
+/// Lines made harmless and folded to the width of the smallest screen, less the cursor.
+fn laid_out(lines: &[String]) -> Vec<String> {
+    const WIDTH: usize = 79;
+    let fold = Options::new(WIDTH)
+        .subsequent_indent("         ")
+        .break_words(false);
+    lines
+        .iter()
+        .flat_map(|line| {
+            wrap(&escape(line), &fold)
+                .into_iter()
+                .map(Cow::into_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn disk_line(disk: &Disk, host: Option<&Host>) -> String {
@@ -69,27 +97,24 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn bank_lines(disk: &Disk, index: usize, bank: &Bank) -> Vec<String> {
-    let next = if disk.boots_next == Some(index) {
-        " <- boots next"
-    } else {
-        ""
-    };
-    let rollback = if disk.boots_after_rollback == Some(index) {
-        " <- boots after Shift+R"
-    } else {
-        ""
-    };
+fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<String> {
     let cfg = &bank.boot_cfg;
     let build = cfg.build.as_deref().unwrap_or_default();
-    let mut lines = vec![
-        format!("  bank {:<2} ESXi {build}{next}{rollback}", bank.partition),
-        format!(
+    let standing = match disk.boots_after_rollback == Some(index) {
+        true if detail == Detail::Brief => "boots after Shift+R".into(),
+        true => format!("boots after Shift+R: {}", bank.standing),
+        false => bank.standing.to_string(),
+    };
+    let mut lines = vec![format!(
+        "  bank {:<2}ESXi {build}, {standing}",
+        bank.partition
+    )];
+    if detail == Detail::Full {
+        lines.push(format!(
             "         bootstate {}, update number {}",
             cfg.bootstate, cfg.updated
-        ),
-        format!("         {}", bank.standing),
-    ];
+        ));
+    }
     lines.extend(bank.archives.iter().flat_map(archive_lines));
     if bank.archives.is_empty() {
         lines.push("         no state archive".into());
@@ -156,13 +181,13 @@ pub fn intentions(inventory: &Inventory, plan: &Plan) -> Vec<String> {
             .iter()
             .flat_map(|bank| plan_lines(inventory, bank)),
     );
-    lines.iter().map(|line| escape(line)).collect()
+    laid_out(&lines)
 }
 
 /// The verdict on every device that is passed through.
 pub fn devices(plan: &Plan) -> Vec<String> {
-    let lines = plan.devices.iter().flat_map(device_lines);
-    lines.map(|line| escape(&line)).collect()
+    let lines: Vec<String> = plan.devices.iter().flat_map(device_lines).collect();
+    laid_out(&lines)
 }
 
 fn device_lines(device: &Judged) -> Vec<String> {
@@ -263,7 +288,7 @@ pub fn result(
     );
     lines.push(sentence(report, inventory, plan));
     lines.extend(next_steps(report.result, plan));
-    lines.iter().map(|line| escape(line)).collect()
+    laid_out(&lines)
 }
 
 fn sentence(report: &Report, inventory: &Inventory, plan: Option<&Plan>) -> String {

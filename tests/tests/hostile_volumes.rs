@@ -226,6 +226,25 @@ fn damaged_volumes_are_refused_untouched() {
         refused("tables differ in the archive", "tables differ", &|medium| {
             map.link(medium, &[1], state[0], 0xfff);
         });
+        // What the fuzzer found: settling a marker it had not left could not make these equal.
+        refused(
+            "marker, and a cluster bad in one table",
+            "tables differ",
+            &|medium| {
+                let slot = map.slot("B       V00");
+                medium.patch(slot, b"STATE   NEW").unwrap();
+                medium.patch(slot + 26, &[0; 6]).unwrap();
+                for cluster in other {
+                    map.link(medium, &[0, 1], *cluster, 0);
+                }
+                map.link(
+                    medium,
+                    &[0],
+                    free,
+                    if shape.bits == 12 { 0xff7 } else { 0xfff7 },
+                );
+            },
+        );
         refused("cross-linked", "both claim cluster", &|medium| {
             map.link(medium, &[0, 1], state[1], other[0]);
         });

@@ -139,8 +139,8 @@ fn a_marked_bridge_above_the_boot_nvme_goes_back() -> Result<()> {
         passed_through: &[ROOT_PORT],
         given_back: &[ROOT_PORT],
         devices: &[
-            "pcie-root-port,id=port,addr=4.0,chassis=1,slot=1",
-            "nvme,id=ssd,bus=port,serial=boot",
+            "pcie-root-port,id=rp4,addr=4.0,chassis=1,slot=1",
+            "nvme,id=ssd,bus=rp4,serial=boot",
             "nvme-ns,bus=ssd,drive=old,nsid=1",
             "nvme-ns,bus=ssd,drive=new,nsid=2",
             FOREIGN_DISK_ON_SATA,
@@ -193,8 +193,8 @@ fn a_boot_nvme_that_inherited_a_moved_gpus_address_goes_back() -> Result<()> {
         passed_through: &[GPU],
         given_back: &[GPU],
         devices: &[
-            "pcie-root-port,id=port,addr=4.0,chassis=1,slot=1",
-            "nvme,id=ssd,bus=port,serial=boot",
+            "pcie-root-port,id=rp4,addr=4.0,chassis=1,slot=1",
+            "nvme,id=ssd,bus=rp4,serial=boot",
             "nvme-ns,bus=ssd,drive=old,nsid=1",
             "nvme-ns,bus=ssd,drive=new,nsid=2",
             FOREIGN_DISK_ON_SATA,

@@ -15,6 +15,28 @@ impl PciClass {
         u8::try_from(self.0 >> 16 & 0xff).unwrap_or(0)
     }
 
+    /// Reads the class as ESXi records it in esx.conf: six hex digits, or four without the
+    /// programming interface. `None` for anything else.
+    pub fn from_recorded(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let number = u32::from_str_radix(digits, 16).ok()?;
+        match digits.len() {
+            6 => Some(Self(number)),
+            4 => Some(Self(number << 8)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a bridge to another bus.
+    pub fn is_bridge(self) -> bool {
+        self.base() == 0x06
+    }
+
+    /// Whether it is a USB controller.
+    pub fn is_usb(self) -> bool {
+        self.base_and_sub() == 0x0c03
+    }
+
     /// Base class and subclass.
     fn base_and_sub(self) -> u32 {
         self.0 >> 8 & 0xffff
@@ -29,7 +51,7 @@ impl PciClass {
 
     /// Whether the function drives disks, or a bus that boot media hang on.
     pub fn drives_storage(self) -> bool {
-        self.base() == 0x01 || self.base_and_sub() == 0x0c03 || self.base_and_sub() == 0x0805
+        self.base() == 0x01 || self.is_usb() || self.base_and_sub() == 0x0805
     }
 }
 

@@ -100,7 +100,9 @@ impl DiskNode {
 
     /// The functions that drive it, the last of each path.
     pub fn controllers(&self) -> impl Iterator<Item = PciAddress> + '_ {
-        self.pci_paths.iter().filter_map(|path| path.last().copied())
+        self.pci_paths
+            .iter()
+            .filter_map(|path| path.last().copied())
     }
 }
 

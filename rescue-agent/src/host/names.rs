@@ -111,7 +111,13 @@ mod tests {
     #[test]
     fn other_text_names_nothing() {
         let wanted = BTreeSet::from([id("10de:2786")]);
-        for text in ["", "\t2786  stray device\n", "10de\n", "10d\u{e9}  x\n", "10de x\n"] {
+        for text in [
+            "",
+            "\t2786  stray device\n",
+            "10de\n",
+            "10d\u{e9}  x\n",
+            "10de x\n",
+        ] {
             assert!(names(text, &wanted).is_empty(), "{text:?}");
         }
     }

@@ -233,7 +233,12 @@ mod tests {
     fn other_files_are_refused_with_what_was_expected() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("host.json");
-        for text in ["", "{}", "\u{0}", r#"{"schema":"other/1","name_plate":{},"pci":[],"disks":[]}"#] {
+        for text in [
+            "",
+            "{}",
+            "\u{0}",
+            r#"{"schema":"other/1","name_plate":{},"pci":[],"disks":[]}"#,
+        ] {
             fs::write(&file, text).unwrap();
             let error = Host::load(&file).unwrap_err().to_string();
             assert!(error.contains("--save-host"), "{error}");

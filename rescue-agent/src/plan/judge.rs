@@ -192,10 +192,7 @@ impl<'a> Judge<'a> {
             return unsure(why);
         }
         let Some(function) = host.function(address) else {
-            return (
-                Verdict::Stale,
-                "no device sits at this address now".into(),
-            );
+            return (Verdict::Stale, "no device sits at this address now".into());
         };
         match self.needs.doubt(function) {
             Some(why) => unsure(why),
@@ -240,9 +237,7 @@ impl<'a> Judge<'a> {
     }
 
     fn id_of(&self, entry: &DeviceEntry) -> Option<VendorDevice> {
-        self.present(entry)
-            .map(|function| function.id)
-            .or(entry.id)
+        self.present(entry).map(|function| function.id).or(entry.id)
     }
 
     fn matches(&self, term: &Term, entry: &DeviceEntry) -> bool {
@@ -250,9 +245,8 @@ impl<'a> Judge<'a> {
             Term::Auto => self.purpose(entry).is_some(),
             Term::All => true,
             Term::Address(address) => {
-                let as_hex = || {
-                    entry.alternative == Some(*address) && self.ambiguity(entry).is_some()
-                };
+                let as_hex =
+                    || entry.alternative == Some(*address) && self.ambiguity(entry).is_some();
                 entry.address == Some(*address) || as_hex()
             }
             Term::Id(id) => self.id_of(entry) == Some(*id),

@@ -39,9 +39,11 @@ impl Needs {
         }
         for node in &host.disks {
             if let Some(why) = why_unseen(node, inventory, host) {
-                needs
-                    .unseen
-                    .extend(host.on_path_of(node).into_iter().map(|at| (at, why.clone())));
+                needs.unseen.extend(
+                    host.on_path_of(node)
+                        .into_iter()
+                        .map(|at| (at, why.clone())),
+                );
             }
         }
         needs
@@ -131,10 +133,7 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
         .iter()
         .find(|disk| host.disk(&disk.path) == Some(node));
     match looked_at {
-        None => Some(format!(
-            "leads to {}, which was not looked at",
-            node.name()
-        )),
+        None => Some(format!("leads to {}, which was not looked at", node.name())),
         // A disk that cannot be opened has no size.
         Some(disk) if disk.size == 0 => {
             Some(format!("leads to {}, which cannot be read", node.name()))

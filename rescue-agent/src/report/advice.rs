@@ -60,6 +60,10 @@ fn clean(plan: Option<&Plan>) -> &'static str {
 
 /// What the administrator can do now, one sentence each.
 pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String> {
+    let unsure = plan.is_some_and(|plan| {
+        let mut verdicts = plan.devices.iter().map(|device| device.verdict);
+        verdicts.any(|verdict| verdict == Verdict::Unsure)
+    });
     let steps: &[&str] = match result {
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
@@ -79,7 +83,11 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         }
         ResultWord::Refused => &[],
     };
-    steps.iter().map(|step| (*step).to_owned()).collect()
+    let steps = steps.iter().map(|step| (*step).to_owned());
+    match result == ResultWord::Reverted && unsure {
+        true => steps.chain(how_to_choose(plan)).collect(),
+        false => steps.collect(),
+    }
 }
 
 /// How to give back what the plan leaves alone.

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
 use crate::repair::{Outcome, Receipt};
-use crate::report::{Report, ResultWord};
+use crate::report::Report;
 
 /// Makes text that came from a disk harmless on a console: control characters are spelled out.
 pub fn escape(text: &str) -> String {
@@ -190,6 +190,16 @@ pub fn devices(plan: &Plan) -> Vec<String> {
     laid_out(&lines)
 }
 
+/// A verdict as a person reads it.
+pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::GiveBack => "give back",
+        Verdict::Leave => "leave",
+        Verdict::Stale => "stale, leave",
+        Verdict::Unsure => "unsure, leave",
+    }
+}
+
 fn device_lines(device: &Judged) -> Vec<String> {
     let address = device
         .address
@@ -199,20 +209,21 @@ fn device_lines(device: &Judged) -> Vec<String> {
         .as_ref()
         .map(|function| format!(" {} {}", function.class, function.id))
         .unwrap_or_default();
+    let name = device
+        .present
+        .as_ref()
+        .and_then(|function| function.name.clone());
     let spelled = match device.text == address {
         true => String::new(),
         false => format!(" [{}]", device.text),
     };
-    let verdict = match device.verdict {
-        Verdict::GiveBack => "give back",
-        Verdict::Leave => "leave",
-        Verdict::Stale => "stale, leave",
-        Verdict::Unsure => "unsure, leave",
-    };
-    let mut lines = vec![
-        format!("Device   {address}{spelled}{what}"),
-        format!("         {verdict}: {}", device.reason),
-    ];
+    let mut lines = vec![format!("Device   {address}{spelled}{what}")];
+    lines.extend(name.map(|name| format!("         {name}")));
+    lines.push(format!(
+        "         {}: {}",
+        verdict_words(device.verdict),
+        device.reason
+    ));
     if let (Some(was), Some(now)) = (device.was, &device.present) {
         lines.push(format!(
             "         ! was {was}, now {}: a card was moved",
@@ -260,12 +271,7 @@ fn plan_lines(inventory: &Inventory, plan: &BankPlan) -> Vec<String> {
 }
 
 /// How it ended: failures first, then one plain sentence, then what to do next.
-pub fn result(
-    report: &Report,
-    inventory: &Inventory,
-    plan: Option<&Plan>,
-    receipt: Option<&Receipt>,
-) -> Vec<String> {
+pub fn result(report: &Report, plan: Option<&Plan>, receipt: Option<&Receipt>) -> Vec<String> {
     let mut lines = Vec::new();
     for (planned, done) in plan
         .iter()
@@ -286,73 +292,9 @@ pub fn result(
             .iter()
             .map(|promise| format!("FAILED   {promise}")),
     );
-    lines.push(sentence(report, inventory, plan));
-    lines.extend(next_steps(report.result, plan));
+    lines.push(format!("Result   {}", report.summary()));
+    let heads = std::iter::once("Next").chain(std::iter::repeat(""));
+    let steps = report.next_steps().iter().zip(heads);
+    lines.extend(steps.map(|(step, head)| format!("{head:9}{step}")));
     laid_out(&lines)
-}
-
-fn sentence(report: &Report, inventory: &Inventory, plan: Option<&Plan>) -> String {
-    let (banks, devices) = report.changed();
-    let text = match report.result {
-        ResultWord::Inspected => format!(
-            "{} boot banks found. Nothing was written.",
-            inventory.banks().count()
-        ),
-        ResultWord::Planned => "this was a dry run. Nothing was written.".into(),
-        ResultWord::Reverted => format!(
-            "{devices} {} back to ESXi in {banks} {}, written and verified.",
-            if devices == 1 {
-                "device was given"
-            } else {
-                "devices were given"
-            },
-            if banks == 1 { "bank" } else { "banks" },
-        ),
-        ResultWord::Restored => {
-            format!("the originals are back in {banks} banks, written and verified.")
-        }
-        ResultWord::Clean => match plan.is_some_and(|plan| !plan.devices.is_empty()) {
-            true => "nothing to do: no device that ESXi needs is passed through.".into(),
-            false => "nothing to do.".into(),
-        },
-        ResultWord::Refused => match banks {
-            0 => "refused. Nothing was written.".into(),
-            n => {
-                format!("{n} banks were repaired, at least one other was refused and not written.")
-            }
-        },
-        ResultWord::Failed => {
-            "writing or verifying failed; see above for what is in force now.".into()
-        }
-        ResultWord::NoneFound => "no ESXi installation found. Nothing was written.".into(),
-    };
-    format!("Result   {text}")
-}
-
-fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String> {
-    let left = plan.is_some_and(|plan| {
-        plan.devices
-            .iter()
-            .any(|device| device.verdict != Verdict::GiveBack)
-    });
-    let lines: &[&str] = match result {
-        ResultWord::Reverted => &[
-            "Next     Boot ESXi. Do not move cards before it has booted once.",
-            "         A VM that owned the device starts only after its pciPassthru",
-            "         entries are removed. Undo: rescue-agent restore.",
-        ],
-        ResultWord::Restored => &["Next     The host is as it was before the repair."],
-        ResultWord::Clean if left => &[
-            "Next     To give back other devices, choose them with devices=ADDRESS or devices=all.",
-        ],
-        ResultWord::Failed => &[
-            "Next     Run the rescue again: it settles what was interrupted.",
-            "         If it fails again, the disk itself is failing: image it first.",
-        ],
-        ResultWord::NoneFound => {
-            &["Next     Check that the disk is connected and its controller has a driver."]
-        }
-        _ => &[],
-    };
-    lines.iter().map(|line| (*line).to_owned()).collect()
 }

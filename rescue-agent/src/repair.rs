@@ -109,7 +109,7 @@ pub fn carry_out(
         let bank_plan = &plan.banks[index];
         let disk = &inventory.disks[bank_plan.disk];
         let receipt = match failed.contains(&disk.path.as_path()) {
-            true => after_failure(bank_plan),
+            true => after_failure(bank_plan, disk),
             false => Work {
                 disk,
                 bank: &disk.banks[bank_plan.bank],
@@ -131,15 +131,16 @@ pub fn carry_out(
 
 /// What a bank is called in messages.
 pub fn bank_name(disk: &Disk, bank: &Bank) -> String {
-    format!("{} partition {}", disk.path.display(), bank.partition)
+    disk.partition_name(bank.partition)
 }
 
-fn after_failure(plan: &BankPlan) -> BankReceipt {
+fn after_failure(plan: &BankPlan, disk: &Disk) -> BankReceipt {
+    let name = bank_name(disk, &disk.banks[plan.bank]);
     let outcome = match &plan.action {
         Action::Nothing { .. } => Outcome::Untouched,
         Action::Refuse { why, .. } => Outcome::Refused { why: why.clone() },
         Action::Replace(_) | Action::Restore(_) => Outcome::Refused {
-            why: "not begun, because writing to another bank of this disk failed".into(),
+            why: format!("{name}: not begun, because writing to another bank of this disk failed"),
         },
     };
     BankReceipt {
@@ -173,10 +174,7 @@ impl Work<'_> {
         let device = match (self.open)(&self.disk.path) {
             Ok(device) => device,
             Err(error) => {
-                let why = format!(
-                    "{} cannot be opened for writing: {error}",
-                    self.disk.path.display()
-                );
+                let why = format!("{}: cannot be opened for writing: {error}", self.name());
                 return BankReceipt {
                     settled: None,
                     outcome: Outcome::Refused { why },
@@ -218,7 +216,7 @@ impl Work<'_> {
             Action::Nothing { .. } => Ok(Outcome::Untouched),
             Action::Refuse { why, .. } => Err(Outcome::Refused { why: why.clone() }),
             Action::Replace(changes) => {
-                for change in changes {
+                for (earlier, change) in changes.iter().enumerate() {
                     let file = change.name.to_string();
                     let old = self.bank.archives[change.archive]
                         .raw
@@ -233,18 +231,22 @@ impl Work<'_> {
                         &change.new,
                         self.now,
                     )
-                    .map_err(|error| self.outcome(&error))?;
+                    .map_err(|error| match earlier {
+                        0 => self.outcome(&error),
+                        _ => self.half_way(&file, &error),
+                    })?;
                     self.done(file);
                 }
                 Ok(Outcome::Replaced)
             }
             Action::Restore(restores) => {
-                for restore in restores {
+                for (earlier, restore) in restores.iter().enumerate() {
                     let file = restore.name.to_string();
                     self.intend(&file, &restore.before, &restore.after);
                     match exchange::restore(device, self.bank.region, restore.name, self.now) {
                         // Settling may have restored it already.
                         Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
+                        Err(error) if earlier > 0 => return Err(self.half_way(&file, &error)),
                         Err(error) => return Err(self.outcome(&error)),
                     }
                     self.done(file);
@@ -279,6 +281,23 @@ impl Work<'_> {
                 in_force: *in_force,
             },
         }
+    }
+
+    /// A refusal is no refusal of the bank any more where another archive of it was exchanged.
+    fn half_way(&self, file: &str, error: &ExchangeError) -> Outcome {
+        let why = format!(
+            "{}: {file}, after the bank's other archive was exchanged: {error}",
+            self.name()
+        );
+        let in_force = match error {
+            ExchangeError::Refused(_) => InForce::Unchanged,
+            ExchangeError::Failed { in_force, .. } => *in_force,
+        };
+        let why = match error {
+            ExchangeError::Refused(_) => format!("{why}; {in_force}"),
+            ExchangeError::Failed { .. } => why,
+        };
+        Outcome::Failed { why, in_force }
     }
 
     fn name(&self) -> String {

@@ -107,7 +107,14 @@ struct DiskReport {
     boots_next: Option<u32>,
     boots_after_rollback: Option<u32>,
     datastores: Vec<u32>,
+    unreadable: Vec<UnreadableReport>,
     banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct UnreadableReport {
+    partition: u32,
+    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -269,7 +276,8 @@ fn result_word(
     receipt: Option<&Receipt>,
     broken_promises: &[String],
 ) -> ResultWord {
-    if inventory.banks().next().is_none() {
+    let unreadable = inventory.unreadable().next().is_some();
+    if inventory.banks().next().is_none() && !unreadable {
         return ResultWord::NoneFound;
     }
     let outcomes = || {
@@ -287,7 +295,10 @@ fn result_word(
     {
         return ResultWord::Failed;
     }
-    if refused_by_plan || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. })) {
+    if unreadable
+        || refused_by_plan
+        || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. }))
+    {
         return ResultWord::Refused;
     }
     match command {
@@ -359,6 +370,14 @@ fn disk_report(
         boots_next: number(disk.boots_next),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),
+        unreadable: disk
+            .unreadable
+            .iter()
+            .map(|(partition, why)| UnreadableReport {
+                partition: *partition,
+                why: why.clone(),
+            })
+            .collect(),
         banks: (0..disk.banks.len())
             .map(|bank| bank_report(disk, index, bank, plan, receipt))
             .collect(),

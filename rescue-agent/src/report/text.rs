@@ -250,11 +250,14 @@ pub fn result(
         match &done.outcome {
             Outcome::Failed { why, .. } => lines.push(format!("FAILED   {why}")),
             Outcome::Refused { why } if !matches!(planned.action, Action::Refuse { .. }) => {
-                lines.push(format!("REFUSED  {why}"));
+                lines.push(format!("REFUSED  {why}; its archive is as it was"));
             }
             _ => {}
         }
     }
+    lines.extend(inventory.unreadable().map(|(name, why)| {
+        format!("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")
+    }));
     lines.extend(
         report
             .broken_promises()

@@ -8,6 +8,7 @@ use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
 use crate::repair::{BankReceipt, Outcome, Receipt};
+use crate::report::text::is_steering;
 
 /// The version of the fields below.
 pub const SCHEMA: &str = "esxi-rescue/1";
@@ -251,11 +252,21 @@ impl Report {
         &self.broken_promises
     }
 
-    /// The JSON text.
+    /// The JSON text. It goes to terminals too, so it holds nothing that steers one.
     pub fn to_json(&self) -> String {
         // Plain values of owned strings and numbers: there is nothing that could fail.
-        serde_json::to_string_pretty(self)
-            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+        let json = serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+        let mut harmless = String::with_capacity(json.len());
+        for c in json.chars() {
+            // Strings cannot hold a newline as it is; all of those are the layout's. Every other
+            // steering character stands in a string, and is below 0x10000.
+            match c != '\n' && is_steering(c) {
+                true => harmless.push_str(&format!("\\u{:04x}", u32::from(c))),
+                false => harmless.push(c),
+            }
+        }
+        harmless
     }
 
     /// The last line on the serial console.

@@ -7,16 +7,31 @@ use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::{Report, ResultWord};
 
-/// Makes text that came from a disk harmless on a console: control characters are spelled out.
-pub fn escape(text: &str) -> String {
-    text.chars()
+/// Makes a line that holds text from a disk harmless on a console: characters that steer a
+/// terminal, end the line or turn the direction of the text are spelled out.
+pub fn escape(line: &str) -> String {
+    line.chars()
         .flat_map(|c| {
-            let spell = c.is_control() && c != '\n';
+            let spell = is_steering(c);
             let kept = (!spell).then_some(c);
             kept.into_iter()
                 .chain(spell.then(|| c.escape_default()).into_iter().flatten())
         })
         .collect()
+}
+
+/// Whether a terminal might take a character for an order.
+pub(super) fn is_steering(c: char) -> bool {
+    c.is_control() || turns_direction(c)
+}
+
+/// Unicode's line and paragraph separators, and its characters for writing from right to left
+/// (Unicode Standard Annex 9), which can make a text read as another one.
+fn turns_direction(c: char) -> bool {
+    matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// What was found: machine, disks, banks.
@@ -333,4 +348,22 @@ fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String> {
         _ => &[],
     };
     lines.iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn what_steers_a_terminal_is_spelled_out() {
+        for (text, shown) in [
+            ("vmhba0 (größer)", "vmhba0 (größer)"),
+            ("\u{1b}[2J\u{7}", "\\u{1b}[2J\\u{7}"),
+            ("a\r\nResult   reverted", "a\\r\\nResult   reverted"),
+            ("\u{9b}1A\u{7f}\t", "\\u{9b}1A\\u{7f}\\t"),
+            ("\u{202e}kcolb", "\\u{202e}kcolb"),
+        ] {
+            assert_eq!(escape(text), shown);
+        }
+    }
 }

@@ -16,10 +16,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rescue_tests::artefacts;
 use rescue_tests::esxi::archive::{Member, noise};
 use rescue_tests::esxi::host::SATA;
@@ -119,7 +119,7 @@ impl Stage {
         thread::scope(|scope| {
             let booting = scope.spawn(|| stage.save_booting());
             stage.save_ready()?;
-            booting.join().expect("it does not panic")
+            joined(booting)
         })?;
         stage.watch_a_repair()?;
         Ok(stage)
@@ -173,6 +173,12 @@ impl Stage {
         self.window = window;
         Ok(())
     }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread came to a bad end"))?
 }
 
 fn iso(folder: &Path, name: &str) -> PathBuf {
@@ -285,10 +291,7 @@ fn a_machine_killed_at_any_moment_leaves_whole_banks_and_the_next_boot_repairs_t
                 scope.spawn(move || kill_and_recover(stage, cache, rng))
             })
             .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("it does not panic"))
-            .collect::<Result<Vec<_>>>()
+        threads.into_iter().map(joined).collect::<Result<Vec<_>>>()
     })?;
     for (cache, kills) in CACHES.into_iter().zip(&all) {
         for (moment, left) in kills {

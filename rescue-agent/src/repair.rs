@@ -52,8 +52,10 @@ pub enum Outcome {
     Failed {
         /// What, and where.
         why: String,
-        /// Which archive the bank has now.
+        /// Which content the archive has on which it failed.
         in_force: InForce,
+        /// Archives of the bank that were exchanged before, by name.
+        exchanged: Vec<String>,
     },
 }
 
@@ -233,7 +235,11 @@ impl Work<'_> {
                     )
                     .map_err(|error| match earlier {
                         0 => self.outcome(&error),
-                        _ => self.half_way(&file, &error),
+                        _ => {
+                            let done = changes[..earlier].iter();
+                            let done = done.map(|change| change.name.to_string());
+                            self.half_way(done.collect(), &file, &error)
+                        }
                     })?;
                     self.done(file);
                 }
@@ -246,7 +252,11 @@ impl Work<'_> {
                     match exchange::restore(device, self.bank.region, restore.name, self.now) {
                         // Settling may have restored it already.
                         Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
-                        Err(error) if earlier > 0 => return Err(self.half_way(&file, &error)),
+                        Err(error) if earlier > 0 => {
+                            let done = &restores[..earlier];
+                            let done = done.iter().map(|restore| restore.name.to_string());
+                            return Err(self.half_way(done.collect(), &file, &error));
+                        }
                         Err(error) => return Err(self.outcome(&error)),
                     }
                     self.done(file);
@@ -279,25 +289,28 @@ impl Work<'_> {
             ExchangeError::Failed { in_force, .. } => Outcome::Failed {
                 why,
                 in_force: *in_force,
+                exchanged: Vec::new(),
             },
         }
     }
 
-    /// A refusal is no refusal of the bank any more where another archive of it was exchanged.
-    fn half_way(&self, file: &str, error: &ExchangeError) -> Outcome {
-        let why = format!(
-            "{}: {file}, after the bank's other archive was exchanged: {error}",
-            self.name()
-        );
-        let in_force = match error {
-            ExchangeError::Refused(_) => InForce::Unchanged,
-            ExchangeError::Failed { in_force, .. } => *in_force,
-        };
-        let why = match error {
-            ExchangeError::Refused(_) => format!("{why}; {in_force}"),
-            ExchangeError::Failed { .. } => why,
-        };
-        Outcome::Failed { why, in_force }
+    /// How a bank ends whose archives of the names `exchanged` are done and whose next one is not. A
+    /// refusal is no refusal of the bank any more.
+    fn half_way(&self, exchanged: Vec<String>, file: &str, error: &ExchangeError) -> Outcome {
+        let (names, bank) = (exchanged.join(" and "), self.name());
+        let why = format!("{bank}: {names} was exchanged, then {file} was not: {error}");
+        match error {
+            ExchangeError::Refused(_) => Outcome::Failed {
+                why: format!("{why}; {}", InForce::Unchanged),
+                in_force: InForce::Unchanged,
+                exchanged,
+            },
+            ExchangeError::Failed { in_force, .. } => Outcome::Failed {
+                why,
+                in_force: *in_force,
+                exchanged,
+            },
+        }
     }
 
     fn name(&self) -> String {

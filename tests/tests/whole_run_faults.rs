@@ -121,13 +121,26 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
     }
 }
 
+/// An archive: index of its bank, its name as it is stored, its name.
+type File = (usize, &'static [u8; 11], &'static str);
+
+/// The archives of the disk. The order in a bank is that of the repair.
+const FILES: [File; 3] = [
+    (0, b"STATE   TGZ", "STATE.TGZ"),
+    (0, b"ONETIME TGZ", "ONETIME.TGZ"),
+    (1, b"STATE   TGZ", "STATE.TGZ"),
+];
+
+/// Their undo copies.
+const UNDO: [&[u8; 11]; 3] = [b"STATE   ORG", b"ONETIME ORG", b"STATE   ORG"];
+
 /// A disk, and what its archives are before and after.
 struct Scene {
     base: Medium,
     starts: [u64; 2],
     lengths: [u64; 2],
-    old: [Vec<u8>; 2],
-    new: [Vec<u8>; 2],
+    old: [Vec<u8>; 3],
+    new: [Vec<u8>; 3],
     /// Reads, writes and flushes of a run on a disk that works.
     counts: [usize; 3],
 }
@@ -135,7 +148,10 @@ struct Scene {
 impl Scene {
     fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+        let disk = EsxiDisk::v67().bank(0, |bank| {
+            bank.add_onetime();
+        });
+        let made = disk.make(folder.path(), "disk")?;
         let mut image = Image::zeroed(std::fs::metadata(&made.image)?.len(), 512);
         image.write_file(0, &made.image)?;
         let banks: Vec<_> = made
@@ -174,39 +190,33 @@ impl Scene {
     }
 
     /// The archives, as VMware's loader reads them.
-    fn archives(&self, medium: &Medium) -> Result<[Vec<u8>; 2]> {
-        let archive = |bank: usize| -> Result<Vec<u8>> {
+    fn archives(&self, medium: &Medium) -> Result<[Vec<u8>; 3]> {
+        let archive = |(bank, stored, name): File| -> Result<Vec<u8>> {
             let archive = Loader::open(medium, self.starts[bank], 512)?
-                .load(b"STATE   TGZ")?
-                .context("no archive")?;
+                .load(stored)?
+                .with_context(|| format!("no {name}"))?;
             gunzip(&archive)?;
             Ok(archive)
         };
-        Ok([archive(0)?, archive(1)?])
+        Ok([archive(FILES[0])?, archive(FILES[1])?, archive(FILES[2])?])
     }
 
     /// What a run says of each bank is true of what the disk may hold.
     fn claims_hold(&self, run: &Run, media: &[Medium]) -> Result<()> {
         for medium in media {
             let archives = self.archives(medium)?;
-            for bank in 0..BANKS.len() {
-                let (is_old, is_new) = (
-                    archives[bank] == self.old[bank],
-                    archives[bank] == self.new[bank],
-                );
+            for (index, (bank, _, name)) in FILES.into_iter().enumerate() {
+                let is_old = archives[index] == self.old[index];
+                let is_new = archives[index] == self.new[index];
                 let outcome = run.outcome(BANKS[bank]);
-                let holds = match &outcome {
-                    Some(Outcome::Replaced) => is_new,
-                    Some(Outcome::Failed { in_force, .. }) => match in_force {
-                        InForce::New => is_new,
-                        InForce::OldOrNew => is_old || is_new,
-                        InForce::Old | InForce::Unchanged => is_old,
-                    },
-                    _ => is_old,
+                let holds = match claim(outcome, name) {
+                    InForce::New => is_new,
+                    InForce::OldOrNew => is_old || is_new,
+                    InForce::Old | InForce::Unchanged => is_old,
                 };
                 ensure!(
                     holds,
-                    "bank {bank}: old {is_old}, new {is_new}, but said: {outcome:?}"
+                    "bank {bank}, {name}: old {is_old}, new {is_new}, but said: {outcome:?}"
                 );
             }
         }
@@ -227,18 +237,42 @@ impl Scene {
             self.archives(&medium)? == self.new,
             "the next run does not repair"
         );
-        for bank in 0..BANKS.len() {
-            let undo = Loader::open(&medium, self.starts[bank], 512)?.load(b"STATE   ORG")?;
+        for (index, (bank, _, name)) in FILES.into_iter().enumerate() {
+            let undo = Loader::open(&medium, self.starts[bank], 512)?.load(UNDO[index])?;
             ensure!(
-                undo.as_ref() == Some(&self.old[bank]),
-                "the original is lost"
+                undo.as_ref() == Some(&self.old[index]),
+                "the original of {name} is lost"
             );
+        }
+        for bank in 0..BANKS.len() {
             if with_fsck {
                 let verdict = fsck(&medium, self.starts[bank], self.lengths[bank])?;
                 ensure!(verdict.clean, "{}", verdict.text);
             }
         }
         Ok(())
+    }
+}
+
+/// What a run says is in force of an archive.
+fn claim(outcome: Option<&Outcome>, name: &str) -> InForce {
+    match outcome {
+        Some(Outcome::Replaced) => InForce::New,
+        Some(Outcome::Failed {
+            in_force,
+            exchanged,
+            ..
+        }) => {
+            let done = exchanged.iter().any(|done| done == name);
+            // The first archive that was not exchanged is the one that failed.
+            let first = name == "STATE.TGZ" || !exchanged.is_empty();
+            match (done, first) {
+                (true, _) => InForce::New,
+                (false, true) => *in_force,
+                (false, false) => InForce::Unchanged,
+            }
+        }
+        _ => InForce::Old,
     }
 }
 
@@ -418,8 +452,13 @@ fn a_bank_that_cannot_be_read_does_not_vanish() {
             let archives = scene
                 .archives(&device.inner.recording().medium)
                 .unwrap_or_else(|error| panic!("{error:#}"));
-            assert_eq!(archives[bank], scene.old[bank]);
-            assert_eq!(archives[1 - bank], scene.new[1 - bank]);
+            for (index, file) in FILES.into_iter().enumerate() {
+                let expected = match file.0 == bank {
+                    true => &scene.old[index],
+                    false => &scene.new[index],
+                };
+                assert!(archives[index] == *expected, "{file:?}");
+            }
         }
     }
 }

@@ -443,7 +443,19 @@ fn bank_report(
         why,
         remedy,
         in_force: done.and_then(|receipt| match &receipt.outcome {
-            Outcome::Failed { in_force, .. } => Some(in_force.to_string()),
+            Outcome::Failed {
+                in_force,
+                exchanged,
+                ..
+            } if exchanged.is_empty() => Some(in_force.to_string()),
+            Outcome::Failed {
+                in_force,
+                exchanged,
+                ..
+            } => Some(format!(
+                "{}: exchanged; the other archive: {in_force}",
+                exchanged.join(", ")
+            )),
             _ => None,
         }),
         settled_clusters: done.and_then(|receipt| receipt.settled),

@@ -2,10 +2,10 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test demo bench fuzz clean
+.PHONY: help image test test-deep demo bench fuzz clean
 
 help:   ## list the commands
-	@sed -n 's/^\([a-z]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
 
 image:  ## build dist/esxi-rescue.iso, installing what is needed
 	scripts/setup.sh image
@@ -17,19 +17,18 @@ test:   ## build the image and run all tests, with virtual machines
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace
 
+test-deep: ## run the tests of power cuts and kills for long
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	RESCUE_DEEP=1 cargo test --locked --release --workspace
+
 demo:   ## watch a repair in a virtual machine: before, the boot, after
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
 
-bench:  ## measure what SPECIFICATION.md promises
-	scripts/setup.sh test
-	$(MAKE) --no-print-directory image
-	cargo bench --locked --workspace
-
-fuzz:   ## run the property tests for long
-	scripts/setup.sh test
-	PROPTEST_CASES=20000 cargo test --locked --release --workspace --lib
+fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)
+	scripts/fuzz.sh
 
 clean:  ## remove everything that was built or downloaded
 	rm -rf dist .cache

@@ -184,7 +184,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
     show(&report::findings(&look.inventory, host, Detail::Full));
     show(&report::devices(&plan));
     show(&explanation);
-    show(&report::result(&report, None, None));
+    show(&report::result(&report, &look.inventory, None, None));
     Ok(exit_status)
 }
 
@@ -269,7 +269,12 @@ fn carry_out(
     let exit_status = report.result.exit_status();
     match json {
         true => println!("{}", report.with_explanation(explanation).to_json()),
-        false => show(&report::result(&report, Some(plan), receipt.as_ref())),
+        false => show(&report::result(
+            &report,
+            &look.inventory,
+            Some(plan),
+            receipt.as_ref(),
+        )),
     }
     Ok(exit_status)
 }

@@ -57,13 +57,14 @@ fn unreadable(path: &Path, size: u64, why: &str) -> Disk {
         table: Err(why.to_owned()),
         banks: Vec::new(),
         not_banks: Vec::new(),
+        unreadable: Vec::new(),
         boots_next: None,
         boots_after_rollback: None,
     }
 }
 
 fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> Disk {
-    let (mut found, mut not_banks) = (Vec::new(), Vec::new());
+    let (mut found, mut not_banks, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
     for partition in table
         .partitions
         .iter()
@@ -72,7 +73,8 @@ fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> 
         match bank_in(device, partition) {
             Ok(Some(bank)) => found.push(bank),
             Ok(None) => {}
-            Err(why) => not_banks.push((partition.number, why)),
+            Err(NoBank::Is(why)) => not_banks.push((partition.number, why)),
+            Err(NoBank::Unknown(why)) => unreadable.push((partition.number, why)),
         }
     }
     let candidates: Vec<Candidate<'_>> = found
@@ -94,6 +96,7 @@ fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> 
         table: Ok(table),
         banks,
         not_banks,
+        unreadable,
         boots_next: election.next,
         boots_after_rollback: election.after_shift_r,
     }
@@ -124,14 +127,32 @@ impl Found<'_> {
     }
 }
 
+/// Why a partition that may hold a bank is not taken for one.
+enum NoBank {
+    /// It is none.
+    Is(String),
+    /// It may be one: the disk does not let it be read.
+    Unknown(String),
+}
+
+impl NoBank {
+    fn because(error: &FatError, what: &str) -> Self {
+        let why = format!("{what}{error}");
+        match error {
+            FatError::Read { .. } => Self::Unknown(why),
+            _ => Self::Is(why),
+        }
+    }
+}
+
 /// The bank of a partition: VMware's mark, a boot.cfg that parses, and a `build` in it. `None`
 /// without the mark; a reason where the mark is there and the rest is not.
 fn bank_in<'p>(
     device: &dyn BlockDevice,
     partition: &'p Partition,
-) -> Result<Option<Found<'p>>, String> {
+) -> Result<Option<Found<'p>>, NoBank> {
     if let Some(problem) = &partition.problem {
-        return Err(problem.to_string());
+        return Err(NoBank::Is(problem.to_string()));
     }
     let region = Region {
         start: partition.start,
@@ -140,20 +161,23 @@ fn bank_in<'p>(
     let volume = match Volume::open(device, region) {
         Ok(volume) => volume,
         Err(FatError::NotFat(_)) => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(NoBank::because(&error, "")),
     };
     let Some(marker) = marker(device, &volume, region)? else {
         return Ok(None);
     };
     let Some(entry) = volume.find(ShortName::BOOT_CFG) else {
-        return Err("VMware's mark but no boot.cfg (ESP, locker or scratch)".into());
+        let why = "VMware's mark but no boot.cfg (ESP, locker or scratch)";
+        return Err(NoBank::Is(why.into()));
     };
     let text = volume
         .read(&entry)
-        .map_err(|error| format!("boot.cfg: {error}"))?;
-    let boot_cfg = BootCfg::parse(&text).map_err(|error| format!("boot.cfg: {error}"))?;
+        .map_err(|error| NoBank::because(&error, "boot.cfg: "))?;
+    let boot_cfg =
+        BootCfg::parse(&text).map_err(|error| NoBank::Is(format!("boot.cfg: {error}")))?;
     if !boot_cfg.has_build() {
-        return Err("its boot.cfg names no build (installation medium?)".into());
+        let why = "its boot.cfg names no build (installation medium?)";
+        return Err(NoBank::Is(why.into()));
     }
     let archives = archives(&volume, &boot_cfg);
     let volume = exchange::assess(&volume);
@@ -172,13 +196,13 @@ fn marker(
     device: &dyn BlockDevice,
     volume: &Volume<'_>,
     region: Region,
-) -> Result<Option<VmfatMarker>, String> {
+) -> Result<Option<VmfatMarker>, NoBank> {
     let sector_bytes = volume.geometry().sector_bytes;
     let mut sector = vec![0; sector_bytes as usize];
     let offset = ByteOffset(region.start.0 + u64::from(sector_bytes));
-    device
-        .read_at(offset, &mut sector)
-        .map_err(|error| format!("reading its second sector at {offset}: {error}"))?;
+    device.read_at(offset, &mut sector).map_err(|error| {
+        NoBank::Unknown(format!("reading its second sector at {offset}: {error}"))
+    })?;
     Ok(VmfatMarker::parse(&sector))
 }
 

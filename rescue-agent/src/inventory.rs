@@ -28,6 +28,15 @@ impl Inventory {
             .iter()
             .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
     }
+
+    /// Partitions that may be banks and cannot be read, by name, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (String, &str)> {
+        self.disks.iter().flat_map(|disk| {
+            disk.unreadable
+                .iter()
+                .map(|(number, why)| (disk.partition_name(*number), why.as_str()))
+        })
+    }
 }
 
 /// A disk or disk image.
@@ -43,6 +52,8 @@ pub struct Disk {
     pub banks: Vec<Bank>,
     /// Partitions with VMware's mark that are no bank, and why.
     pub not_banks: Vec<(u32, String)>,
+    /// Partitions that may be banks and cannot be read, and why.
+    pub unreadable: Vec<(u32, String)>,
     /// The bank that boots next: an index into `banks`.
     pub boots_next: Option<usize>,
     /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
@@ -59,6 +70,11 @@ impl Disk {
             .map(|partition| partition.number)
     }
 
+    /// What a partition of this disk is called in messages.
+    pub fn partition_name(&self, number: u32) -> String {
+        format!("{} partition {number}", self.path.display())
+    }
+
     /// Whether ESXi keeps anything on it.
     pub fn belongs_to_esxi(&self) -> bool {
         !self.banks.is_empty() || self.datastores().next().is_some()
@@ -70,6 +86,9 @@ impl Disk {
             Err(why) => why.clone(),
             Ok(_) if !self.banks.is_empty() => {
                 format!("ESXi boot disk, {} banks", self.banks.len())
+            }
+            Ok(_) if !self.unreadable.is_empty() => {
+                "cannot be read where boot banks may lie".into()
             }
             Ok(_) if self.belongs_to_esxi() => "ESXi datastore, no boot banks".into(),
             Ok(table) => {

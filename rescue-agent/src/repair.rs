@@ -52,8 +52,10 @@ pub enum Outcome {
     Failed {
         /// What, and where.
         why: String,
-        /// Which archive the bank has now.
+        /// Which content the archive has on which it failed.
         in_force: InForce,
+        /// Archives of the bank that were exchanged before, by name.
+        exchanged: Vec<String>,
     },
 }
 
@@ -109,7 +111,7 @@ pub fn carry_out(
         let bank_plan = &plan.banks[index];
         let disk = &inventory.disks[bank_plan.disk];
         let receipt = match failed.contains(&disk.path.as_path()) {
-            true => after_failure(bank_plan),
+            true => after_failure(bank_plan, disk),
             false => Work {
                 disk,
                 bank: &disk.banks[bank_plan.bank],
@@ -131,15 +133,16 @@ pub fn carry_out(
 
 /// What a bank is called in messages.
 pub fn bank_name(disk: &Disk, bank: &Bank) -> String {
-    format!("{} partition {}", disk.path.display(), bank.partition)
+    disk.partition_name(bank.partition)
 }
 
-fn after_failure(plan: &BankPlan) -> BankReceipt {
+fn after_failure(plan: &BankPlan, disk: &Disk) -> BankReceipt {
+    let name = bank_name(disk, &disk.banks[plan.bank]);
     let outcome = match &plan.action {
         Action::Nothing { .. } => Outcome::Untouched,
         Action::Refuse { why, .. } => Outcome::Refused { why: why.clone() },
         Action::Replace(_) | Action::Restore(_) => Outcome::Refused {
-            why: "not begun, because writing to another bank of this disk failed".into(),
+            why: format!("{name}: not begun, because writing to another bank of this disk failed"),
         },
     };
     BankReceipt {
@@ -173,10 +176,7 @@ impl Work<'_> {
         let device = match (self.open)(&self.disk.path) {
             Ok(device) => device,
             Err(error) => {
-                let why = format!(
-                    "{} cannot be opened for writing: {error}",
-                    self.disk.path.display()
-                );
+                let why = format!("{}: cannot be opened for writing: {error}", self.name());
                 return BankReceipt {
                     settled: None,
                     outcome: Outcome::Refused { why },
@@ -218,7 +218,7 @@ impl Work<'_> {
             Action::Nothing { .. } => Ok(Outcome::Untouched),
             Action::Refuse { why, .. } => Err(Outcome::Refused { why: why.clone() }),
             Action::Replace(changes) => {
-                for change in changes {
+                for (earlier, change) in changes.iter().enumerate() {
                     let file = change.name.to_string();
                     let old = self.bank.archives[change.archive]
                         .raw
@@ -233,18 +233,30 @@ impl Work<'_> {
                         &change.new,
                         self.now,
                     )
-                    .map_err(|error| self.outcome(&error))?;
+                    .map_err(|error| match earlier {
+                        0 => self.outcome(&error),
+                        _ => {
+                            let done = changes[..earlier].iter();
+                            let done = done.map(|change| change.name.to_string());
+                            self.half_way(done.collect(), &file, &error)
+                        }
+                    })?;
                     self.done(file);
                 }
                 Ok(Outcome::Replaced)
             }
             Action::Restore(restores) => {
-                for restore in restores {
+                for (earlier, restore) in restores.iter().enumerate() {
                     let file = restore.name.to_string();
                     self.intend(&file, &restore.before, &restore.after);
                     match exchange::restore(device, self.bank.region, restore.name, self.now) {
                         // Settling may have restored it already.
                         Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
+                        Err(error) if earlier > 0 => {
+                            let done = &restores[..earlier];
+                            let done = done.iter().map(|restore| restore.name.to_string());
+                            return Err(self.half_way(done.collect(), &file, &error));
+                        }
                         Err(error) => return Err(self.outcome(&error)),
                     }
                     self.done(file);
@@ -277,6 +289,26 @@ impl Work<'_> {
             ExchangeError::Failed { in_force, .. } => Outcome::Failed {
                 why,
                 in_force: *in_force,
+                exchanged: Vec::new(),
+            },
+        }
+    }
+
+    /// How a bank ends whose archives of the names `exchanged` are done and whose next one is not. A
+    /// refusal is no refusal of the bank any more.
+    fn half_way(&self, exchanged: Vec<String>, file: &str, error: &ExchangeError) -> Outcome {
+        let (names, bank) = (exchanged.join(" and "), self.name());
+        let why = format!("{bank}: {names} was exchanged, then {file} was not: {error}");
+        match error {
+            ExchangeError::Refused(_) => Outcome::Failed {
+                why: format!("{why}; {}", InForce::Unchanged),
+                in_force: InForce::Unchanged,
+                exchanged,
+            },
+            ExchangeError::Failed { in_force, .. } => Outcome::Failed {
+                why,
+                in_force: *in_force,
+                exchanged,
             },
         }
     }

@@ -182,7 +182,7 @@ impl Seen {
         .with_image(about_image(machine));
         say(
             machine,
-            &report::result(&report, Some(plan), receipt.as_ref()),
+            &report::result(&report, &self.inventory, Some(plan), receipt.as_ref()),
         );
         report
     }

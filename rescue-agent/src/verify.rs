@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::discover::{self, Open};
 use crate::hash::sha256_hex;
-use crate::inventory::{Bank, Inventory};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
 
@@ -15,12 +15,59 @@ use crate::repair::{Outcome, Receipt, bank_name};
 pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>) -> Vec<String> {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
     let after = discover::discover(&paths, open);
-    plan.banks
+    let banks = plan
+        .banks
         .iter()
         .zip(&receipt.banks)
         .filter(|(_, receipt)| !matches!(receipt.outcome, Outcome::Failed { .. }))
-        .flat_map(|(bank, receipt)| broken_promises(bank, &receipt.outcome, before, &after))
+        .flat_map(|(bank, receipt)| broken_promises(bank, &receipt.outcome, before, &after));
+    let disks = before.disks.iter().zip(&after.disks).enumerate();
+    let around_banks = disks
+        .filter(|(index, _)| plan.banks.iter().any(|bank| bank.disk == *index))
+        .flat_map(|(_, (before, after))| {
+            other_table(before, after)
+                .into_iter()
+                .chain(newly_unreadable(before, after))
+        });
+    around_banks.chain(banks).collect()
+}
+
+/// Partitions beside the banks that could be read before and cannot be now.
+fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
+    let known = |number: u32| {
+        let unreadable = before.unreadable.iter().any(|(other, _)| *other == number);
+        unreadable || before.banks.iter().any(|bank| bank.partition == number)
+    };
+    after
+        .unreadable
+        .iter()
+        .filter(|(number, _)| !known(*number))
+        .map(|(number, why)| {
+            let name = before.partition_name(*number);
+            format!("{name} cannot be read any more ({why}); nothing was written to it")
+        })
         .collect()
+}
+
+/// A partition table is never written: it has to list what it listed, and to be no worse. (Better it
+/// may be: what could not be read for a moment can be read now.)
+fn other_table(before: &Disk, after: &Disk) -> Option<String> {
+    let path = before.path.display();
+    let (was, is) = match (&before.table, &after.table) {
+        (Ok(was), Ok(is)) => (was, is),
+        (Err(_), _) => return None,
+        (Ok(_), Err(why)) => return Some(format!("{path}: {why}")),
+    };
+    if was.partitions != is.partitions {
+        return Some(format!(
+            "{path}: its partition table lists other partitions than before"
+        ));
+    }
+    let new = is
+        .warnings
+        .iter()
+        .find(|warning| !was.warnings.contains(warning))?;
+    Some(format!("{path}: {new}; nothing was written to it"))
 }
 
 fn broken_promises(
@@ -38,31 +85,113 @@ fn broken_promises(
             .find(|bank| bank.partition == was.partition)
     });
     let Some(now) = now else {
-        return vec![format!("{name}: the bank is not found any more")];
+        let why = why_not_found(was, after.disks.get(plan.disk));
+        return vec![format!(
+            "{name}: the bank is not found any more ({why}); {}",
+            in_force(outcome)
+        )];
     };
     let mut broken = Vec::new();
     for (archive, expected) in expected_hashes(plan, outcome, was) {
-        let found = now
-            .archives
-            .iter()
-            .find(|candidate| candidate.name == was.archives[archive].name)
-            .and_then(|candidate| candidate.raw.as_deref())
-            .map(sha256_hex);
-        if found.as_ref() != Some(&expected) {
-            broken.push(format!(
-                "{name}: {} should have the SHA-256 {expected} and has {}",
-                was.archives[archive].name,
-                found.as_deref().unwrap_or("none")
-            ));
+        let file = was.archives[archive].name;
+        let found = now.archives.iter().find(|candidate| candidate.name == file);
+        if let Some(what) = wrong_content(found, &expected) {
+            broken.push(format!("{name}: {file} {what}; {}", in_force(outcome)));
         }
     }
+    if matches!(outcome, Outcome::Replaced | Outcome::Restored)
+        && let Some(what) = unsound(now)
+    {
+        broken.push(format!("{name}: {what}; {}", in_force(outcome)));
+    }
     if *outcome == Outcome::Replaced {
+        broken.extend(
+            lost_originals(plan, was, now)
+                .map(|what| format!("{name}: {what}; {}", in_force(outcome))),
+        );
         broken.extend(
             still_passed_through(plan, now)
                 .map(|device| format!("{name}: {device} is still passed through")),
         );
     }
     broken
+}
+
+/// What is known to be in force in a bank whose fresh look shows something else.
+fn in_force(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Replaced => "the new archive was written and had read back right",
+        Outcome::Restored => "the original was put back and had read back right",
+        _ => "nothing was written to it, its old archive is in force",
+    }
+}
+
+fn why_not_found(was: &Bank, disk: Option<&Disk>) -> String {
+    let Some(disk) = disk else {
+        return "its disk is gone".into();
+    };
+    let reasons = disk.unreadable.iter().chain(&disk.not_banks);
+    let reason = reasons
+        .filter(|(partition, _)| *partition == was.partition)
+        .map(|(_, why)| why.clone())
+        .next();
+    reason.unwrap_or_else(|| disk.summary())
+}
+
+fn wrong_content(found: Option<&ArchiveFile>, expected: &str) -> Option<String> {
+    let Some(archive) = found else {
+        return Some("is gone".into());
+    };
+    match (archive.raw.as_deref().map(sha256_hex), &archive.content) {
+        (Some(hash), _) if hash == expected => None,
+        (Some(hash), _) => Some(format!("should have the SHA-256 {expected} and has {hash}")),
+        (None, Err(why)) => Some(format!("cannot be read: {why}")),
+        (None, Ok(_)) => Some("cannot be read".into()),
+    }
+}
+
+/// What is wrong with the volume of a bank that was written.
+fn unsound(bank: &Bank) -> Option<String> {
+    match &bank.volume {
+        Ok(volume) if volume.unsettled => Some("it still shows a repair under way".into()),
+        Ok(_) => None,
+        Err(why) => Some(format!("its volume is not sound: {why}")),
+    }
+}
+
+/// Every replaced archive has its original beside it: the one of the first repair of all.
+fn lost_originals<'p>(
+    plan: &'p BankPlan,
+    was: &'p Bank,
+    now: &'p Bank,
+) -> impl Iterator<Item = String> + 'p {
+    let changes = match &plan.action {
+        Action::Replace(changes) => changes.as_slice(),
+        _ => &[],
+    };
+    changes.iter().filter_map(|change| {
+        let kept = match &was.archives[change.archive].undo {
+            Some(undo) => undo.content.as_ref().ok()?.sha256.clone(),
+            None => change.before.clone(),
+        };
+        let undo = now
+            .archives
+            .iter()
+            .find(|archive| archive.name == change.name)
+            .and_then(|archive| archive.undo.as_ref());
+        match undo.map(|undo| &undo.content) {
+            Some(Ok(found)) if found.sha256 == kept => None,
+            Some(Ok(_)) => Some(format!(
+                "the kept original of {} is another one",
+                change.name
+            )),
+            Some(Err(why)) => Some(format!(
+                "the kept original of {} cannot be read: {why}",
+                change.name
+            )),
+            None => Some(format!("the original of {} was not kept", change.name)),
+        }
+    })
 }
 
 /// The hash every archive of a bank should have now, by the archive's index.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use rescue_tests::agent::{self, DONE, NONE_FOUND, REFUSED};
-use rescue_tests::esxi::archive::{Dialect, Flaw};
+use rescue_tests::esxi::archive::{Dialect, ESX_CONF, Flaw, Member};
 use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
 use rescue_tests::esxi::{Bank, EsxiDisk, Made};
 use rescue_tests::judge::Judge;
@@ -203,6 +203,34 @@ fn inspect_writes_nothing() -> Result<()> {
         said.contains("6.7.0-8169922") && said.contains(BOOT),
         "{said}"
     );
+    case.judge.nothing_changed()
+}
+
+#[test]
+fn names_on_a_disk_cannot_steer_the_terminal() -> Result<()> {
+    // Clears the screen, rings the bell, sets the title, moves up a line, writes backwards.
+    let build = "6.7.0-\u{1b}[2J\u{7}\u{202e}";
+    let address = "00000:000:31.2\u{1b}]0;title\u{7}\u{8}\u{9b}1A";
+    let conf = format!("/device/{address}/owner = \"passthru\"\n");
+    let case = Case::new(&EsxiDisk::v67().every_bank(|bank| {
+        bank.boot_cfg.as_mut().expect("a bank has one").build = build.into();
+        bank.archive.esx_conf = false;
+        let member = Member::file(ESX_CONF, 0o1644, conf.clone());
+        bank.archive.members.push(member);
+    }))?;
+    for arguments in [
+        &["inspect"][..],
+        &["inspect", "--json"],
+        &["revert", "--devices", "all", "--dry-run"],
+        &["revert", "--devices", "all", "--dry-run", "--json"],
+        &["revert", "--devices", "0000:00:1e.0", "--dry-run"],
+    ] {
+        let said = agent::run(arguments, &case.made.image)?.said();
+        let steers = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        ensure!(!said.chars().any(steers), "{arguments:?}: {said:?}");
+        let told = said.contains("6.7.0-") || said.contains("]0;title");
+        ensure!(told, "{arguments:?}: {said:?}");
+    }
     case.judge.nothing_changed()
 }
 

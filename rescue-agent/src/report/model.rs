@@ -9,6 +9,7 @@ use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
 use crate::repair::{BankReceipt, Outcome, Receipt};
+use crate::report::text::is_steering;
 
 /// The version of the fields below.
 pub const SCHEMA: &str = "esxi-rescue/1";
@@ -113,7 +114,14 @@ struct DiskReport {
     boots_next: Option<u32>,
     boots_after_rollback: Option<u32>,
     datastores: Vec<u32>,
+    unreadable: Vec<UnreadableReport>,
     banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct UnreadableReport {
+    partition: u32,
+    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -272,11 +280,21 @@ impl Report {
         &self.broken_promises
     }
 
-    /// The JSON text.
+    /// The JSON text. It goes to terminals too, so it holds nothing that steers one.
     pub fn to_json(&self) -> String {
         // Plain values of owned strings and numbers: there is nothing that could fail.
-        serde_json::to_string_pretty(self)
-            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+        let json = serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+        let mut harmless = String::with_capacity(json.len());
+        for c in json.chars() {
+            // Strings cannot hold a newline as it is; all of those are the layout's. Every other
+            // steering character stands in a string, and is below 0x10000.
+            match c != '\n' && is_steering(c) {
+                true => harmless.push_str(&format!("\\u{:04x}", u32::from(c))),
+                false => harmless.push(c),
+            }
+        }
+        harmless
     }
 
     /// The last line on the serial console.
@@ -297,7 +315,8 @@ fn result_word(
     receipt: Option<&Receipt>,
     broken_promises: &[String],
 ) -> ResultWord {
-    if inventory.banks().next().is_none() {
+    let unreadable = inventory.unreadable().next().is_some();
+    if inventory.banks().next().is_none() && !unreadable {
         return ResultWord::NoneFound;
     }
     let outcomes = || {
@@ -315,7 +334,10 @@ fn result_word(
     {
         return ResultWord::Failed;
     }
-    if refused_by_plan || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. })) {
+    if unreadable
+        || refused_by_plan
+        || outcomes().any(|outcome| matches!(outcome, Outcome::Refused { .. }))
+    {
         return ResultWord::Refused;
     }
     match command {
@@ -387,6 +409,14 @@ fn disk_report(
         boots_next: number(disk.boots_next),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),
+        unreadable: disk
+            .unreadable
+            .iter()
+            .map(|(partition, why)| UnreadableReport {
+                partition: *partition,
+                why: why.clone(),
+            })
+            .collect(),
         banks: (0..disk.banks.len())
             .map(|bank| bank_report(disk, index, bank, plan, receipt))
             .collect(),
@@ -441,7 +471,19 @@ fn bank_report(
         why,
         remedy,
         in_force: done.and_then(|receipt| match &receipt.outcome {
-            Outcome::Failed { in_force, .. } => Some(in_force.to_string()),
+            Outcome::Failed {
+                in_force,
+                exchanged,
+                ..
+            } if exchanged.is_empty() => Some(in_force.to_string()),
+            Outcome::Failed {
+                in_force,
+                exchanged,
+                ..
+            } => Some(format!(
+                "{}: exchanged; the other archive: {in_force}",
+                exchanged.join(", ")
+            )),
             _ => None,
         }),
         settled_clusters: done.and_then(|receipt| receipt.settled),

@@ -11,16 +11,31 @@ use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
 
-/// Makes text that came from a disk harmless on a console: control characters are spelled out.
-pub fn escape(text: &str) -> String {
-    text.chars()
+/// Makes a line that holds text from a disk harmless on a console: characters that steer a
+/// terminal, end the line or turn the direction of the text are spelled out.
+pub fn escape(line: &str) -> String {
+    line.chars()
         .flat_map(|c| {
-            let spell = c.is_control() && c != '\n';
+            let spell = is_steering(c);
             let kept = (!spell).then_some(c);
             kept.into_iter()
                 .chain(spell.then(|| c.escape_default()).into_iter().flatten())
         })
         .collect()
+}
+
+/// Whether a terminal might take a character for an order.
+pub(super) fn is_steering(c: char) -> bool {
+    c.is_control() || turns_direction(c)
+}
+
+/// Unicode's line and paragraph separators, and its characters for writing from right to left
+/// (Unicode Standard Annex 9), which can make a text read as another one.
+fn turns_direction(c: char) -> bool {
+    matches!(
+        c,
+        '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// How much of what was found is said.
@@ -271,7 +286,12 @@ fn plan_lines(inventory: &Inventory, plan: &BankPlan) -> Vec<String> {
 }
 
 /// How it ended: failures first, then one plain sentence, then what to do next.
-pub fn result(report: &Report, plan: Option<&Plan>, receipt: Option<&Receipt>) -> Vec<String> {
+pub fn result(
+    report: &Report,
+    inventory: &Inventory,
+    plan: Option<&Plan>,
+    receipt: Option<&Receipt>,
+) -> Vec<String> {
     let mut lines = Vec::new();
     for (planned, done) in plan
         .iter()
@@ -281,11 +301,14 @@ pub fn result(report: &Report, plan: Option<&Plan>, receipt: Option<&Receipt>) -
         match &done.outcome {
             Outcome::Failed { why, .. } => lines.push(format!("FAILED   {why}")),
             Outcome::Refused { why } if !matches!(planned.action, Action::Refuse { .. }) => {
-                lines.push(format!("REFUSED  {why}"));
+                lines.push(format!("REFUSED  {why}; its archive is as it was"));
             }
             _ => {}
         }
     }
+    lines.extend(inventory.unreadable().map(|(name, why)| {
+        format!("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")
+    }));
     lines.extend(
         report
             .broken_promises()
@@ -297,4 +320,22 @@ pub fn result(report: &Report, plan: Option<&Plan>, receipt: Option<&Receipt>) -
     let steps = report.next_steps().iter().zip(heads);
     lines.extend(steps.map(|(step, head)| format!("{head:9}{step}")));
     laid_out(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn what_steers_a_terminal_is_spelled_out() {
+        for (text, shown) in [
+            ("vmhba0 (größer)", "vmhba0 (größer)"),
+            ("\u{1b}[2J\u{7}", "\\u{1b}[2J\\u{7}"),
+            ("a\r\nResult   reverted", "a\\r\\nResult   reverted"),
+            ("\u{9b}1A\u{7f}\t", "\\u{9b}1A\\u{7f}\\t"),
+            ("\u{202e}kcolb", "\\u{202e}kcolb"),
+        ] {
+            assert_eq!(escape(text), shown);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! A [`Judge`] keeps the disk as it was. Each of its checks fails with what differs and where.
 
 pub mod archive;
+pub mod interrupted;
 mod store;
 pub mod volume;
 

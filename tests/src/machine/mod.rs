@@ -107,6 +107,8 @@ pub struct Disk {
     pub sector_bytes: u32,
     /// QEMU's cache mode, such as `writeback` or `none`.
     pub cache: &'static str,
+    /// The most writes that it takes in a second; `None`: as many as it can.
+    pub writes_per_second: Option<u32>,
 }
 
 impl Disk {
@@ -117,6 +119,7 @@ impl Disk {
             image: image.to_owned(),
             sector_bytes: 512,
             cache: "writeback",
+            writes_per_second: None,
         }
     }
 }
@@ -213,10 +216,30 @@ impl Machine {
     /// # Errors
     /// When QEMU or the firmware is missing, or QEMU refuses.
     pub fn start(&self) -> Result<Running> {
+        self.start_with(&[])
+    }
+
+    /// Lets it go on from where [`Running::save`] stopped the same machine, with the disks as their
+    /// images are now.
+    ///
+    /// # Errors
+    /// As [`Machine::start`], and when the saved machine is another one.
+    pub fn resume(&self, saved: &Path) -> Result<Running> {
+        let from = format!("exec:cat {}", quoted(saved));
+        let mut running = self.start_with(&["-incoming".into(), from.into()])?;
+        running.wait_until("the saved machine", |running| {
+            let status = running.command("query-status", json!({}))?;
+            Ok(status["status"] == "paused")
+        })?;
+        running.command("cont", json!({}))?;
+        Ok(running)
+    }
+
+    fn start_with(&self, more: &[OsString]) -> Result<Running> {
         let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
         let errors = folder.path().join("qemu.err");
         let mut command = Command::new(find("qemu-system-x86_64")?);
-        command.args(self.arguments(folder.path())?);
+        command.args(self.arguments(folder.path())?).args(more);
         command.stdin(Stdio::null()).stderr(File::create(&errors)?);
         command.stdout(if self.console == Console::Shown {
             Stdio::inherit()
@@ -329,6 +352,11 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
+/// A path as a word of the shell, which QEMU gives its commands to.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
 fn add_medium(arguments: &mut Arguments, medium: &Medium) {
     let (path, more, device) = match medium {
         // The last port of the controller, so that disks can have the first ones.
@@ -355,9 +383,13 @@ impl Disk {
     fn add(&self, arguments: &mut Arguments, index: usize) {
         let (id, file) = (format!("disk{index}"), escaped(&self.image));
         let cache = self.cache;
+        let limit = self.writes_per_second;
+        let limit = limit.map_or(String::new(), |limit| {
+            format!(",throttling.iops-write={limit}")
+        });
         arguments.pair(
             "-drive",
-            format!("if=none,id={id},format=raw,cache={cache},file={file}"),
+            format!("if=none,id={id},format=raw,cache={cache}{limit},file={file}"),
         );
         let slot = self.bus.address(index).slot;
         let device = match self.bus {
@@ -502,6 +534,60 @@ impl Running {
             serial,
             elapsed,
         })
+    }
+
+    /// Stops it and writes what it is doing, its memory and its devices but not its disks, to a file
+    /// for [`Machine::resume`]. `unread`: a disk, by number, that the guest must not have read a byte
+    /// of, because it will be another one then.
+    ///
+    /// # Errors
+    /// When the guest has read that disk, or QEMU cannot write the file.
+    pub fn save(mut self, to: &Path, unread: Option<usize>) -> Result<()> {
+        self.command("stop", json!({}))?;
+        if let Some(disk) = unread {
+            let reads = self.reads(disk)?;
+            ensure!(reads == 0, "the guest has read disk {disk} {reads} times");
+        }
+        let to = format!("exec:cat > {}", quoted(to));
+        self.command("migrate", json!({ "uri": to }))?;
+        self.wait_until("its state to be saved", |running| {
+            let answer = running.command("query-migrate", json!({}))?;
+            ensure!(answer["status"] != "failed", "QEMU did not save: {answer}");
+            Ok(answer["status"] == "completed")
+        })?;
+        self.cut_power()
+    }
+
+    /// How often the guest has read from a disk, by number.
+    fn reads(&mut self, disk: usize) -> Result<u64> {
+        let answer = self.command("query-blockstats", json!({}))?;
+        let name = format!("disk{disk}");
+        let found = answer
+            .as_array()
+            .and_then(|list| list.iter().find(|one| one["device"] == name.as_str()));
+        found
+            .and_then(|disk| disk["stats"]["rd_operations"].as_u64())
+            .with_context(|| format!("QEMU tells nothing of {name}: {answer}"))
+    }
+
+    fn wait_until(
+        &mut self,
+        awaited: &str,
+        mut there: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
+        while !there(self)? {
+            self.check_deadline(awaited)?;
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Whether it has ended.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Cuts the power.

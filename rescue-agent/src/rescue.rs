@@ -40,7 +40,10 @@ impl init::Rescue for ImageRescue {
             Err(error) => return seen.not_understood(machine, &error),
         };
         match command {
-            Command::Inspect | Command::DryRun => say(machine, &report::devices(&plan)),
+            Command::Inspect | Command::DryRun => {
+                say(machine, &report::devices(&plan));
+                say(machine, &seen.explanation(&plan));
+            }
             Command::Revert | Command::Restore => {
                 say(machine, &report::intentions(&seen.inventory, &plan))
             }
@@ -117,6 +120,10 @@ impl Seen {
         }
     }
 
+    fn explanation(&self, plan: &Plan) -> Vec<String> {
+        report::explain(&self.inventory, Some(&self.host), plan)
+    }
+
     fn plan(&self, machine: &Machine) -> Result<(Command, Plan), PlanError> {
         let settings = &machine.settings;
         let revert = || {
@@ -179,6 +186,10 @@ impl Seen {
             receipt.as_ref(),
             broken,
         )
+        .with_explanation(match command {
+            Command::Inspect => self.explanation(plan),
+            _ => Vec::new(),
+        })
         .with_image(about_image(machine));
         say(
             machine,

@@ -93,11 +93,6 @@ impl DiskNode {
             .unwrap_or_default()
     }
 
-    /// Where it can be opened here.
-    fn place(&self) -> &Path {
-        self.image.as_deref().unwrap_or(&self.node)
-    }
-
     /// The functions that drive it, the last of each path.
     pub fn controllers(&self) -> impl Iterator<Item = PciAddress> + '_ {
         self.pci_paths
@@ -145,6 +140,10 @@ pub struct Host {
     pub pci: BTreeMap<PciAddress, PciFunction>,
     /// Its disks, in the order of their names.
     pub disks: Vec<DiskNode>,
+    /// Whether it is another machine than the one this program runs on: then device nodes of the
+    /// same name are other disks, and only images stand for its own.
+    #[serde(skip)]
+    pub elsewhere: bool,
 }
 
 impl Host {
@@ -155,9 +154,13 @@ impl Host {
         sysfs::read(root)
     }
 
-    /// The disk whose device node is `path`, or that the image `path` stands for.
+    /// The disk whose device node is `path`, or, of a machine elsewhere, that the image `path`
+    /// stands for.
     pub fn disk(&self, path: &Path) -> Option<&DiskNode> {
-        self.disks.iter().find(|disk| disk.place() == path)
+        self.disks.iter().find(|disk| match self.elsewhere {
+            true => disk.image.as_deref() == Some(path),
+            false => disk.node == path,
+        })
     }
 
     /// The function at an address.

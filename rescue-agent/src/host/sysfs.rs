@@ -22,6 +22,7 @@ pub(super) fn read(root: &Path) -> Host {
         name_plate: name_plate(&sys.join("class/dmi/id")),
         pci,
         disks: disks(root, &sys.join("block")),
+        elsewhere: false,
     }
 }
 

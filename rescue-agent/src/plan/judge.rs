@@ -37,7 +37,7 @@ pub struct Judged {
     pub present: Option<PciFunction>,
     /// What it was when ESXi recorded it.
     pub recorded: Option<VendorDevice>,
-    /// The same, where it differs from what sits there now.
+    /// The same, where something else sits there now: a card was moved.
     pub was: Option<VendorDevice>,
     /// What happens to it.
     pub verdict: Verdict,
@@ -159,9 +159,10 @@ impl<'a> Judge<'a> {
     fn judged(&self, entry: &DeviceEntry) -> Judged {
         let (verdict, reason) = self.judge(entry);
         let present = self.present(entry).cloned();
+        let differs = |id: &VendorDevice| present.as_ref().is_some_and(|there| there.id != *id);
         let was = entry
             .id
-            .filter(|id| present.as_ref().is_some_and(|function| function.id != *id));
+            .filter(|id| differs(id) && self.ambiguity(entry).is_none());
         Judged {
             text: entry.text.clone(),
             address: entry.address,

@@ -95,7 +95,7 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
     let left: Vec<String> = plan?
         .devices
         .iter()
-        .filter(|device| device.verdict != Verdict::GiveBack)
+        .filter(|device| matches!(device.verdict, Verdict::Leave | Verdict::Unsure))
         .filter_map(|device| device.address)
         .map(|address| address.to_string())
         .collect();

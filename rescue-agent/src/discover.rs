@@ -232,6 +232,7 @@ fn open_content(raw: &[u8], name: ShortName) -> Result<Content, crate::archive::
         hand_made: archive.is_hand_made(),
         devices: devices_of(&configuration),
         saved: configuration.saved,
+        store_bank: configuration.store_bank,
     })
 }
 

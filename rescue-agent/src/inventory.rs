@@ -12,6 +12,7 @@ use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
 use crate::disk::partition::{PartitionKind, PartitionTable};
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
+use crate::host::PciClass;
 
 /// Everything that was found.
 #[derive(Debug, Default)]
@@ -160,6 +161,8 @@ pub struct Content {
     pub hand_made: bool,
     /// When ESXi saved it.
     pub saved: Option<BackupCounter>,
+    /// The volume UUID of the bank its ConfigStore was saved in, 32 hex digits.
+    pub store_bank: Option<String>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
 }
@@ -216,6 +219,8 @@ pub struct DeviceEntry {
     pub passed_through: bool,
     /// What it was when ESXi recorded it.
     pub id: Option<VendorDevice>,
+    /// What it was for when ESXi recorded it.
+    pub class: Option<PciClass>,
     /// ESXi's name for it, such as `vmhba0`.
     pub vmkname: Option<String>,
 }
@@ -236,6 +241,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
                 .as_deref()
                 .zip(entry.device.as_deref())
                 .and_then(|(v, d)| VendorDevice::from_parts(v, d)),
+            class: entry.class.as_deref().and_then(PciClass::from_recorded),
             vmkname: entry.vmkname.clone(),
             place: Place::EsxConf(ranges),
         })
@@ -250,6 +256,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
             alternative: None,
             passed_through: device.owner() == StoreOwner::Passthru,
             id: None,
+            class: None,
             vmkname: None,
             place: Place::ConfigStore(device.identifier.clone()),
         });

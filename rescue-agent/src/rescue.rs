@@ -18,7 +18,7 @@ use crate::inventory::Inventory;
 use crate::plan::{self, Plan, PlanError};
 use crate::policy::{Policy, Source};
 use crate::repair;
-use crate::report::{self, Command, Report, ResultWord};
+use crate::report::{self, Command, Detail, Report, ResultWord};
 use crate::settings::{Finish, Key, Mode, Origin};
 use crate::verify;
 
@@ -84,35 +84,27 @@ impl Seen {
     }
 
     fn show(&self, machine: &Machine) {
-        let plate = &self.host.name_plate;
-        let name: Vec<&str> = [&plate.vendor, &plate.model]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
-        let serial = plate
-            .serial
-            .as_ref()
-            .map(|serial| format!(", serial {serial}"))
-            .unwrap_or_default();
+        let detail = match machine.settings.mode {
+            Mode::Inspect => Detail::Full,
+            Mode::Auto | Mode::Restore => Detail::Brief,
+        };
         say(
             machine,
             &[
                 String::new(),
                 format!("esxi-rescue {}", env!("CARGO_PKG_VERSION")),
-                report::escape(&format!(
-                    "Host     {}{serial}",
-                    if name.is_empty() {
-                        "unknown".into()
-                    } else {
-                        name.join(" ")
-                    }
-                )),
             ],
         );
         say(
             machine,
-            &report::findings(&self.inventory, Some(&self.host)),
+            &[report::escape(&format!(
+                "Host     {}",
+                self.host.name_plate
+            ))],
+        );
+        say(
+            machine,
+            &report::findings(&self.inventory, Some(&self.host), detail),
         );
         for undriven in machine.devices.undriven() {
             say(
@@ -190,7 +182,7 @@ impl Seen {
         .with_image(about_image(machine));
         say(
             machine,
-            &report::result(&report, &self.inventory, Some(plan), receipt.as_ref()),
+            &report::result(&report, Some(plan), receipt.as_ref()),
         );
         report
     }

@@ -695,7 +695,7 @@ mod tests {
             (Key::Devices, "8086:3b25,0000:00:1f.2,class:storage"),
             (Key::Banks, "all"),
             (Key::Banks, "active"),
-            (Key::Banks, "/dev/sda5"),
+            (Key::Banks, "5,6"),
             (Key::Countdown, "0"),
             (Key::Wait, "86400"),
             (Key::Finish, "reboot"),

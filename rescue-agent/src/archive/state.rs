@@ -189,6 +189,8 @@ pub struct Configuration {
     pub store: Option<Vec<StoreDevice>>,
     /// When it was saved.
     pub saved: Option<BackupCounter>,
+    /// The volume UUID of the bank the ConfigStore was saved in, 32 hex digits.
+    pub store_bank: Option<String>,
 }
 
 /// What to change, within the places where owners stand.
@@ -267,7 +269,12 @@ impl StateArchive {
         let saved = self
             .content(self.places.backup_counter.as_ref())
             .and_then(backup_counter);
+        // It decides nothing, so that a store without it is no less sound.
+        let store_bank = self
+            .content(self.places.store.as_ref())
+            .and_then(|db| configstore::boot_fs_uuid(db).ok().flatten());
         Ok(Configuration {
+            store_bank,
             esx_conf,
             store,
             saved,

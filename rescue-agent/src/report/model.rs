@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::advice;
 use crate::disk::partition::TableKind;
 use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
@@ -83,6 +84,8 @@ pub struct Report {
     /// The outcome in one word.
     pub result: ResultWord,
     exit_status: u8,
+    summary: String,
+    next_steps: Vec<String>,
     host: Option<NamePlate>,
     disks: Vec<DiskReport>,
     devices: Vec<DeviceReport>,
@@ -90,6 +93,9 @@ pub struct Report {
     devices_changed: usize,
     /// Promises that the verification did not find kept.
     broken_promises: Vec<String>,
+    /// The reasoning behind the verdicts, where it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    explanation: Vec<String>,
     /// What only the rescue image adds: drivers, waiting, timings.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<serde_json::Value>,
@@ -148,6 +154,7 @@ struct ArchiveReport {
     left_uncompressed: Option<bool>,
     saved_count: Option<u64>,
     saved_date: Option<String>,
+    store_saved_in_this_bank: Option<bool>,
     problem: Option<String>,
     undo_copy: Option<UndoReport>,
 }
@@ -184,6 +191,7 @@ struct DeviceReport {
     vmkname: Option<String>,
     present_id: Option<String>,
     present_class: Option<String>,
+    present_name: Option<String>,
     recorded_id: Option<String>,
     verdict: &'static str,
     reason: String,
@@ -207,22 +215,27 @@ impl Report {
             .enumerate()
             .map(|(index, disk)| disk_report(index, disk, host, plan, receipt))
             .collect();
+        let banks_changed = receipt.map_or(0, banks_changed);
+        let devices_changed = plan
+            .zip(receipt)
+            .map_or(0, |(plan, receipt)| devices_changed(plan, receipt));
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             command,
             result,
             exit_status: result.exit_status(),
+            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed)),
+            next_steps: advice::next_steps(result, plan),
             host: host.map(|host| host.name_plate.clone()),
             disks,
             devices: plan
                 .map(|plan| plan.devices.iter().map(device_report).collect())
                 .unwrap_or_default(),
-            banks_changed: receipt.map_or(0, banks_changed),
-            devices_changed: plan
-                .zip(receipt)
-                .map_or(0, |(plan, receipt)| devices_changed(plan, receipt)),
+            banks_changed,
+            devices_changed,
             broken_promises,
+            explanation: Vec::new(),
             image: None,
         }
     }
@@ -231,6 +244,22 @@ impl Report {
     pub fn with_image(mut self, image: serde_json::Value) -> Self {
         self.image = Some(image);
         self
+    }
+
+    /// Adds the reasoning behind the verdicts, line by line.
+    pub fn with_explanation(mut self, lines: Vec<String>) -> Self {
+        self.explanation = lines;
+        self
+    }
+
+    /// How it ended, in one sentence.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// What the administrator can do now, one sentence each.
+    pub fn next_steps(&self) -> &[String] {
+        &self.next_steps
     }
 
     /// How many banks, and how many different devices, were changed.
@@ -390,7 +419,11 @@ fn bank_report(
         boots_next: disk.boots_next == Some(index),
         volume_problem: bank.volume.as_ref().err().map(ToString::to_string),
         interrupted_repair: interrupted(bank),
-        archives: bank.archives.iter().map(archive_report).collect(),
+        archives: bank
+            .archives
+            .iter()
+            .map(|archive| archive_report(bank, archive))
+            .collect(),
         action: planned.map_or("none", |plan| match plan.action {
             Action::Nothing { .. } if plan.settle => "settle",
             Action::Nothing { .. } => "nothing",
@@ -436,7 +469,7 @@ fn reasons(
     }
 }
 
-fn archive_report(archive: &ArchiveFile) -> ArchiveReport {
+fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
     let content = archive.content.as_ref().ok();
     let saved = content.and_then(|content| content.saved.as_ref());
     ArchiveReport {
@@ -448,6 +481,9 @@ fn archive_report(archive: &ArchiveFile) -> ArchiveReport {
         left_uncompressed: content.map(|content| content.hand_made),
         saved_count: saved.map(|saved| saved.count),
         saved_date: saved.and_then(|saved| saved.modified.clone()),
+        store_saved_in_this_bank: content
+            .and_then(|content| content.store_bank.as_ref())
+            .map(|uuid| uuid.eq_ignore_ascii_case(&bank.marker.hex32())),
         problem: archive.content.as_ref().err().map(ToString::to_string),
         undo_copy: archive.undo.as_ref().map(undo_report),
     }
@@ -513,6 +549,10 @@ fn device_report(device: &Judged) -> DeviceReport {
             .present
             .as_ref()
             .map(|function| function.class.to_string()),
+        present_name: device
+            .present
+            .as_ref()
+            .and_then(|function| function.name.clone()),
         recorded_id: device.was.map(|id| id.to_string()),
         verdict: match device.verdict {
             Verdict::GiveBack => "give-back",

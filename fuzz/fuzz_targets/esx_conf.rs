@@ -19,7 +19,11 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(after.statements(), before.statements());
     assert_eq!(after.devices().len(), before.devices().len());
     let owners = after.devices().iter().flat_map(|device| &device.owners);
-    assert!(owners.into_iter().all(|owner| owner.value != Owner::Passthru));
+    assert!(
+        owners
+            .into_iter()
+            .all(|owner| owner.value != Owner::Passthru)
+    );
     let changed = edited.iter().zip(bytes).enumerate();
     for (at, _) in changed.filter(|(_, (new, old))| new != old) {
         assert!(ranges.iter().any(|range| range.contains(&at)));

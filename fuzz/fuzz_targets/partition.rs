@@ -38,7 +38,9 @@ fn make_checksums_right(bytes: &mut [u8]) {
     if !header.starts_with(b"EFI PART") {
         return;
     }
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let (count, size) = (word(80) as usize, word(84) as usize);
     let start = (word(72) as usize).saturating_mul(SECTOR);
     let end = start.saturating_add(count.saturating_mul(size));

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep demo bench fuzz clean
+.PHONY: help image test test-deep demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)

@@ -36,6 +36,9 @@ pub struct PciFunction {
     pub id: VendorDevice,
     /// What it is for.
     pub class: PciClass,
+    /// The functions above it, from the root of the machine down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "path_as_text")]
+    pub above: Vec<PciAddress>,
     /// The kernel driver bound to it, if any.
     pub driver: Option<String>,
     /// Maker and model in words, where a `pci.ids` file was there to tell.
@@ -210,29 +213,47 @@ mod as_text {
     }
 }
 
-mod paths_as_text {
+mod path_as_text {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
     use crate::config::pci::PciAddress;
 
+    pub(super) fn texts(path: &[PciAddress]) -> Vec<String> {
+        path.iter().map(PciAddress::to_string).collect()
+    }
+
+    pub(super) fn addresses<E: de::Error>(texts: &[String]) -> Result<Vec<PciAddress>, E> {
+        let addresses = texts.iter().map(|text| text.parse().map_err(E::custom));
+        addresses.collect()
+    }
+
+    pub fn serialize<S: Serializer>(path: &[PciAddress], to: S) -> Result<S::Ok, S::Error> {
+        texts(path).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PciAddress>, D::Error> {
+        addresses(&Vec::<String>::deserialize(from)?)
+    }
+}
+
+mod paths_as_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::path_as_text;
+    use crate::config::pci::PciAddress;
+
     pub fn serialize<S: Serializer>(paths: &[Vec<PciAddress>], to: S) -> Result<S::Ok, S::Error> {
-        let text: Vec<Vec<String>> = paths
-            .iter()
-            .map(|path| path.iter().map(PciAddress::to_string).collect())
-            .collect();
-        text.serialize(to)
+        let paths: Vec<Vec<String>> = paths.iter().map(|path| path_as_text::texts(path)).collect();
+        paths.serialize(to)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<Vec<PciAddress>>, D::Error> {
-        Vec::<Vec<String>>::deserialize(from)?
+        let paths = Vec::<Vec<String>>::deserialize(from)?;
+        paths
             .iter()
-            .map(|path| {
-                path.iter()
-                    .map(|text| text.parse().map_err(de::Error::custom))
-                    .collect()
-            })
+            .map(|path| path_as_text::addresses(path))
             .collect()
     }
 }

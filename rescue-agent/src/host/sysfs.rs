@@ -47,10 +47,15 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
             let class = text(&path.join("class"))?;
             let class = u32::from_str_radix(class.trim_start_matches("0x"), 16).ok()?;
             let driver = fs::read_link(path.join("driver")).ok();
+            let mut above = fs::canonicalize(&path)
+                .map(|place| addresses(&place))
+                .unwrap_or_default();
+            above.pop();
             let function = PciFunction {
                 address,
                 id,
                 class: PciClass(class),
+                above,
                 driver: driver.as_deref().map(file_name),
                 name: None,
             };

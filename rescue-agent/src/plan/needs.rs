@@ -23,7 +23,7 @@ enum Relation {
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     needed: BTreeMap<PciAddress, Vec<(Relation, String)>>,
-    /// Functions on the path of a disk that nobody looked at, and why nobody did.
+    /// Functions that lead to what nobody looked at, and why nobody did.
     unseen: BTreeMap<PciAddress, String>,
     /// The boot disk behind a USB controller of the chipset, if any is.
     chipset_usb: Option<String>,
@@ -45,6 +45,15 @@ impl Needs {
                         .map(|at| (at, why.clone())),
                 );
             }
+        }
+        for function in host.pci.values().filter(|function| is_closed(function)) {
+            let why = format!(
+                "leads to {}, a {} that no driver runs here, so what is behind it cannot be seen",
+                function.address, function.class
+            );
+            needs
+                .unseen
+                .extend(function.above.iter().map(|at| (*at, why.clone())));
         }
         needs
     }
@@ -95,7 +104,7 @@ impl Needs {
         if let Some(why) = self.unseen.get(&function.address) {
             return Some(why.clone());
         }
-        if function.class.drives_storage() && !function.is_driven() {
+        if is_closed(function) {
             return Some(format!(
                 "{}; no driver runs it here, so what is behind it cannot be seen",
                 function.class
@@ -109,6 +118,11 @@ impl Needs {
             _ => None,
         }
     }
+}
+
+/// Whether it may drive disks that Linux does not show.
+fn is_closed(function: &PciFunction) -> bool {
+    function.class.drives_storage() && !function.is_driven()
 }
 
 fn is_chipset_usb(function: &PciFunction) -> bool {

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep demo bench fuzz clean
+.PHONY: help image test test-deep demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -27,14 +27,8 @@ demo:   ## watch a repair in a virtual machine: before, the boot, after
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
 
-bench:  ## measure what SPECIFICATION.md promises
-	scripts/setup.sh test
-	$(MAKE) --no-print-directory image
-	cargo bench --locked --workspace
-
-fuzz:   ## run the property tests for long
-	scripts/setup.sh test
-	PROPTEST_CASES=20000 cargo test --locked --release --workspace --lib
+fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)
+	scripts/fuzz.sh
 
 clean:  ## remove everything that was built or downloaded
 	rm -rf dist .cache

@@ -18,6 +18,7 @@ use crate::initramfs::{self, Base};
 use crate::iso;
 use crate::kernel::{self, Kernel};
 use crate::manifest::{self, Artefact, Input, Manifest};
+use crate::names;
 use crate::packages::{Archive, Deb, Release};
 use crate::personal::{self, Personal};
 use crate::progress::Progress;
@@ -35,6 +36,8 @@ const KERNEL_META: &str = "linux-image-amd64";
 const SHIM: &str = "shim-signed";
 const SHIM_HELPERS: &str = "shim-helpers-amd64-signed";
 const GRUB_EFI: &str = "grub-efi-amd64-signed";
+/// Names of PCI devices, for the console and the report.
+const PCI_IDS: &str = "pci.ids";
 /// Installed programs whose version shapes the artefacts, with the package to ask for it.
 const TOOLS: &[&str] = &["xorriso", "grub-common", "grub-pc-bin"];
 
@@ -91,16 +94,18 @@ struct Packages {
     shim: Deb,
     shim_helpers: Deb,
     grub: Deb,
+    pci_ids: Deb,
 }
 
 impl Packages {
     /// What the files come from.
-    fn releases(&self) -> [&Release; 4] {
+    fn releases(&self) -> [&Release; 5] {
         [
             &self.kernel.release,
             &self.shim.release,
             &self.shim_helpers.release,
             &self.grub.release,
+            &self.pci_ids.release,
         ]
     }
 }
@@ -197,11 +202,11 @@ fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Result<
     })
 }
 
-/// Kernel, shim, its helpers, GRUB.
+/// Kernel, shim, its helpers, GRUB, and names of devices.
 fn fetch_packages(archive: &Archive, progress: &Progress) -> Result<Packages> {
     let note = |line: &str| progress.step(line);
-    let releases = archive.releases(&[KERNEL_META, SHIM, SHIM_HELPERS, GRUB_EFI])?;
-    let [meta, shim, shim_helpers, grub] = releases.as_slice() else {
+    let releases = archive.releases(&[KERNEL_META, SHIM, SHIM_HELPERS, GRUB_EFI, PCI_IDS])?;
+    let [meta, shim, shim_helpers, grub, pci_ids] = releases.as_slice() else {
         return Err(missing(
             "apt answered for other packages than were asked for",
         ));
@@ -213,6 +218,7 @@ fn fetch_packages(archive: &Archive, progress: &Progress) -> Result<Packages> {
         shim: archive.fetch(shim, &note)?,
         shim_helpers: archive.fetch(shim_helpers, &note)?,
         grub: archive.fetch(grub, &note)?,
+        pci_ids: archive.fetch(pci_ids, &note)?,
     })
 }
 
@@ -313,6 +319,7 @@ fn make_iso(
         &Base {
             agent: &inputs.agent,
             driver_table: &kernel.driver_table,
+            names: &names::slim(&inputs.packages.pci_ids.file(names::FILE)?),
             release: &format!("{release}\n"),
             settings: inputs.config.as_deref(),
         },

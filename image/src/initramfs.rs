@@ -53,6 +53,8 @@ pub struct Base<'a> {
     pub agent: &'a [u8],
     /// The driver table as JSON.
     pub driver_table: &'a [u8],
+    /// Names of PCI devices, in the format of `pci.ids`.
+    pub names: &'a [u8],
     /// One line that says what this is.
     pub release: &'a str,
     /// Settings to build in, if any.
@@ -153,6 +155,7 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
     archive.file("etc/rescue-release", 0o644, base.release.as_bytes())?;
     archive.file("init", 0o755, base.agent)?;
     archive.file("lib/rescue/drivers.json", 0o644, base.driver_table)?;
+    archive.file("lib/rescue/pci.ids", 0o644, base.names)?;
     if let Some(settings) = base.settings {
         archive.file("rescue.toml", 0o644, settings)?;
     }
@@ -245,6 +248,7 @@ mod tests {
         Base {
             agent: b"agent",
             driver_table: b"{}",
+            names: b"10de  NVIDIA\n",
             release: "esxi-rescue 0 kernel test\n",
             settings: Some(b"countdown = 0\n"),
         }

@@ -17,6 +17,7 @@ pub mod iso;
 pub mod kernel;
 pub mod manifest;
 pub mod modinfo;
+pub mod names;
 pub mod packages;
 pub mod personal;
 pub mod progress;

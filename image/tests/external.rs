@@ -53,6 +53,7 @@ fn base_part() -> Vec<u8> {
     let base = Base {
         agent: &[0x7f; 100_000],
         driver_table: b"{}",
+        names: b"10de  NVIDIA\n",
         release: "esxi-rescue test\n",
         settings: None,
     };

@@ -10,12 +10,12 @@ use clap::{Args, Parser, Subcommand};
 use crate::discover;
 use crate::disk::{Access, BlockDevice, FileDevice};
 use crate::fat::FatTime;
-use crate::host::Host;
+use crate::host::{Host, SeatError};
 use crate::inventory::Inventory;
-use crate::plan::{self, Plan, PlanError};
+use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
-use crate::report::{self, Command, Report};
+use crate::report::{self, Command, Detail, Report};
 use crate::verify;
 
 /// Gives devices that an ESXi host passed through to virtual machines back to the host, offline.
@@ -37,12 +37,12 @@ pub struct Cli {
 enum Action {
     /// Show disks, boot banks, which bank boots next, and what is passed through. Writes nothing.
     #[command(
-        after_help = "Example: rescue-agent inspect /dev/sda\n         rescue-agent inspect --json disk.img"
+        after_help = "Examples:\n  rescue-agent inspect /dev/sda\n  rescue-agent inspect --json disk.img\n  rescue-agent inspect --save-host host.json                 on the host, for a repair elsewhere\n  rescue-agent inspect --explain --pci host.json disk.img    why each device stays or goes back"
     )]
     Inspect(Inspect),
     /// Give devices back to ESXi, in every boot bank.
     #[command(
-        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda"
+        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda\n  rescue-agent revert --pci host.json disk.img=/dev/sda      what `auto` means on the saved machine"
     )]
     Revert(Revert),
     /// Bring back the original state archives that a repair kept.
@@ -62,8 +62,26 @@ struct Common {
 
 #[derive(Debug, Args)]
 struct Inspect {
+    /// Save this machine's PCI functions and disks to a file, for --pci elsewhere.
+    #[arg(long, value_name = "FILE", conflicts_with = "pci")]
+    save_host: Option<PathBuf>,
+    #[command(flatten)]
+    reasoning: Reasoning,
     #[command(flatten)]
     common: Common,
+}
+
+/// Where the reasons for the verdicts come from, and whether to show them.
+#[derive(Debug, Args)]
+struct Reasoning {
+    /// The machine the disks belong to, as `inspect --save-host` saved it there. An image stands
+    /// for the one disk of its size; where that is not clear, say which: DISK=/dev/sda.
+    #[arg(long, value_name = "FILE", requires = "disks")]
+    pci: Option<PathBuf>,
+    /// Show the reasoning: from each ESXi disk up to the root of the machine, and from each
+    /// passed-through entry to its verdict.
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +94,7 @@ struct Revert {
         default_value = "auto",
         allow_hyphen_values = true
     )]
-    devices: Selection,
+    devices: String,
     /// Which banks to repair: all, active (the one that boots next), or partition numbers (5,6).
     #[arg(long, value_name = "BANKS", default_value = "all")]
     banks: BankChoice,
@@ -90,6 +108,8 @@ struct Revert {
     /// Do not ask before writing. Without a terminal this is required.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    reasoning: Reasoning,
     #[command(flatten)]
     common: Common,
 }
@@ -115,67 +135,97 @@ struct Restore {
 /// Exit status for a wish that cannot be understood or carried out as worded.
 pub const USAGE: u8 = 2;
 
+/// A wish that cannot be understood or carried out as worded; nothing is written then.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Wish(String);
+
+impl Wish {
+    fn refused(why: impl ToString) -> anyhow::Error {
+        Self(why.to_string()).into()
+    }
+}
+
 /// Runs a command; returns the exit status.
 ///
 /// # Errors
 /// What is unexpected: a disk that was named and cannot be read at all, a broken terminal.
 pub fn run(cli: Cli) -> anyhow::Result<u8> {
-    match cli.command {
+    let done = match cli.command {
         Action::Inspect(args) => inspect(&args),
         Action::Revert(args) => revert(&args),
         Action::Restore(args) => restore(&args),
+    };
+    match done {
+        Err(error) if error.is::<Wish>() => {
+            eprintln!("rescue-agent: {}", report::escape(&error.to_string()));
+            Ok(USAGE)
+        }
+        done => done,
     }
 }
 
 fn inspect(args: &Inspect) -> anyhow::Result<u8> {
-    let look = Look::at(&args.common)?;
-    let policy = Policy::default();
-    let planned = plan::revert(&look.inventory, &policy, look.host.as_ref());
-    let report = look.report(Command::Inspect, planned.as_ref().ok(), None, Vec::new());
+    if let Some(file) = &args.save_host {
+        Host::read(Path::new("/")).save(file)?;
+        eprintln!("This machine was saved to {}.", file.display());
+    }
+    let look = Look::at(&args.common, args.reasoning.pci.as_deref())?;
+    let host = look.host.as_ref();
+    let plan = plan::revert(&look.inventory, &Policy::default(), host)
+        .unwrap_or_else(|_| plan::listing(&look.inventory, host));
+    let report = look.report(Command::Inspect, &plan, None, Vec::new());
+    let exit_status = report.result.exit_status();
+    let explanation = look.explanation(&plan, args.reasoning.explain);
     if args.common.json {
-        println!("{}", report.to_json());
-        return Ok(report.result.exit_status());
+        println!("{}", report.with_explanation(explanation).to_json());
+        return Ok(exit_status);
     }
-    show(&report::findings(&look.inventory, look.host.as_ref()));
-    match &planned {
-        Ok(plan) => show(&report::devices(plan)),
-        Err(error) => println!("Devices  {}", report::escape(&error.to_string())),
-    }
+    show(&report::findings(&look.inventory, host, Detail::Full));
+    show(&report::devices(&plan));
+    show(&explanation);
     show(&report::result(&report, &look.inventory, None, None));
-    Ok(report.result.exit_status())
+    Ok(exit_status)
 }
 
 fn revert(args: &Revert) -> anyhow::Result<u8> {
-    let look = Look::at(&args.common)?;
+    let look = Look::at(&args.common, args.reasoning.pci.as_deref())?;
     let policy = Policy {
-        devices: args.devices.clone(),
+        devices: look.selection(&args.devices)?,
         banks: args.banks.clone(),
         source: match args.source {
             SourceName::Own => Source::Own,
             SourceName::Newest => Source::Newest,
         },
     };
-    let plan = match plan::revert(&look.inventory, &policy, look.host.as_ref()) {
-        Ok(plan) => plan,
-        Err(error) => return Ok(usage(&error)),
-    };
+    let plan = plan::revert(&look.inventory, &policy, look.host.as_ref()).map_err(Wish::refused)?;
     let command = if args.dry_run {
         Command::DryRun
     } else {
         Command::Revert
     };
-    carry_out(command, &look, &plan, args.yes, args.common.json)
+    let explanation = look.explanation(&plan, args.reasoning.explain);
+    carry_out(
+        command,
+        &look,
+        &plan,
+        explanation,
+        args.yes,
+        args.common.json,
+    )
 }
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
-    let look = Look::at(&args.common)?;
+    let look = Look::at(&args.common, None)?;
     let plan = plan::restore(&look.inventory, &args.banks);
-    carry_out(Command::Restore, &look, &plan, args.yes, args.common.json)
-}
-
-fn usage(error: &PlanError) -> u8 {
-    eprintln!("rescue-agent: {}", report::escape(&error.to_string()));
-    USAGE
+    carry_out(
+        Command::Restore,
+        &look,
+        &plan,
+        Vec::new(),
+        args.yes,
+        args.common.json,
+    )
 }
 
 /// Shows a plan, asks, carries it out, proves it, reports.
@@ -183,11 +233,17 @@ fn carry_out(
     command: Command,
     look: &Look,
     plan: &Plan,
+    explanation: Vec<String>,
     yes: bool,
     json: bool,
 ) -> anyhow::Result<u8> {
     if !json {
-        show(&report::findings(&look.inventory, look.host.as_ref()));
+        show(&report::findings(
+            &look.inventory,
+            look.host.as_ref(),
+            Detail::Brief,
+        ));
+        show(&explanation);
         show(&report::intentions(&look.inventory, plan));
     }
     let writes = plan.writes() && command != Command::DryRun;
@@ -209,9 +265,10 @@ fn carry_out(
             (Some(receipt), broken)
         }
     };
-    let report = look.report(command, Some(plan), receipt.as_ref(), broken);
+    let report = look.report(command, plan, receipt.as_ref(), broken);
+    let exit_status = report.result.exit_status();
     match json {
-        true => println!("{}", report.to_json()),
+        true => println!("{}", report.with_explanation(explanation).to_json()),
         false => show(&report::result(
             &report,
             &look.inventory,
@@ -219,7 +276,7 @@ fn carry_out(
             receipt.as_ref(),
         )),
     }
-    Ok(report.result.exit_status())
+    Ok(exit_status)
 }
 
 /// Asks at the terminal. Without one the answer is no, and why.
@@ -250,11 +307,17 @@ struct Look {
 }
 
 impl Look {
-    /// The disks named, or all of this machine. The machine counts only if every disk is one of
-    /// its own: an image has no place in it.
-    fn at(common: &Common) -> anyhow::Result<Self> {
-        let named: Vec<PathBuf> = common
-            .disks
+    /// The disks named, or all of this machine; on the machine they are from, if `snapshot` is one.
+    fn at(common: &Common, snapshot: Option<&Path>) -> anyhow::Result<Self> {
+        match snapshot {
+            Some(snapshot) => Self::elsewhere(&common.disks, snapshot),
+            None => Self::here(&common.disks),
+        }
+    }
+
+    /// This machine counts only if every disk is one of its own: an image has no place in it.
+    fn here(disks: &[PathBuf]) -> anyhow::Result<Self> {
+        let named: Vec<PathBuf> = disks
             .iter()
             .map(|path| real_path(path))
             .collect::<anyhow::Result<_>>()?;
@@ -273,10 +336,43 @@ impl Look {
         })
     }
 
+    /// Images, or disks that were carried here, in their places on a saved machine.
+    fn elsewhere(disks: &[PathBuf], snapshot: &Path) -> anyhow::Result<Self> {
+        let mut host = Host::load(snapshot).map_err(Wish::refused)?;
+        let (mut paths, mut seats) = (Vec::new(), Vec::new());
+        for disk in disks {
+            let (path, node) = image_and_node(disk);
+            paths.push(real_path(&path)?);
+            seats.push(node);
+        }
+        let inventory = discover::discover(&paths, &open_readable);
+        seat_all(&mut host, &inventory, &seats).map_err(Wish::refused)?;
+        Ok(Self {
+            inventory,
+            host: Some(host),
+        })
+    }
+
+    /// Reads a selection; where it is none, says what there is to select.
+    fn selection(&self, text: &str) -> anyhow::Result<Selection> {
+        text.parse().map_err(|error| {
+            let there = plan::passed_through(&self.inventory);
+            let there = if there.is_empty() { "nothing" } else { &there };
+            Wish::refused(format!("--devices: {error}. Passed through: {there}"))
+        })
+    }
+
+    fn explanation(&self, plan: &Plan, wanted: bool) -> Vec<String> {
+        match wanted {
+            true => report::explain(&self.inventory, self.host.as_ref(), plan),
+            false => Vec::new(),
+        }
+    }
+
     fn report(
         &self,
         command: Command,
-        plan: Option<&Plan>,
+        plan: &Plan,
         receipt: Option<&repair::Receipt>,
         broken_promises: Vec<String>,
     ) -> Report {
@@ -284,11 +380,42 @@ impl Look {
             command,
             &self.inventory,
             self.host.as_ref(),
-            plan,
+            Some(plan),
             receipt,
             broken_promises,
         )
     }
+}
+
+/// Splits `disk.img=/dev/sda`; a path that exists as it stands is no such pair.
+fn image_and_node(disk: &Path) -> (PathBuf, Option<PathBuf>) {
+    let pair = disk
+        .to_str()
+        .filter(|_| !disk.exists())
+        .and_then(|text| text.rsplit_once('='))
+        .filter(|(_, node)| node.starts_with('/'));
+    match pair {
+        Some((image, node)) => (image.into(), Some(node.into())),
+        None => (disk.to_owned(), None),
+    }
+}
+
+/// Named places first: what is left may then fit by its size.
+fn seat_all(
+    host: &mut Host,
+    inventory: &Inventory,
+    seats: &[Option<PathBuf>],
+) -> Result<(), SeatError> {
+    let all = || inventory.disks.iter().zip(seats);
+    for (disk, node) in all() {
+        if let Some(node) = node {
+            host.seat(&disk.path, node)?;
+        }
+    }
+    for (disk, _) in all().filter(|(_, node)| node.is_none()) {
+        host.seat_by_size(&disk.path, disk.size)?;
+    }
+    Ok(())
 }
 
 /// The path behind links such as `/dev/disk/by-id/…`.

@@ -12,6 +12,7 @@ use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
 use crate::disk::partition::{PartitionKind, PartitionTable};
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
+use crate::host::PciClass;
 
 /// Everything that was found.
 #[derive(Debug, Default)]
@@ -237,6 +238,8 @@ pub struct DeviceEntry {
     pub passed_through: bool,
     /// What it was when ESXi recorded it.
     pub id: Option<VendorDevice>,
+    /// What it was for when ESXi recorded it.
+    pub class: Option<PciClass>,
     /// ESXi's name for it, such as `vmhba0`.
     pub vmkname: Option<String>,
 }
@@ -257,6 +260,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
                 .as_deref()
                 .zip(entry.device.as_deref())
                 .and_then(|(v, d)| VendorDevice::from_parts(v, d)),
+            class: entry.class.as_deref().and_then(PciClass::from_recorded),
             vmkname: entry.vmkname.clone(),
             place: Place::EsxConf(ranges),
         })
@@ -271,6 +275,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
             alternative: None,
             passed_through: device.owner() == StoreOwner::Passthru,
             id: None,
+            class: None,
             vmkname: None,
             place: Place::ConfigStore(device.identifier.clone()),
         });

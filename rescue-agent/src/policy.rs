@@ -201,3 +201,58 @@ pub struct Policy {
     /// What the repaired archive is made from.
     pub source: Source,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selections_are_shown_as_they_are_read() {
+        for text in [
+            "auto",
+            "all",
+            "auto,10de:2786",
+            "all,-class:display",
+            "0000:00:1f.2,8086:3b25",
+            "10000:e1:00.0",
+        ] {
+            assert_eq!(text.parse::<Selection>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn exceptions_alone_are_exceptions_from_auto() {
+        let selection: Selection = "-class:usb".parse().unwrap();
+        assert_eq!(selection.to_string(), "auto,-class:usb");
+    }
+
+    #[test]
+    fn what_is_no_selector_is_refused_with_what_would_be_one() {
+        for text in [
+            "",
+            "foo",
+            "class:foo",
+            "8086",
+            "8086:zz",
+            "0000:00:1f.9",
+            "auto,,all",
+            "-",
+        ] {
+            let error = text.parse::<Selection>().unwrap_err().to_string();
+            assert!(
+                error.contains("class:WORD with one of storage"),
+                "{text:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn banks_are_all_active_or_numbers() {
+        assert_eq!("all".parse(), Ok(BankChoice::All));
+        assert_eq!("active".parse(), Ok(BankChoice::Active));
+        assert_eq!("5, 6".parse(), Ok(BankChoice::Partitions(vec![5, 6])));
+        for text in ["", "0", "5,", "five", "-1"] {
+            assert!(text.parse::<BankChoice>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::inventory::Inventory;
 use crate::plan::{self, Plan, PlanError};
 use crate::policy::{Policy, Source};
 use crate::repair;
-use crate::report::{self, Command, Report, ResultWord};
+use crate::report::{self, Command, Detail, Report, ResultWord};
 use crate::settings::{Finish, Key, Mode, Origin};
 use crate::verify;
 
@@ -40,7 +40,10 @@ impl init::Rescue for ImageRescue {
             Err(error) => return seen.not_understood(machine, &error),
         };
         match command {
-            Command::Inspect | Command::DryRun => say(machine, &report::devices(&plan)),
+            Command::Inspect | Command::DryRun => {
+                say(machine, &report::devices(&plan));
+                say(machine, &seen.explanation(&plan));
+            }
             Command::Revert | Command::Restore => {
                 say(machine, &report::intentions(&seen.inventory, &plan))
             }
@@ -84,35 +87,27 @@ impl Seen {
     }
 
     fn show(&self, machine: &Machine) {
-        let plate = &self.host.name_plate;
-        let name: Vec<&str> = [&plate.vendor, &plate.model]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .collect();
-        let serial = plate
-            .serial
-            .as_ref()
-            .map(|serial| format!(", serial {serial}"))
-            .unwrap_or_default();
+        let detail = match machine.settings.mode {
+            Mode::Inspect => Detail::Full,
+            Mode::Auto | Mode::Restore => Detail::Brief,
+        };
         say(
             machine,
             &[
                 String::new(),
                 format!("esxi-rescue {}", env!("CARGO_PKG_VERSION")),
-                report::escape(&format!(
-                    "Host     {}{serial}",
-                    if name.is_empty() {
-                        "unknown".into()
-                    } else {
-                        name.join(" ")
-                    }
-                )),
             ],
         );
         say(
             machine,
-            &report::findings(&self.inventory, Some(&self.host)),
+            &[report::escape(&format!(
+                "Host     {}",
+                self.host.name_plate
+            ))],
+        );
+        say(
+            machine,
+            &report::findings(&self.inventory, Some(&self.host), detail),
         );
         for undriven in machine.devices.undriven() {
             say(
@@ -123,6 +118,10 @@ impl Seen {
         for warning in &machine.warnings {
             say(machine, &[report::escape(&format!("Warning  {warning}"))]);
         }
+    }
+
+    fn explanation(&self, plan: &Plan) -> Vec<String> {
+        report::explain(&self.inventory, Some(&self.host), plan)
     }
 
     fn plan(&self, machine: &Machine) -> Result<(Command, Plan), PlanError> {
@@ -187,6 +186,10 @@ impl Seen {
             receipt.as_ref(),
             broken,
         )
+        .with_explanation(match command {
+            Command::Inspect => self.explanation(plan),
+            _ => Vec::new(),
+        })
         .with_image(about_image(machine));
         say(
             machine,

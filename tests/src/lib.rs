@@ -11,4 +11,5 @@ pub mod judge;
 pub mod machine;
 pub mod power;
 pub mod sparse;
+pub mod sysfs;
 pub mod tools;

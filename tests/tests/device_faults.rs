@@ -24,6 +24,7 @@ use rescue_tests::power::runner::{Case, Task};
 const SHAPE: Shape = Shape {
     bits: 12,
     sector: 512,
+    device_sector: 512,
     cluster: 1024,
     tables: 2,
     root_slots: 512,

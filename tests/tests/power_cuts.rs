@@ -27,6 +27,7 @@ const fn shape(bits: u32, sector: usize, cluster: usize, tables: u32, clusters: 
     Shape {
         bits,
         sector,
+        device_sector: sector,
         cluster,
         tables,
         root_slots: 512,
@@ -34,7 +35,14 @@ const fn shape(bits: u32, sector: usize, cluster: usize, tables: u32, clusters: 
     }
 }
 
+/// The volume of a 4Kn disk in an image file: the directory's sectors of 512 bytes are the atoms.
+const COPIED: Shape = Shape {
+    device_sector: 512,
+    ..shape(12, 4096, 4096, 2, 300)
+};
+
 const SHAPES: &[Shape] = &[
+    COPIED,
     shape(12, 512, 512, 2, 700),
     shape(12, 512, 512, 1, 700),
     shape(12, 512, 1024, 2, 300),
@@ -150,7 +158,7 @@ fn deep_plans() -> Vec<Plan> {
     {
         for (turn, sectors) in [7, 10, 12].into_iter().enumerate() {
             for kind in TASKS {
-                let length = sectors * shape.sector;
+                let length = sectors * shape.device_sector;
                 let clusters = length.div_ceil(shape.cluster);
                 // The first cluster whose entry stands in the table's second sector, less a few.
                 let crossing = (shape.sector * 8 / shape.bits as usize).min(shape.clusters / 2) - 3;

@@ -88,7 +88,7 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
         ..Policy::default()
     };
     let plan = plan::revert(&inventory, &policy, None).unwrap();
-    let mut text = report::findings(&inventory, None);
+    let mut text = report::findings(&inventory, None, report::Detail::Full);
     text.extend(report::intentions(&inventory, &plan));
     let now = FatTime::from_unix(1_767_225_600);
     let receipt = repair::carry_out(&plan, &inventory, &opened, now, &mut |event| {

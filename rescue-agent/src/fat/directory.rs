@@ -252,3 +252,67 @@ pub(super) fn free_slots(bytes: &[u8]) -> Vec<usize> {
     }
     free
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (seconds, shown) in [
+            (0, "1980-01-01 00:00:00"),
+            (1_683_195_072, "2023-05-04 10:11:12"),
+            (951_782_399, "2000-02-28 23:59:58"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (4_102_444_799, "2099-12-31 23:59:58"),
+            (u64::from(u32::MAX) * 4, "2107-"),
+        ] {
+            let text = FatTime::from_unix(seconds).to_string();
+            assert!(text.starts_with(shown), "{seconds}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_shown_as_people_write_it() {
+        assert_eq!(ShortName::STATE.to_string(), "STATE.TGZ");
+        assert_eq!(ShortName::from_raw(*b"NOEXT      ").to_string(), "NOEXT");
+        assert_eq!(
+            ShortName::from_raw(*b"A\x1b[2J   TXT").to_string(),
+            "A\\x1b[2J.TXT"
+        );
+    }
+
+    /// A directory of empty slots whose first bytes are `first`.
+    fn slots(first: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; first.len() * ENTRY_BYTES];
+        for (index, byte) in first.iter().enumerate() {
+            bytes[index * ENTRY_BYTES] = *byte;
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_end_mark_is_free_only_if_using_it_revives_nothing() {
+        assert_eq!(free_slots(&slots(&[b'A', DELETED, b'B', END, END])), [1, 3]);
+        assert_eq!(free_slots(&slots(&[b'A', END, b'X', END])), [0usize; 0]);
+        assert_eq!(free_slots(&slots(&[b'A', b'B', END])), [2]);
+        assert_eq!(free_slots(&slots(&[b'A', b'B'])), [0usize; 0]);
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_mark_is_not_alive() {
+        assert_eq!(
+            live_entries(&slots(&[b'A', DELETED, b'B', END, b'C'])).count(),
+            2
+        );
+    }
+
+    #[test]
+    fn renaming_and_naming_back_restores_every_byte() {
+        let entry =
+            Entry::empty_file(ShortName::STATE, FatTime::from_unix(1_683_195_072)).naming(7, 99);
+        let undo = entry.renamed(ShortName::LOCAL);
+        assert_eq!(undo.renamed(ShortName::STATE), entry);
+        assert_eq!((undo.first_cluster(), undo.size()), (7, 99));
+    }
+}

@@ -22,8 +22,8 @@ pub struct Survey {
     pub lost: Vec<u32>,
     /// Clusters about which the tables disagree, ascending; includes the two reserved entries.
     pub differing: Vec<u32>,
-    /// Whether each cluster belongs to a file, by number.
-    owned: Vec<bool>,
+    /// Whether each cluster belongs to a file, or is called bad by a table, by number.
+    kept: Vec<bool>,
 }
 
 impl Survey {
@@ -36,13 +36,13 @@ impl Survey {
         Ok(walk.conclude())
     }
 
-    /// Whether the tables disagree about a cluster that a file owns, or about the reserved
-    /// entries: nothing an interrupted exchange can have left.
+    /// Whether the tables disagree about a cluster that a file owns or one of them calls bad, or
+    /// about the reserved entries: nothing an interrupted exchange can have left.
     pub fn first_difference_in_use(&self) -> Option<u32> {
         self.differing
             .iter()
             .copied()
-            .find(|cluster| *cluster < 2 || self.owned[*cluster as usize])
+            .find(|cluster| *cluster < 2 || self.kept[*cluster as usize])
     }
 }
 
@@ -90,7 +90,7 @@ impl Walk<'_, '_> {
         Ok(chain)
     }
 
-    fn conclude(self) -> Survey {
+    fn conclude(mut self) -> Survey {
         let tables = &self.volume.tables;
         let (mut free, mut lost, mut differing) = (Vec::new(), Vec::new(), Vec::new());
         for cluster in 0..self.volume.geometry.clusters + 2 {
@@ -111,12 +111,15 @@ impl Walk<'_, '_> {
             {
                 lost.push(cluster);
             }
+            if tables.iter().any(|table| table.get(cluster) == Link::Bad) {
+                self.owned[cluster as usize] = true;
+            }
         }
         Survey {
             free,
             lost,
             differing,
-            owned: self.owned,
+            kept: self.owned,
         }
     }
 }

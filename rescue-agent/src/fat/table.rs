@@ -118,3 +118,59 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(kind: FatKind) -> Table {
+        Table {
+            kind,
+            bytes: vec![0; 1024],
+            changed: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn neighbours_of_a_changed_entry_keep_their_values() {
+        for kind in [FatKind::Fat12, FatKind::Fat16] {
+            let mut table = table(kind);
+            for cluster in 2..40 {
+                table.set(cluster, Link::Next(cluster + 0x111));
+            }
+            table.set(7, Link::End);
+            table.set(8, Link::Free);
+            for cluster in (2..40).filter(|cluster| ![7, 8].contains(cluster)) {
+                assert_eq!(table.get(cluster), Link::Next(cluster + 0x111), "{kind:?}");
+            }
+            assert_eq!((table.get(7), table.get(8)), (Link::End, Link::Free));
+        }
+    }
+
+    #[test]
+    fn every_mark_above_bad_ends_a_chain() {
+        let mut table = table(FatKind::Fat16);
+        table.bytes[4..10].copy_from_slice(&[0xf7, 0xff, 0xf8, 0xff, 0xff, 0xff]);
+        assert_eq!(
+            [2, 3, 4].map(|cluster| table.get(cluster)),
+            [Link::Bad, Link::End, Link::End]
+        );
+    }
+
+    #[test]
+    fn an_entry_across_two_sectors_changes_both() {
+        let mut table = table(FatKind::Fat12);
+        // Entry 341 of a FAT12 starts at byte 511.
+        table.set(341, Link::End);
+        let runs = table.changed_runs(512);
+        assert_eq!(runs.len(), 1, "neighbouring sectors are one run");
+        assert_eq!((runs[0].0, runs[0].1.len()), (0, 1024));
+    }
+
+    #[test]
+    fn setting_the_same_value_changes_nothing() {
+        let mut table = table(FatKind::Fat16);
+        table.set(5, Link::Free);
+        assert!(table.changed_runs(512).is_empty());
+    }
+}

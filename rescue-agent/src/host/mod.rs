@@ -10,14 +10,18 @@
 //! `Documentation/admin-guide/sysfs-rules.rst`.
 
 mod class;
+mod names;
+mod snapshot;
 mod sysfs;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use class::{PciClass, class_words};
+pub use snapshot::{SeatError, SnapshotError};
 
 use crate::config::pci::{PciAddress, VendorDevice};
 
@@ -34,6 +38,28 @@ pub struct PciFunction {
     pub class: PciClass,
     /// The kernel driver bound to it, if any.
     pub driver: Option<String>,
+    /// Maker and model in words, where a `pci.ids` file was there to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl PciFunction {
+    /// Whether Linux can show what is behind it: not without a driver, and not while it is handed
+    /// to a virtual machine here.
+    pub fn is_driven(&self) -> bool {
+        !matches!(self.driver.as_deref(), None | Some("vfio-pci" | "pci-stub"))
+    }
+}
+
+impl fmt::Display for PciFunction {
+    /// Class, IDs and, if known, the name: `NVMe controller 144d:a80a (Samsung …)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.class, self.id)?;
+        match &self.name {
+            Some(name) => write!(f, " ({name})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A disk of this machine.
@@ -53,6 +79,26 @@ pub struct DiskNode {
     /// controller last. More than one controller where a disk is reached over several paths.
     #[serde(with = "paths_as_text")]
     pub pci_paths: Vec<Vec<PciAddress>>,
+    /// The image or disk that stands for it here, where the machine itself is elsewhere.
+    #[serde(skip)]
+    pub image: Option<PathBuf>,
+}
+
+impl DiskNode {
+    /// Its short name, such as `sda`.
+    pub fn name(&self) -> String {
+        self.node
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The functions that drive it, the last of each path.
+    pub fn controllers(&self) -> impl Iterator<Item = PciAddress> + '_ {
+        self.pci_paths
+            .iter()
+            .filter_map(|path| path.last().copied())
+    }
 }
 
 /// The machine's name plate (DMI), each field as the firmware tells it.
@@ -68,6 +114,22 @@ pub struct NamePlate {
     pub uuid: Option<String>,
 }
 
+impl fmt::Display for NamePlate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = [&self.vendor, &self.model].into_iter().flatten();
+        let name = known.map(String::as_str).collect::<Vec<_>>().join(" ");
+        f.write_str(if name.is_empty() {
+            "unknown machine"
+        } else {
+            &name
+        })?;
+        match &self.serial {
+            Some(serial) => write!(f, ", serial {serial}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
@@ -78,6 +140,10 @@ pub struct Host {
     pub pci: BTreeMap<PciAddress, PciFunction>,
     /// Its disks, in the order of their names.
     pub disks: Vec<DiskNode>,
+    /// Whether it is another machine than the one this program runs on: then device nodes of the
+    /// same name are other disks, and only images stand for its own.
+    #[serde(skip)]
+    pub elsewhere: bool,
 }
 
 impl Host {
@@ -88,9 +154,13 @@ impl Host {
         sysfs::read(root)
     }
 
-    /// The disk whose device node is `node`.
-    pub fn disk(&self, node: &Path) -> Option<&DiskNode> {
-        self.disks.iter().find(|disk| disk.node == node)
+    /// The disk whose device node is `path`, or, of a machine elsewhere, that the image `path`
+    /// stands for.
+    pub fn disk(&self, path: &Path) -> Option<&DiskNode> {
+        self.disks.iter().find(|disk| match self.elsewhere {
+            true => disk.image.as_deref() == Some(path),
+            false => disk.node == path,
+        })
     }
 
     /// The function at an address.
@@ -103,12 +173,11 @@ impl Host {
     /// owner, and marked the bridge instead of the card in older versions.
     pub fn on_path_of(&self, disk: &DiskNode) -> BTreeSet<PciAddress> {
         let mut path: BTreeSet<PciAddress> = disk.pci_paths.iter().flatten().copied().collect();
-        let controllers = disk.pci_paths.iter().filter_map(|path| path.last());
-        for controller in controllers {
+        for controller in disk.controllers() {
             path.extend(
                 self.pci
                     .keys()
-                    .filter(|address| same_slot(**address, *controller)),
+                    .filter(|address| same_slot(**address, controller)),
             );
         }
         path

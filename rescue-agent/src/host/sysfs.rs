@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::names;
 use super::{DiskNode, Host, NamePlate, PciClass, PciFunction};
 use crate::config::pci::{PciAddress, VendorDevice};
 
@@ -15,10 +16,13 @@ const NOT_DISKS: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
 
 pub(super) fn read(root: &Path) -> Host {
     let sys = root.join("sys");
+    let mut pci = functions(&sys.join("bus/pci/devices"));
+    names::add(root, &mut pci);
     Host {
         name_plate: name_plate(&sys.join("class/dmi/id")),
-        pci: functions(&sys.join("bus/pci/devices")),
+        pci,
         disks: disks(root, &sys.join("block")),
+        elsewhere: false,
     }
 }
 
@@ -48,6 +52,7 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
                 id,
                 class: PciClass(class),
                 driver: driver.as_deref().map(file_name),
+                name: None,
             };
             Some((address, function))
         })
@@ -79,6 +84,7 @@ fn disk(root: &Path, path: &Path) -> Option<DiskNode> {
         size: sectors * SYSFS_SECTOR_BYTES,
         removable: text(&path.join("removable")).is_some_and(|flag| flag == "1"),
         pci_paths: pci_paths(path),
+        image: None,
     })
 }
 
@@ -124,7 +130,12 @@ fn pci_paths(disk: &Path) -> Vec<Vec<PciAddress>> {
 fn addresses(device: &Path) -> Vec<PciAddress> {
     device
         .components()
-        .filter_map(|part| part.as_os_str().to_str()?.parse().ok())
+        .filter_map(|part| {
+            let text = part.as_os_str().to_str()?;
+            let address: PciAddress = text.parse().ok()?;
+            // Only the kernel's own spelling: names of other buses may look like an address.
+            (address.to_string() == text).then_some(address)
+        })
         .collect()
 }
 

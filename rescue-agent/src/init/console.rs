@@ -167,7 +167,7 @@ impl Consoles {
     }
 
     /// Writes text and an end of line. Line feeds inside end lines too. The text must be the
-    /// program's own, or have gone through [`escape`].
+    /// program's own, or have gone through [`crate::report::escape`].
     pub fn line(&self, text: &str) {
         self.lock().line(text);
     }
@@ -506,28 +506,6 @@ fn read_key(name: &str, mut file: &File) -> io::Result<Option<KeyPress>> {
     }
 }
 
-/// Makes text that was found on a disk fit to be shown: control characters, and characters that
-/// reorder or hide text, become `\u{..}`; a backslash becomes `\\`.
-#[must_use]
-pub fn escape(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character == '\\' || character.is_control() || hides_text(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// Line separators, directional controls and invisible characters of Unicode (UAX #9, category Cf).
-fn hides_text(character: char) -> bool {
-    matches!(character,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
 #[cfg(test)]
 mod tests {
     use nix::fcntl::{FcntlArg, fcntl};
@@ -689,21 +667,6 @@ mod tests {
                 fs::create_dir_all(tty.join("tty0")).unwrap();
             }
             assert_eq!(console_names(root.path()), expected, "{active:?}");
-        }
-    }
-
-    #[test]
-    fn text_from_disks_cannot_move_the_cursor() {
-        let cases = [
-            ("datastore1", "datastore1"),
-            ("Größe", "Größe"),
-            ("a\x1b[2Jb\r\n", "a\\u{1b}[2Jb\\r\\n"),
-            ("c:\\x\u{9b}1m", "c:\\\\x\\u{9b}1m"),
-            ("\u{202e}gnp\u{200b}", "\\u{202e}gnp\\u{200b}"),
-            ("\0\u{7f}", "\\u{0}\\u{7f}"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(escape(text), expected);
         }
     }
 

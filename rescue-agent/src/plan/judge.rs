@@ -1,10 +1,9 @@
 //! The verdict on every device that is passed through, and its reason in words.
 
-use std::collections::BTreeMap;
-
 use super::PlanError;
+use super::needs::Needs;
 use crate::config::pci::{PciAddress, VendorDevice};
-use crate::host::{Host, PciFunction};
+use crate::host::{Host, PciClass, PciFunction};
 use crate::inventory::{Bank, DeviceEntry, Inventory};
 use crate::policy::{Selection, Term};
 
@@ -17,7 +16,7 @@ pub enum Verdict {
     Leave,
     /// It stays as it is: no device sits at its address now.
     Stale,
-    /// It stays as it is: its address can be read in two ways that matter.
+    /// It stays as it is: what it drives cannot be told for certain.
     Unsure,
 }
 
@@ -28,13 +27,17 @@ pub struct Judged {
     pub text: String,
     /// Its address, where the text is one.
     pub address: Option<PciAddress>,
+    /// What the address would be in hex, where the text is valid as both.
+    pub alternative: Option<PciAddress>,
     /// The files that name it.
     pub files: Vec<&'static str>,
     /// ESXi's name for it.
     pub vmkname: Option<String>,
     /// What sits at the address now.
     pub present: Option<PciFunction>,
-    /// What it was when ESXi recorded it, where that differs from what sits there now.
+    /// What it was when ESXi recorded it.
+    pub recorded: Option<VendorDevice>,
+    /// The same, where something else sits there now: a card was moved.
     pub was: Option<VendorDevice>,
     /// What happens to it.
     pub verdict: Verdict,
@@ -47,37 +50,61 @@ pub struct Judged {
 pub(super) struct Judge<'a> {
     selection: &'a Selection,
     host: Option<&'a Host>,
-    /// What ESXi needs, and what for.
-    needed: BTreeMap<PciAddress, String>,
+    needs: Needs,
 }
 
 impl<'a> Judge<'a> {
+    /// # Errors
+    /// [`PlanError`] when the selection makes no sense for this configuration and machine.
     pub(super) fn new(
         inventory: &Inventory,
         selection: &'a Selection,
         host: Option<&'a Host>,
     ) -> Result<Self, PlanError> {
-        let needed = host.map(|host| needed(inventory, host)).unwrap_or_default();
-        let judge = Self {
-            selection,
-            host,
-            needed,
-        };
-        let any = entries(inventory).any(|entry| entry.passed_through);
-        if any && host.is_none() && selection.uses_auto() {
-            return Err(PlanError::AutoNeedsMachine {
-                passed_through: passed_through(inventory),
-            });
-        }
-        for (_, term) in selection.terms().iter().filter(|(adds, _)| *adds && any) {
-            if !judge.names_something(term, inventory) {
-                return Err(PlanError::NothingSelected {
-                    selector: term.to_string(),
-                    passed_through: passed_through(inventory),
-                });
+        let judge = Self::unchecked(inventory, selection, host);
+        if entries(inventory).any(|entry| entry.passed_through) {
+            for (_, term) in selection.terms() {
+                judge.check(term, inventory)?;
             }
         }
         Ok(judge)
+    }
+
+    /// One that says `unsure` where [`Judge::new`] would not go on.
+    pub(super) fn unchecked(
+        inventory: &Inventory,
+        selection: &'a Selection,
+        host: Option<&'a Host>,
+    ) -> Self {
+        Self {
+            selection,
+            host,
+            needs: host
+                .map(|host| Needs::of(inventory, host))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Terms that take away are checked like those that add: a mistyped exception must not give
+    /// back what it was meant to protect.
+    fn check(&self, term: &Term, inventory: &Inventory) -> Result<(), PlanError> {
+        let class_unknown = || {
+            entries(inventory).any(|entry| entry.passed_through && self.class_of(entry).is_none())
+        };
+        match (term, self.host) {
+            (Term::Auto, None) => Err(PlanError::AutoNeedsMachine {
+                passed_through: passed_through(inventory),
+            }),
+            (Term::Class(_), None) if class_unknown() => Err(PlanError::ClassNeedsMachine {
+                selector: term.to_string(),
+                passed_through: passed_through(inventory),
+            }),
+            _ if self.names_something(term, inventory) => Ok(()),
+            _ => Err(PlanError::NothingSelected {
+                selector: term.to_string(),
+                passed_through: passed_through(inventory),
+            }),
+        }
     }
 
     /// The verdict on an entry that is passed through.
@@ -87,14 +114,11 @@ impl<'a> Judge<'a> {
             match (adds, term) {
                 (true, Term::Auto) => {
                     if let Some(purpose) = self.purpose(entry) {
-                        current = (Verdict::GiveBack, purpose.to_owned());
+                        current = (Verdict::GiveBack, purpose);
                     }
                 }
                 (true, term) if self.matches(term, entry) => {
                     current = (Verdict::GiveBack, format!("chosen by {term}"));
-                }
-                (false, Term::Auto) if self.purpose(entry).is_some() => {
-                    current = (Verdict::Leave, "excepted by -auto".into());
                 }
                 (false, term) if self.matches(term, entry) => {
                     current = (Verdict::Leave, format!("excepted by -{term}"));
@@ -109,15 +133,10 @@ impl<'a> Judge<'a> {
     pub(super) fn devices(&self, inventory: &Inventory) -> Vec<Judged> {
         let mut devices: Vec<Judged> = Vec::new();
         for entry in entries(inventory).filter(|entry| entry.passed_through) {
-            let same = |known: &&mut Judged| match entry.address {
-                Some(address) => known.address == Some(address),
-                None => known.text == entry.text,
-            };
-            let file = entry.place.file();
-            match devices.iter_mut().find(same) {
-                Some(known) if !known.files.contains(&file) => known.files.push(file),
-                Some(_) => {}
-                None => devices.push(self.judged(entry)),
+            let new = self.judged(entry);
+            match devices.iter_mut().find(|known| known.is_same(&new)) {
+                Some(known) => known.merge(new),
+                None => devices.push(new),
             }
         }
         devices
@@ -140,15 +159,18 @@ impl<'a> Judge<'a> {
     fn judged(&self, entry: &DeviceEntry) -> Judged {
         let (verdict, reason) = self.judge(entry);
         let present = self.present(entry).cloned();
+        let differs = |id: &VendorDevice| present.as_ref().is_some_and(|there| there.id != *id);
         let was = entry
             .id
-            .filter(|id| present.as_ref().is_some_and(|function| function.id != *id));
+            .filter(|id| differs(id) && self.ambiguity(entry).is_none());
         Judged {
             text: entry.text.clone(),
             address: entry.address,
+            alternative: entry.alternative,
             files: vec![entry.place.file()],
             vmkname: entry.vmkname.clone(),
             present,
+            recorded: entry.id,
             was,
             verdict,
             reason,
@@ -157,56 +179,79 @@ impl<'a> Judge<'a> {
 
     /// The verdict on an entry that no selector names.
     fn unasked(&self, entry: &DeviceEntry) -> (Verdict, String) {
+        let unsure = |why: String| (Verdict::Unsure, why);
         let Some(host) = self.host else {
-            return (Verdict::Leave, "not chosen".into());
+            return match self.selection.uses_auto() {
+                true => unsure("without the machine nothing tells what it drives".into()),
+                false => (Verdict::Leave, "not chosen".into()),
+            };
         };
         let Some(address) = entry.address else {
-            return (
-                Verdict::Unsure,
-                "its address is spelled in no known way".into(),
-            );
+            return unsure("its address is spelled in no known way".into());
         };
-        if let Some(function) = host.function(address) {
-            return (
+        if let Some(why) = self.ambiguity(entry) {
+            return unsure(why);
+        }
+        let Some(function) = host.function(address) else {
+            return (Verdict::Stale, "no device sits at this address now".into());
+        };
+        match self.needs.doubt(function) {
+            Some(why) => unsure(why),
+            None => (
                 Verdict::Leave,
                 format!("{}; no ESXi disk or datastore behind it", function.class),
-            );
-        }
-        match entry
-            .alternative
-            .filter(|alternative| host.function(*alternative).is_some())
-        {
-            Some(other) => (
-                Verdict::Unsure,
-                format!(
-                    "nothing sits at {address}, but read as hex it would be {other}, which exists"
-                ),
             ),
-            None => (Verdict::Stale, "no device sits at this address now".into()),
         }
     }
 
-    /// What ESXi needs an entry's device for.
-    fn purpose(&self, entry: &DeviceEntry) -> Option<&str> {
-        self.needed.get(&entry.address?).map(String::as_str)
+    /// Why an address that reads as decimal and as hex cannot be relied on, if it cannot. Decimal
+    /// is what ESXi writes; only what sits there speaks against it.
+    fn ambiguity(&self, entry: &DeviceEntry) -> Option<String> {
+        let (host, address, other) = (self.host?, entry.address?, entry.alternative?);
+        let there = host.function(other)?;
+        match (host.function(address), entry.id) {
+            (None, _) => Some(format!(
+                "nothing sits at {address}, but read as hex it would be {other}, which exists"
+            )),
+            (Some(here), Some(id)) if here.id != id && there.id == id => Some(format!(
+                "it was recorded for {id}, which is not at {address} but at {other}, the address read as hex"
+            )),
+            _ => None,
+        }
+    }
+
+    /// What ESXi certainly needs an entry's device for.
+    fn purpose(&self, entry: &DeviceEntry) -> Option<String> {
+        let purpose = self.needs.purpose(entry.address?)?;
+        self.ambiguity(entry).is_none().then_some(purpose)
     }
 
     fn present(&self, entry: &DeviceEntry) -> Option<&PciFunction> {
         self.host?.function(entry.address?)
     }
 
+    /// What sits there now counts; the configuration's own word only where nothing does.
+    fn class_of(&self, entry: &DeviceEntry) -> Option<PciClass> {
+        self.present(entry)
+            .map(|function| function.class)
+            .or(entry.class)
+    }
+
+    fn id_of(&self, entry: &DeviceEntry) -> Option<VendorDevice> {
+        self.present(entry).map(|function| function.id).or(entry.id)
+    }
+
     fn matches(&self, term: &Term, entry: &DeviceEntry) -> bool {
-        let present = self.present(entry);
         match term {
             Term::Auto => self.purpose(entry).is_some(),
             Term::All => true,
-            Term::Address(address) => entry.address == Some(*address),
-            // What sits there now counts; the configuration's own word only without a machine.
-            Term::Id(id) => match (present, self.host) {
-                (Some(function), _) => function.id == *id,
-                (None, _) => entry.id == Some(*id),
-            },
-            Term::Class(word) => present.is_some_and(|function| function.class.is(word)),
+            Term::Address(address) => {
+                let as_hex =
+                    || entry.alternative == Some(*address) && self.ambiguity(entry).is_some();
+                entry.address == Some(*address) || as_hex()
+            }
+            Term::Id(id) => self.id_of(entry) == Some(*id),
+            Term::Class(word) => self.class_of(entry).is_some_and(|class| class.is(word)),
         }
     }
 
@@ -216,6 +261,7 @@ impl<'a> Judge<'a> {
             self.host.is_some_and(|host| host.pci.values().any(wanted))
         };
         let present = match term {
+            // A word of the language names something even where there is none of it.
             Term::Auto | Term::All | Term::Class(_) => true,
             Term::Address(address) => by_host(&|function| function.address == *address),
             Term::Id(id) => by_host(&|function| function.id == *id),
@@ -224,44 +270,27 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Everything on the PCI path of a disk with an ESXi boot bank or datastore.
-fn needed(inventory: &Inventory, host: &Host) -> BTreeMap<PciAddress, String> {
-    let mut needed = BTreeMap::new();
-    for disk in &inventory.disks {
-        let Some(node) = host.disk(&disk.path) else {
-            continue;
+impl Judged {
+    /// Whether both speak of one device, and in the same way.
+    fn is_same(&self, other: &Self) -> bool {
+        let same_place = match self.address {
+            Some(_) => self.address == other.address,
+            None => self.text == other.text,
         };
-        let name = disk
-            .path
-            .file_name()
-            .map(|name| name.to_string_lossy())
-            .unwrap_or_default();
-        let holds = match (disk.banks.is_empty(), disk.datastores().next()) {
-            (false, _) => format!("the boot disk {name}"),
-            (true, Some(_)) => format!("the datastore on {name}"),
-            (true, None) => continue,
-        };
-        let controllers: Vec<PciAddress> = node
-            .pci_paths
-            .iter()
-            .filter_map(|path| path.last())
-            .copied()
-            .collect();
-        for address in host.on_path_of(node) {
-            let bridge = node
-                .pci_paths
-                .iter()
-                .flatten()
-                .any(|on_path| *on_path == address);
-            let reason = match (controllers.contains(&address), bridge) {
-                (true, _) => format!("drives {holds}"),
-                (false, true) => format!("bridge to {holds}"),
-                (false, false) => format!("shares a slot with the controller of {holds}"),
-            };
-            needed.entry(address).or_insert(reason);
-        }
+        same_place && self.verdict == other.verdict
     }
-    needed
+
+    /// Adds what another file, or another bank, says of the same device.
+    fn merge(&mut self, other: Self) {
+        for file in other.files {
+            if !self.files.contains(&file) {
+                self.files.push(file);
+            }
+        }
+        self.vmkname = self.vmkname.take().or(other.vmkname);
+        self.recorded = self.recorded.or(other.recorded);
+        self.was = self.was.or(other.was);
+    }
 }
 
 fn entries(inventory: &Inventory) -> impl Iterator<Item = &DeviceEntry> {
@@ -273,7 +302,7 @@ fn entries(inventory: &Inventory) -> impl Iterator<Item = &DeviceEntry> {
 }
 
 /// The devices that are passed through, for a message.
-fn passed_through(inventory: &Inventory) -> String {
+pub(super) fn passed_through(inventory: &Inventory) -> String {
     let mut seen: Vec<String> = Vec::new();
     for entry in entries(inventory).filter(|entry| entry.passed_through) {
         let mut text = entry

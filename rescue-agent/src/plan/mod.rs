@@ -5,6 +5,7 @@
 //! opened again in memory, with the hashes of before and after.
 
 mod judge;
+mod needs;
 
 use thiserror::Error;
 
@@ -16,7 +17,7 @@ use crate::fat::ShortName;
 use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
-use crate::policy::{BankChoice, Policy, Source};
+use crate::policy::{BankChoice, Policy, Selection, Source};
 
 /// What is to be done, bank by bank.
 #[derive(Debug)]
@@ -116,10 +117,22 @@ pub enum PlanError {
     /// `auto` looks at the machine, and a disk image has none.
     #[error(
         "a disk image has no machine around it, so `auto` cannot tell which devices ESXi needs; name them with \
-         --devices, or give the machine with --host FILE (from `rescue-agent inspect --save-host FILE`). \
-         Passed through: {passed_through}"
+         --devices, or give the machine with --pci FILE (made on the host by `rescue-agent inspect --save-host \
+         FILE`). Passed through: {passed_through}"
     )]
     AutoNeedsMachine {
+        /// What could be named.
+        passed_through: String,
+    },
+    /// `class:` looks at the machine where the configuration does not tell classes.
+    #[error(
+        "--devices {selector} needs the machine, for this configuration does not tell the class of every device; \
+         name devices by address, or give the machine with --pci FILE (made on the host by `rescue-agent inspect \
+         --save-host FILE`). Passed through: {passed_through}"
+    )]
+    ClassNeedsMachine {
+        /// The selector.
+        selector: String,
         /// What could be named.
         passed_through: String,
     },
@@ -155,6 +168,22 @@ pub fn revert(
         }),
         devices: judge.devices(inventory),
     })
+}
+
+/// Lists what is passed through, with a verdict on each where the machine is known, and plans
+/// nothing: for a disk image by itself.
+pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
+    let selection = Selection::default();
+    let judge = judge::Judge::unchecked(inventory, &selection, host);
+    Plan {
+        banks: Vec::new(),
+        devices: judge.devices(inventory),
+    }
+}
+
+/// The devices that are passed through, for a message: addresses, with IDs where they are known.
+pub fn passed_through(inventory: &Inventory) -> String {
+    judge::passed_through(inventory)
 }
 
 /// Plans a return to the originals.

@@ -3,8 +3,11 @@
 //! The model holds no member contents of any archive beyond the addresses and owners of devices.
 //! Its fields are documented in `docs/report.md`; they are stable under one `schema`.
 
+mod advice;
+mod explain;
 mod model;
 mod text;
 
+pub use explain::explain;
 pub use model::{Command, Report, ResultWord};
-pub use text::{devices, escape, findings, intentions, result};
+pub use text::{Detail, devices, escape, findings, intentions, result};

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::advice;
 use crate::disk::partition::TableKind;
 use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
@@ -84,6 +85,8 @@ pub struct Report {
     /// The outcome in one word.
     pub result: ResultWord,
     exit_status: u8,
+    summary: String,
+    next_steps: Vec<String>,
     host: Option<NamePlate>,
     disks: Vec<DiskReport>,
     devices: Vec<DeviceReport>,
@@ -91,6 +94,9 @@ pub struct Report {
     devices_changed: usize,
     /// Promises that the verification did not find kept.
     broken_promises: Vec<String>,
+    /// The reasoning behind the verdicts, where it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    explanation: Vec<String>,
     /// What only the rescue image adds: drivers, waiting, timings.
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<serde_json::Value>,
@@ -193,6 +199,7 @@ struct DeviceReport {
     vmkname: Option<String>,
     present_id: Option<String>,
     present_class: Option<String>,
+    present_name: Option<String>,
     recorded_id: Option<String>,
     verdict: &'static str,
     reason: String,
@@ -216,22 +223,27 @@ impl Report {
             .enumerate()
             .map(|(index, disk)| disk_report(index, disk, host, plan, receipt))
             .collect();
+        let banks_changed = receipt.map_or(0, banks_changed);
+        let devices_changed = plan
+            .zip(receipt)
+            .map_or(0, |(plan, receipt)| devices_changed(plan, receipt));
         Self {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             command,
             result,
             exit_status: result.exit_status(),
+            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed)),
+            next_steps: advice::next_steps(result, plan),
             host: host.map(|host| host.name_plate.clone()),
             disks,
             devices: plan
                 .map(|plan| plan.devices.iter().map(device_report).collect())
                 .unwrap_or_default(),
-            banks_changed: receipt.map_or(0, banks_changed),
-            devices_changed: plan
-                .zip(receipt)
-                .map_or(0, |(plan, receipt)| devices_changed(plan, receipt)),
+            banks_changed,
+            devices_changed,
             broken_promises,
+            explanation: Vec::new(),
             image: None,
         }
     }
@@ -240,6 +252,22 @@ impl Report {
     pub fn with_image(mut self, image: serde_json::Value) -> Self {
         self.image = Some(image);
         self
+    }
+
+    /// Adds the reasoning behind the verdicts, line by line.
+    pub fn with_explanation(mut self, lines: Vec<String>) -> Self {
+        self.explanation = lines;
+        self
+    }
+
+    /// How it ended, in one sentence.
+    pub fn summary(&self) -> &str {
+        &self.summary
+    }
+
+    /// What the administrator can do now, one sentence each.
+    pub fn next_steps(&self) -> &[String] {
+        &self.next_steps
     }
 
     /// How many banks, and how many different devices, were changed.
@@ -563,6 +591,10 @@ fn device_report(device: &Judged) -> DeviceReport {
             .present
             .as_ref()
             .map(|function| function.class.to_string()),
+        present_name: device
+            .present
+            .as_ref()
+            .and_then(|function| function.name.clone()),
         recorded_id: device.was.map(|id| id.to_string()),
         verdict: match device.verdict {
             Verdict::GiveBack => "give-back",

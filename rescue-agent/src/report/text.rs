@@ -1,11 +1,15 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
+use std::borrow::Cow;
+
+use textwrap::{Options, wrap};
+
 use crate::archive::BackupCounter;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
 use crate::repair::{Outcome, Receipt};
-use crate::report::{Report, ResultWord};
+use crate::report::Report;
 
 /// Makes a line that holds text from a disk harmless on a console: characters that steer a
 /// terminal, end the line or turn the direction of the text are spelled out.
@@ -34,28 +38,52 @@ fn turns_direction(c: char) -> bool {
     )
 }
 
-/// What was found: machine, disks, banks.
-pub fn findings(inventory: &Inventory, host: Option<&Host>) -> Vec<String> {
+/// How much of what was found is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What a person needs who has to decide: the disks of ESXi, and per bank what boots when.
+    /// Without an ESXi disk, every disk and why it is none.
+    Brief,
+    /// Everything.
+    Full,
+}
+
+/// What was found: disks and banks.
+pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> Vec<String> {
     let mut lines = Vec::new();
-    for disk in &inventory.disks {
+    let any_of_esxi = inventory.disks.iter().any(Disk::belongs_to_esxi);
+    let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
+    for disk in inventory.disks.iter().filter(shown) {
         lines.push(disk_line(disk, host));
         if let Ok(table) = &disk.table {
-            lines.extend(
-                table
-                    .warnings
-                    .iter()
-                    .filter(|_| disk.belongs_to_esxi())
-                    .map(|warning| format!("         ! {warning}")),
-            );
+            let warnings = table.warnings.iter().filter(|_| disk.belongs_to_esxi());
+            lines.extend(warnings.map(|warning| format!("         ! {warning}")));
         }
         for (index, bank) in disk.banks.iter().enumerate() {
-            lines.extend(bank_lines(disk, index, bank));
+            lines.extend(bank_lines(disk, index, bank, detail));
         }
     }
     if inventory.disks.is_empty() {
         lines.push("Disk     none".into());
     }
-    lines.iter().map(|line| escape(line)).collect()
+    laid_out(&lines)
+}
+
+/// Lines made harmless and folded to the width of the smallest screen, less the cursor.
+fn laid_out(lines: &[String]) -> Vec<String> {
+    const WIDTH: usize = 79;
+    let fold = Options::new(WIDTH)
+        .subsequent_indent("         ")
+        .break_words(false);
+    lines
+        .iter()
+        .flat_map(|line| {
+            wrap(&escape(line), &fold)
+                .into_iter()
+                .map(Cow::into_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 fn disk_line(disk: &Disk, host: Option<&Host>) -> String {
@@ -84,27 +112,24 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn bank_lines(disk: &Disk, index: usize, bank: &Bank) -> Vec<String> {
-    let next = if disk.boots_next == Some(index) {
-        " <- boots next"
-    } else {
-        ""
-    };
-    let rollback = if disk.boots_after_rollback == Some(index) {
-        " <- boots after Shift+R"
-    } else {
-        ""
-    };
+fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<String> {
     let cfg = &bank.boot_cfg;
     let build = cfg.build.as_deref().unwrap_or_default();
-    let mut lines = vec![
-        format!("  bank {:<2} ESXi {build}{next}{rollback}", bank.partition),
-        format!(
+    let standing = match disk.boots_after_rollback == Some(index) {
+        true if detail == Detail::Brief => "boots after Shift+R".into(),
+        true => format!("boots after Shift+R: {}", bank.standing),
+        false => bank.standing.to_string(),
+    };
+    let mut lines = vec![format!(
+        "  bank {:<2}ESXi {build}, {standing}",
+        bank.partition
+    )];
+    if detail == Detail::Full {
+        lines.push(format!(
             "         bootstate {}, update number {}",
             cfg.bootstate, cfg.updated
-        ),
-        format!("         {}", bank.standing),
-    ];
+        ));
+    }
     lines.extend(bank.archives.iter().flat_map(archive_lines));
     if bank.archives.is_empty() {
         lines.push("         no state archive".into());
@@ -171,13 +196,23 @@ pub fn intentions(inventory: &Inventory, plan: &Plan) -> Vec<String> {
             .iter()
             .flat_map(|bank| plan_lines(inventory, bank)),
     );
-    lines.iter().map(|line| escape(line)).collect()
+    laid_out(&lines)
 }
 
 /// The verdict on every device that is passed through.
 pub fn devices(plan: &Plan) -> Vec<String> {
-    let lines = plan.devices.iter().flat_map(device_lines);
-    lines.map(|line| escape(&line)).collect()
+    let lines: Vec<String> = plan.devices.iter().flat_map(device_lines).collect();
+    laid_out(&lines)
+}
+
+/// A verdict as a person reads it.
+pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::GiveBack => "give back",
+        Verdict::Leave => "leave",
+        Verdict::Stale => "stale, leave",
+        Verdict::Unsure => "unsure, leave",
+    }
 }
 
 fn device_lines(device: &Judged) -> Vec<String> {
@@ -189,20 +224,21 @@ fn device_lines(device: &Judged) -> Vec<String> {
         .as_ref()
         .map(|function| format!(" {} {}", function.class, function.id))
         .unwrap_or_default();
+    let name = device
+        .present
+        .as_ref()
+        .and_then(|function| function.name.clone());
     let spelled = match device.text == address {
         true => String::new(),
         false => format!(" [{}]", device.text),
     };
-    let verdict = match device.verdict {
-        Verdict::GiveBack => "give back",
-        Verdict::Leave => "leave",
-        Verdict::Stale => "stale, leave",
-        Verdict::Unsure => "unsure, leave",
-    };
-    let mut lines = vec![
-        format!("Device   {address}{spelled}{what}"),
-        format!("         {verdict}: {}", device.reason),
-    ];
+    let mut lines = vec![format!("Device   {address}{spelled}{what}")];
+    lines.extend(name.map(|name| format!("         {name}")));
+    lines.push(format!(
+        "         {}: {}",
+        verdict_words(device.verdict),
+        device.reason
+    ));
     if let (Some(was), Some(now)) = (device.was, &device.present) {
         lines.push(format!(
             "         ! was {was}, now {}: a card was moved",
@@ -279,75 +315,11 @@ pub fn result(
             .iter()
             .map(|promise| format!("FAILED   {promise}")),
     );
-    lines.push(sentence(report, inventory, plan));
-    lines.extend(next_steps(report.result, plan));
-    lines.iter().map(|line| escape(line)).collect()
-}
-
-fn sentence(report: &Report, inventory: &Inventory, plan: Option<&Plan>) -> String {
-    let (banks, devices) = report.changed();
-    let text = match report.result {
-        ResultWord::Inspected => format!(
-            "{} boot banks found. Nothing was written.",
-            inventory.banks().count()
-        ),
-        ResultWord::Planned => "this was a dry run. Nothing was written.".into(),
-        ResultWord::Reverted => format!(
-            "{devices} {} back to ESXi in {banks} {}, written and verified.",
-            if devices == 1 {
-                "device was given"
-            } else {
-                "devices were given"
-            },
-            if banks == 1 { "bank" } else { "banks" },
-        ),
-        ResultWord::Restored => {
-            format!("the originals are back in {banks} banks, written and verified.")
-        }
-        ResultWord::Clean => match plan.is_some_and(|plan| !plan.devices.is_empty()) {
-            true => "nothing to do: no device that ESXi needs is passed through.".into(),
-            false => "nothing to do.".into(),
-        },
-        ResultWord::Refused => match banks {
-            0 => "refused. Nothing was written.".into(),
-            n => {
-                format!("{n} banks were repaired, at least one other was refused and not written.")
-            }
-        },
-        ResultWord::Failed => {
-            "writing or verifying failed; see above for what is in force now.".into()
-        }
-        ResultWord::NoneFound => "no ESXi installation found. Nothing was written.".into(),
-    };
-    format!("Result   {text}")
-}
-
-fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String> {
-    let left = plan.is_some_and(|plan| {
-        plan.devices
-            .iter()
-            .any(|device| device.verdict != Verdict::GiveBack)
-    });
-    let lines: &[&str] = match result {
-        ResultWord::Reverted => &[
-            "Next     Boot ESXi. Do not move cards before it has booted once.",
-            "         A VM that owned the device starts only after its pciPassthru",
-            "         entries are removed. Undo: rescue-agent restore.",
-        ],
-        ResultWord::Restored => &["Next     The host is as it was before the repair."],
-        ResultWord::Clean if left => &[
-            "Next     To give back other devices, choose them with devices=ADDRESS or devices=all.",
-        ],
-        ResultWord::Failed => &[
-            "Next     Run the rescue again: it settles what was interrupted.",
-            "         If it fails again, the disk itself is failing: image it first.",
-        ],
-        ResultWord::NoneFound => {
-            &["Next     Check that the disk is connected and its controller has a driver."]
-        }
-        _ => &[],
-    };
-    lines.iter().map(|line| (*line).to_owned()).collect()
+    lines.push(format!("Result   {}", report.summary()));
+    let heads = std::iter::once("Next").chain(std::iter::repeat(""));
+    let steps = report.next_steps().iter().zip(heads);
+    lines.extend(steps.map(|(step, head)| format!("{head:9}{step}")));
+    laid_out(&lines)
 }
 
 #[cfg(test)]

@@ -27,9 +27,13 @@ pub struct Effort {
     pub torn_writes: usize,
     /// Places at which each is torn.
     pub tears: usize,
-    /// Every how-manieth state's recovery is cut as well.
+    /// Every how-manieth state's recovery is cut as well, after an exchange of more than
+    /// [`EXHAUSTIVE_WRITES`] writes.
     pub second_cut_every: usize,
-    /// States tried of each such recovery.
+    /// The same after a shorter exchange.
+    pub second_cut_every_short: usize,
+    /// States tried of each recovery of more than [`EXHAUSTIVE_WRITES`] writes; of a shorter one,
+    /// all are.
     pub second_cut_states: usize,
     /// Every how-manieth recovered volume is also given to `fsck.fat`.
     pub fsck_every: usize,
@@ -42,16 +46,18 @@ impl Effort {
         torn_writes: 24,
         tears: 3,
         second_cut_every: 24,
+        second_cut_every_short: 4,
         second_cut_states: 12,
         fsck_every: 1500,
     };
-    /// For `make test-deep`: an hour.
+    /// For the rare deep run: a quarter of an hour.
     pub const DEEP: Self = Self {
-        subsets: 4000,
-        torn_writes: 200,
-        tears: 8,
-        second_cut_every: 6,
-        second_cut_states: 40,
+        subsets: 2000,
+        torn_writes: 64,
+        tears: 6,
+        second_cut_every: 8,
+        second_cut_every_short: 1,
+        second_cut_states: 24,
         fsck_every: 1500,
     };
 
@@ -225,9 +231,8 @@ impl<'a> Cuts<'a> {
 
     /// Whether half of a write can be there.
     fn tears(&self, write: &SectorWrite) -> bool {
-        let first = self.layout.start / self.layout.sector as u64;
-        let root = first + self.layout.root_at..first + self.layout.data_at;
-        !root.contains(&write.sector)
+        let root = self.layout.byte(self.layout.root_at)..self.layout.byte(self.layout.data_at);
+        !root.contains(&(write.sector * write.data.len() as u64))
     }
 
     fn torn(

@@ -109,9 +109,13 @@ impl Fence {
     /// The first write across the fence.
     pub fn check(&self, epochs: &[Epoch]) -> Result<()> {
         for write in epochs.iter().flatten() {
-            let first = self.layout.start / self.layout.sector as u64;
-            let sector = match write.sector.checked_sub(first) {
-                Some(sector) if sector < self.layout.sectors => sector,
+            // The disk's sectors may be smaller than the volume's.
+            let at = write.sector * write.data.len() as u64;
+            let (sector, skip) = match at.checked_sub(self.layout.start) {
+                Some(at) if at < self.layout.length() => (
+                    at / self.layout.sector as u64,
+                    usize::try_from(at)? % self.layout.sector,
+                ),
                 _ => bail!("sector {} outside the volume was written", write.sector),
             };
             if sector >= self.layout.data_at {
@@ -124,7 +128,8 @@ impl Fence {
             let Some(guarded) = self.guarded.get(&sector) else {
                 bail!("sector {sector} of the volume was written");
             };
-            let bits = guarded.value.iter().zip(&guarded.mask).zip(&write.data[..]);
+            let guarded = guarded.value.iter().zip(&guarded.mask).skip(skip);
+            let bits = guarded.zip(&write.data[..]);
             for (offset, ((value, mask), new)) in bits.enumerate() {
                 if (value ^ new) & mask != 0 {
                     bail!("byte {offset} of sector {sector} was changed");

@@ -32,8 +32,11 @@ pub fn tool_path() -> OsString {
 pub struct Shape {
     /// Table entry width: 12 or 16.
     pub bits: u32,
-    /// Bytes per sector.
+    /// Bytes per sector of the volume.
     pub sector: usize,
+    /// Bytes per sector of the disk: what it writes as a whole. Smaller than the volume's where
+    /// a 4Kn disk was copied into an image.
+    pub device_sector: usize,
     /// Bytes per cluster.
     pub cluster: usize,
     /// Number of tables.
@@ -48,8 +51,8 @@ impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "FAT{} sector {} cluster {} tables {}",
-            self.bits, self.sector, self.cluster, self.tables
+            "FAT{} sector {}/{} cluster {} tables {}",
+            self.bits, self.sector, self.device_sector, self.cluster, self.tables
         )
     }
 }
@@ -108,6 +111,8 @@ pub struct Bank {
     pub medium: Medium,
     /// Where the volume lies.
     pub region: Region,
+    /// Bytes per sector of the volume.
+    pub sector: usize,
     /// Content of `STATE.TGZ`.
     pub archive: Vec<u8>,
     /// Content of `STATE.ORG`.
@@ -146,6 +151,7 @@ pub fn make(shape: Shape, furnishing: Furnishing) -> Result<Bank> {
     Ok(Bank {
         medium,
         region,
+        sector: shape.sector,
         archive,
         undo,
         boot_cfg,
@@ -325,7 +331,7 @@ impl Maker {
         let length = fs::metadata(&self.volume)?.len();
         let guard = GUARD_SECTORS * self.shape.sector;
         let start = guard as u64;
-        let mut image = Image::zeroed(length + 2 * start, self.shape.sector);
+        let mut image = Image::zeroed(length + 2 * start, self.shape.device_sector);
         image.write_file(start, &self.volume)?;
         image.write(0, &vec![GUARD_BYTE; guard]);
         image.write(start + length, &vec![GUARD_BYTE; guard]);

@@ -8,7 +8,7 @@ use rescue_agent::fat::exchange::{self, ExchangeError};
 use rescue_agent::fat::{FatTime, Region, ShortName, Volume};
 
 use super::census::Census;
-use super::cuts::{Cuts, Effort};
+use super::cuts::{Cut, Cuts, EXHAUSTIVE_WRITES, Effort};
 use super::device::{Epoch, Recorder};
 use super::fence::Fence;
 use super::fsck::fsck;
@@ -62,7 +62,7 @@ impl Case {
     pub fn new(name: impl Into<String>, bank: &Bank, task: Task) -> Result<Self> {
         let name = name.into();
         let base = bank.medium.flattened();
-        let sector = base.sector_bytes();
+        let sector = bank.sector;
         let census = Census::of(&base, bank.region.start.0, sector)?;
         ensure!(census.problems.is_empty(), "{name}: {:?}", census.problems);
         let original = bank.undo.clone().unwrap_or_else(|| bank.archive.clone());
@@ -253,8 +253,12 @@ impl Case {
         tally.note(self, "the recording", self.fence.check(&epochs));
         let cuts = Cuts::new(&self.base, &epochs, &self.census.layout);
         let mut chance = rng.clone();
+        let every = match is_short(&epochs) {
+            true => effort.second_cut_every_short,
+            false => effort.second_cut_every,
+        };
         cuts.all(effort, rng, |cut, medium| {
-            let verdict = self.explore_state(effort, &mut chance, &mut tally, &medium);
+            let verdict = self.explore_state(effort, &mut chance, &mut tally, every, &medium);
             tally.states += 1;
             tally.note(self, cut, verdict);
             Ok(())
@@ -267,6 +271,7 @@ impl Case {
         effort: &Effort,
         rng: &mut Rng,
         tally: &mut Tally,
+        every: usize,
         medium: &Medium,
     ) -> Result<()> {
         self.judge_cut(medium)?;
@@ -275,20 +280,24 @@ impl Case {
             tally.fscks += 1;
             self.judge_fsck(&end)?;
         }
-        if recovery.is_empty() || !rng.one_in(effort.second_cut_every) {
+        if recovery.is_empty() || !rng.one_in(every) {
             return Ok(());
         }
         let cuts = Cuts::new(medium, &recovery, &self.census.layout);
         let mut choice = rng.clone();
         rng.bits();
-        cuts.some(effort.second_cut_states, &mut choice, |cut, medium| {
+        let judge = |cut: Cut, medium: Medium| {
             tally.states += 1;
             tally.second_cuts += 1;
             self.judge_cut(&medium)
                 .and_then(|_| self.judge_recovery(&medium))
                 .with_context(|| format!("second cut {cut}"))
                 .map(|_| ())
-        })
+        };
+        match is_short(&recovery) {
+            true => cuts.all(effort, &mut choice, judge),
+            false => cuts.some(effort.second_cut_states, &mut choice, judge),
+        }
     }
 
     /// Applies a judge to every cut of a recording that may not be the agent's own: how a worse
@@ -354,11 +363,17 @@ impl Case {
         Ok(Bank {
             medium,
             region: self.region,
+            sector: self.sector,
             archive: self.after.clone(),
             undo,
             boot_cfg: self.boot_cfg.clone(),
         })
     }
+}
+
+/// Whether a recording is so short that everything that follows from it can be tried.
+fn is_short(epochs: &[Epoch]) -> bool {
+    epochs.iter().map(Vec::len).sum::<usize>() <= EXHAUSTIVE_WRITES
 }
 
 fn undo_name() -> ShortName {

@@ -1,0 +1,143 @@
+//! What ESXi needs of the machine: the PCI functions on the path of every disk that holds one of
+//! its boot banks or datastores, and those of which that cannot be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::pci::PciAddress;
+use crate::host::{DiskNode, Host, PciFunction};
+use crate::inventory::{Disk, Inventory};
+
+/// Intel's chipsets have their USB controllers on the root bus of segment 0, and can switch their
+/// ports from one to another.
+const INTEL: u16 = 0x8086;
+
+/// How a function stands to a disk, the closest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Relation {
+    Drives,
+    OnPath { bridge: bool },
+    SharesSlot,
+}
+
+/// Functions and what they are needed for.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    needed: BTreeMap<PciAddress, Vec<(Relation, String)>>,
+    /// Functions on the path of a disk that nobody looked at, and why nobody did.
+    unseen: BTreeMap<PciAddress, String>,
+    /// The boot disk behind a USB controller of the chipset, if any is.
+    chipset_usb: Option<String>,
+}
+
+impl Needs {
+    pub(super) fn of(inventory: &Inventory, host: &Host) -> Self {
+        let mut needs = Self::default();
+        for disk in &inventory.disks {
+            if let (Some(node), Some(holds)) = (host.disk(&disk.path), holds(disk, host)) {
+                needs.add(node, host, &holds);
+            }
+        }
+        for node in &host.disks {
+            if let Some(why) = why_unseen(node, inventory, host) {
+                needs.unseen.extend(
+                    host.on_path_of(node)
+                        .into_iter()
+                        .map(|at| (at, why.clone())),
+                );
+            }
+        }
+        needs
+    }
+
+    fn add(&mut self, node: &DiskNode, host: &Host, holds: &str) {
+        let controllers: BTreeSet<PciAddress> = node.controllers().collect();
+        let on_path: BTreeSet<PciAddress> = node.pci_paths.iter().flatten().copied().collect();
+        for address in host.on_path_of(node) {
+            let relation = if controllers.contains(&address) {
+                Relation::Drives
+            } else if on_path.contains(&address) {
+                let function = host.function(address);
+                Relation::OnPath {
+                    bridge: function.is_some_and(|function| function.class.is_bridge()),
+                }
+            } else {
+                Relation::SharesSlot
+            };
+            let all = self.needed.entry(address).or_default();
+            all.push((relation, holds.to_owned()));
+        }
+        let mut functions = controllers.iter().filter_map(|at| host.function(*at));
+        if functions.any(is_chipset_usb) {
+            self.chipset_usb = Some(holds.to_owned());
+        }
+    }
+
+    /// What ESXi needs a function for, in words; the closest relation counts.
+    pub(super) fn purpose(&self, address: PciAddress) -> Option<String> {
+        let all = self.needed.get(&address)?;
+        let closest = all.iter().map(|(relation, _)| *relation).min()?;
+        let disks: Vec<&str> = all
+            .iter()
+            .filter(|(relation, _)| *relation == closest)
+            .map(|(_, holds)| holds.as_str())
+            .collect();
+        let disks = disks.join(" and ");
+        Some(match closest {
+            Relation::Drives => format!("drives {disks}"),
+            Relation::OnPath { bridge: true } => format!("bridge to {disks}"),
+            Relation::OnPath { bridge: false } => format!("on the path to {disks}"),
+            Relation::SharesSlot => format!("shares a slot with the controller of {disks}"),
+        })
+    }
+
+    /// Why a function that seems not to be needed may be needed after all.
+    pub(super) fn doubt(&self, function: &PciFunction) -> Option<String> {
+        if let Some(why) = self.unseen.get(&function.address) {
+            return Some(why.clone());
+        }
+        if function.class.drives_storage() && !function.is_driven() {
+            return Some(format!(
+                "{}; no driver runs it here, so what is behind it cannot be seen",
+                function.class
+            ));
+        }
+        match &self.chipset_usb {
+            Some(holds) if is_chipset_usb(function) => Some(format!(
+                "{} of the chipset, which may share its ports with the one that drives {holds}",
+                function.class
+            )),
+            _ => None,
+        }
+    }
+}
+
+fn is_chipset_usb(function: &PciFunction) -> bool {
+    let at = function.address;
+    (at.segment, at.bus) == (0, 0) && function.id.vendor == INTEL && function.class.is_usb()
+}
+
+/// What of ESXi a disk holds, in words; `None`: nothing.
+fn holds(disk: &Disk, host: &Host) -> Option<String> {
+    let name = host.disk(&disk.path)?.name();
+    match (disk.banks.is_empty(), disk.datastores().next()) {
+        (false, _) => Some(format!("the boot disk {name}")),
+        (true, Some(_)) => Some(format!("the datastore on {name}")),
+        (true, None) => None,
+    }
+}
+
+/// Why it is not known what a disk of the machine holds.
+fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<String> {
+    let looked_at = inventory
+        .disks
+        .iter()
+        .find(|disk| host.disk(&disk.path) == Some(node));
+    match looked_at {
+        None => Some(format!("leads to {}, which was not looked at", node.name())),
+        // A disk that cannot be opened has no size.
+        Some(disk) if disk.size == 0 => {
+            Some(format!("leads to {}, which cannot be read", node.name()))
+        }
+        Some(_) => None,
+    }
+}

@@ -153,6 +153,8 @@ impl Seen {
                 "Result   the setting `devices` was not understood. Nothing was written.".into(),
             ],
         );
+        let last_line = report::last_line(ResultWord::Refused, 0, 0);
+        machine.consoles.serial_line(&last_line);
         Outcome::NeedsAttention
     }
 

@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(free_slots(&slots(&[b'A', DELETED, b'B', END, END])), [1, 3]);
         assert_eq!(free_slots(&slots(&[b'A', END, b'X', END])), [0usize; 0]);
         assert_eq!(free_slots(&slots(&[b'A', b'B', END])), [2]);
-        assert_eq!(free_slots(&slots(&[b'A', b'B'])), [0usize; 0]);
+        assert_eq!(free_slots(&slots(b"AB")), [0usize; 0]);
     }
 
     #[test]

@@ -36,6 +36,7 @@ use drivers::load::KernelLoader;
 use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
+use crate::report::{self, ResultWord};
 use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
 
 /// The settings in the image, relative to `/`.
@@ -184,7 +185,10 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
     }));
     match outcome {
         Ok(Ok(how)) => finish::finish(&consoles, how),
-        Ok(Err(stop)) => consoles.line(&format!("\n{stop}\n")),
+        Ok(Err(stop)) => {
+            consoles.line(&format!("\n{stop}\n"));
+            consoles.serial_line(&report::last_line(ResultWord::Refused, 0, 0));
+        }
         // The panic hook has said what happened.
         Err(_) => consoles.line("\nThe program stopped because of an error in itself.\n"),
     }

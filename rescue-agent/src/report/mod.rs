@@ -9,5 +9,5 @@ mod model;
 mod text;
 
 pub use explain::explain;
-pub use model::{Command, Report, ResultWord};
+pub use model::{Command, Report, ResultWord, last_line};
 pub use text::{Detail, devices, escape, findings, intentions, result};

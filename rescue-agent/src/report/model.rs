@@ -76,6 +76,12 @@ impl ResultWord {
     }
 }
 
+/// The line by which a program that reads the serial console knows how it ended.
+pub fn last_line(result: ResultWord, banks: usize, devices: usize) -> String {
+    let result = result.word();
+    format!("esxi-rescue: result={result} banks={banks} devices={devices}")
+}
+
 /// Everything a run saw and did.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -299,12 +305,7 @@ impl Report {
 
     /// The last line on the serial console.
     pub fn last_line(&self) -> String {
-        format!(
-            "esxi-rescue: result={} banks={} devices={}",
-            self.result.word(),
-            self.banks_changed,
-            self.devices_changed
-        )
+        last_line(self.result, self.banks_changed, self.devices_changed)
     }
 }
 

@@ -40,10 +40,10 @@ const DEEP_KILLS: usize = 60;
 /// is killed as well.
 const WHOLE_BOOT: usize = 16;
 const SECOND_KILL: usize = 4;
-/// The repair of two banks takes some 20 writes.
+/// The repair of two banks takes 20 writes or a few more.
 const WRITES_PER_SECOND: u32 = 8;
 /// Incompressible bytes of an archive, so that its content does not go to the disk at once.
-const ARCHIVE_BYTES: usize = 1_500_000;
+const ARCHIVE_BYTES: usize = 600_000;
 /// The console before the first write.
 const FIRST_WRITE: &str = "Write    ";
 /// The console after the last one.

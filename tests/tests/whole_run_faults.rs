@@ -33,7 +33,7 @@ use rescue_tests::power::fsck::fsck;
 use rescue_tests::power::medium::{Image, Medium};
 use rescue_tests::power::reader::{Loader, gunzip};
 
-const NODE: &str = "/dev/under-test";
+const NODE: &str = "/dev/under_test";
 /// The partitions of the banks of a 6.7 disk.
 const BANKS: [u32; 2] = [5, 6];
 /// What the injected errors say.
@@ -117,8 +117,23 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
         plan,
         receipt,
         report,
-        text: text.join("\n"),
+        text: unfolded(&text.join("\n")),
     }
+}
+
+/// Each paragraph in one line: what follows a first line is indented by the width of its label.
+fn unfolded(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        match (lines.last_mut(), line.strip_prefix("         ")) {
+            (Some(paragraph), Some(more)) => {
+                paragraph.push(' ');
+                paragraph.push_str(more.trim_start());
+            }
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// An archive: index of its bank, its name as it is stored, its name.

@@ -40,7 +40,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// For every run of the tests: minutes.
+    /// For every run of the tests: one or two minutes of two cores.
     pub const NORMAL: Self = Self {
         subsets: 300,
         torn_writes: 24,
@@ -50,7 +50,7 @@ impl Effort {
         second_cut_states: 12,
         fsck_every: 1500,
     };
-    /// For the rare deep run: a quarter of an hour.
+    /// For the rare deep run: many times as many.
     pub const DEEP: Self = Self {
         subsets: 2000,
         torn_writes: 64,

@@ -152,6 +152,10 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
         Some(disk) if disk.size == 0 => {
             Some(format!("leads to {}, which cannot be read", node.name()))
         }
+        Some(disk) if !disk.unreadable.is_empty() => Some(format!(
+            "leads to {}, of which a partition that may be a boot bank cannot be read",
+            node.name()
+        )),
         Some(_) => None,
     }
 }

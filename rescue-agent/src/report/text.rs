@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use textwrap::{Options, wrap};
+use textwrap::{Options, WordSplitter, wrap};
 
 use crate::archive::BackupCounter;
 use crate::host::Host;
@@ -74,7 +74,8 @@ fn laid_out(lines: &[String]) -> Vec<String> {
     const WIDTH: usize = 79;
     let fold = Options::new(WIDTH)
         .subsequent_indent("         ")
-        .break_words(false);
+        .break_words(false)
+        .word_splitter(WordSplitter::NoHyphenation);
     lines
         .iter()
         .flat_map(|line| {

@@ -269,9 +269,9 @@ fn a_storage_vms_hba_stays_and_the_report_says_that_nothing_was_written_and_how_
         report["next_steps"].to_string(),
     );
     ensure!(summary.contains("no device that ESXi needs"), "{summary}");
-    ensure!(next.contains("--devices 0000:02:00.0"), "{next}");
+    ensure!(next.contains("--devices=0000:02:00.0"), "{next}");
     let said = case.run(&["revert", "--yes"])?.expect(DONE)?.said();
-    ensure!(said.contains("--devices 0000:02:00.0"), "{said}");
+    ensure!(said.contains("--devices=0000:02:00.0"), "{said}");
     Ok(())
 }
 

@@ -105,6 +105,6 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
         _ => format!(" (or several, by commas: {})", left.join(",")),
     };
     Some(format!(
-        "To give back what is left, choose it by address{all}: --devices {example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
+        "To give back what is left, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
     ))
 }

@@ -145,6 +145,9 @@ pub struct Machine {
     more: Vec<OsString>,
 }
 
+/// The kernel's last words on a machine whose emulation stood still (`arch/x86/kernel/apic/io_apic.c`).
+const KERNEL_WITHOUT_TIMER: &str = "IO-APIC + timer doesn't work";
+
 impl Machine {
     /// A machine without any disk.
     pub fn new(firmware: Firmware) -> Self {
@@ -260,10 +263,18 @@ impl Machine {
 
     /// Switches it on and waits for its end.
     ///
+    /// An emulated machine on a busy one can miss its timer for so long that the kernel gives up
+    /// before it starts the first process. Nothing of ours has run then, and it is tried once more.
+    ///
     /// # Errors
     /// As [`Machine::start`] and [`Running::finish`].
     pub fn run(&self) -> Result<Finished> {
-        self.start()?.finish()
+        let finished = self.start()?.finish()?;
+        if finished.serial.contains(KERNEL_WITHOUT_TIMER) {
+            eprintln!("The guest's kernel got no timer ticks; it is started once more.");
+            return self.start()?.finish();
+        }
+        Ok(finished)
     }
 
     fn arguments(&self, folder: &Path) -> Result<Vec<OsString>> {

@@ -15,12 +15,12 @@ image:  ## build dist/esxi-rescue.iso, installing what is needed
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release --workspace
+	cargo test --locked --release --workspace --no-fail-fast
 
 test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	RESCUE_DEEP=1 cargo test --locked --release --workspace
+	RESCUE_DEEP=1 cargo test --locked --release --workspace --no-fail-fast
 
 demo:   ## watch a repair in a virtual machine: before, the boot, after
 	scripts/setup.sh test

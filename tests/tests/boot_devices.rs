@@ -46,6 +46,7 @@ fn disk(made_by: EsxiDisk, passed_through: &[Address]) -> EsxiDisk {
                     class: "010802",
                     vmkname: None,
                     owner: Owner::Passthru,
+                    store_owner: None,
                 }),
             }
         }

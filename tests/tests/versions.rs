@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rescue_tests::agent::{self, DONE, REFUSED};
 use rescue_tests::artefacts;
 use rescue_tests::esxi::archive::{Layers, Seal};
-use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::host::{Owner, SATA};
 use rescue_tests::esxi::layout::{Fat, Layout};
 use rescue_tests::esxi::{Bank, EsxiDisk, GptOddity, Made, VERSIONS};
 use rescue_tests::judge::Judge;
@@ -96,6 +96,28 @@ fn in_the_config_store_only_the_chosen_row_changes_its_owner() -> Result<()> {
         expected["0000:01:00.0"], "OWNER_PASSTHRU",
         "the GPU stays with its virtual machine"
     );
+    Ok(())
+}
+
+#[test]
+fn where_esx_conf_and_config_store_contradict_each_other_both_give_the_device_back() -> Result<()> {
+    let disk = EsxiDisk::v700()
+        .bank(0, |bank| {
+            bank.own_in_store(SATA, Owner::Vmkernel);
+        })
+        .bank(1, |bank| {
+            bank.own(SATA, Owner::Vmkernel)
+                .own_in_store(SATA, Owner::Passthru);
+        });
+    let folder = tempfile::tempdir()?;
+    let made = disk.make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    agent::revert(BOOT, &made.image)?.expect(DONE)?;
+    judge.only_banks_changed(BOTH)?;
+    for bank in [0, 1] {
+        assert_eq!(judge.owners(bank)?["00000:000:31.2"], "vmkernel");
+        assert_eq!(judge.store_owners(bank)?[BOOT], "OWNER_VMKERNEL");
+    }
     Ok(())
 }
 

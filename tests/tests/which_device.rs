@@ -174,6 +174,7 @@ fn recorded(expected: &Expected) -> Result<Device> {
         class: class.leak(),
         vmkname: None,
         owner: Owner::Passthru,
+        store_owner: None,
     })
 }
 

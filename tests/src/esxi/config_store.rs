@@ -27,7 +27,8 @@ pub(super) fn make(devices: &[Device], path: &Path) -> Result<Vec<u8>> {
 /// One device's row. Member order and white space of the JSON vary between devices, as an edit must
 /// keep both.
 fn row(device: &Device) -> String {
-    let (address, owner) = (device.address, device.owner.config_store());
+    let owner = device.store_owner.unwrap_or(device.owner).config_store();
+    let address = device.address;
     let bus = device.address.bus;
     let json = if bus == 0 {
         format!(

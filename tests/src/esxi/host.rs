@@ -107,6 +107,8 @@ pub struct Device {
     pub vmkname: Option<&'static str>,
     /// Who drives it.
     pub owner: Owner,
+    /// What the ConfigStore says of that, where it contradicts esx.conf.
+    pub store_owner: Option<Owner>,
 }
 
 /// The SATA controller of QEMU's q35 machine, where the boot disk is: the reported case.
@@ -123,6 +125,7 @@ pub fn demonstration_host() -> Vec<Device> {
         class,
         vmkname,
         owner,
+        store_owner: None,
     };
     vec![
         device(

@@ -64,6 +64,16 @@ impl Bank {
         self
     }
 
+    /// Has the ConfigStore contradict esx.conf about a device.
+    pub fn own_in_store(&mut self, address: Address, owner: Owner) -> &mut Self {
+        for device in &mut self.archive.devices {
+            if device.address == address {
+                device.store_owner = Some(owner);
+            }
+        }
+        self
+    }
+
     /// Sets what is wrong with the archive.
     pub fn flaw(&mut self, flaw: Flaw) -> &mut Self {
         self.archive.flaw = flaw;

@@ -29,6 +29,9 @@ use crate::verify;
 #[derive(Debug, Parser)]
 #[command(name = "rescue-agent", version, max_term_width = 100)]
 pub struct Cli {
+    /// Say on standard error what is read and written, step by step.
+    #[arg(short, long, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     command: Action,
 }
@@ -151,6 +154,9 @@ impl Wish {
 /// # Errors
 /// What is unexpected: a disk that was named and cannot be read at all, a broken terminal.
 pub fn run(cli: Cli) -> anyhow::Result<u8> {
+    if cli.verbose {
+        crate::logging::begin()?;
+    }
     let done = match cli.command {
         Action::Inspect(args) => inspect(&args),
         Action::Revert(args) => revert(&args),

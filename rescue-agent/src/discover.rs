@@ -70,6 +70,14 @@ fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> 
         .iter()
         .filter(|partition| partition.kind.may_hold_bank())
     {
+        log::debug!(
+            "{}: looking for a boot bank in partition {} ({}, {} bytes at {})",
+            path.display(),
+            partition.number,
+            partition.kind,
+            partition.length,
+            partition.start
+        );
         match bank_in(device, partition) {
             Ok(Some(bank)) => found.push(bank),
             Ok(None) => {}

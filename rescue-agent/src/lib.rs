@@ -22,6 +22,7 @@ pub mod hash;
 pub mod host;
 pub mod init;
 pub mod inventory;
+pub mod logging;
 pub mod plan;
 pub mod policy;
 pub mod repair;

@@ -733,6 +733,7 @@ impl<'d> Work<'d> {
 
     fn write(&self, at: u64, bytes: &[u8]) -> Written {
         let offset = ByteOffset(self.volume.region.start.0 + at);
+        log::debug!("writing {} bytes at {offset}", bytes.len());
         self.volume
             .device
             .write_at(offset, bytes)
@@ -740,6 +741,7 @@ impl<'d> Work<'d> {
     }
 
     fn flush(&self) -> Written {
+        log::debug!("flushing the disk's cache");
         self.volume
             .device
             .flush()

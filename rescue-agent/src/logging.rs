@@ -1,0 +1,33 @@
+//! The program's own diary on standard error, for `--verbose`: what is read, and each epoch that is
+//! written. Not for results, which are the report's.
+
+use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
+
+use crate::report;
+
+struct StandardError;
+
+impl Log for StandardError {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let from_here = record.target().starts_with(env!("CARGO_CRATE_NAME"));
+        if from_here {
+            eprintln!("  log    {}", report::escape(&record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Begins the diary.
+///
+/// # Errors
+/// When there is one already.
+pub fn begin() -> Result<(), SetLoggerError> {
+    log::set_logger(&StandardError)?;
+    log::set_max_level(LevelFilter::Debug);
+    Ok(())
+}

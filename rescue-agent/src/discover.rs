@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::{Configuration, StateArchive};
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
-use crate::disk::partition::{self, Partition, PartitionTable};
+use crate::disk::partition::{self, Partition, PartitionError, PartitionTable};
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
 use crate::hash::sha256_hex;
@@ -46,7 +46,10 @@ fn look_at(path: &Path, open: Open<'_>) -> Disk {
     };
     match partition::read(device.as_ref()) {
         Ok(table) => partitioned(path, device.as_ref(), table),
-        Err(error) => unreadable(path, device.size(), &error.to_string()),
+        Err(error) => Disk {
+            table_unreadable: !matches!(error, PartitionError::NoTable { .. }),
+            ..unreadable(path, device.size(), &error.to_string())
+        },
     }
 }
 
@@ -54,6 +57,7 @@ fn unreadable(path: &Path, size: u64, why: &str) -> Disk {
     Disk {
         path: path.to_owned(),
         size,
+        table_unreadable: false,
         table: Err(why.to_owned()),
         banks: Vec::new(),
         not_banks: Vec::new(),
@@ -101,6 +105,7 @@ fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> 
     Disk {
         path: path.to_owned(),
         size: device.size(),
+        table_unreadable: false,
         table: Ok(table),
         banks,
         not_banks,

@@ -2,7 +2,7 @@
 //! [`crate::discover`], read by everyone else.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::archive::{ArchiveError, BackupCounter, Configuration};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
@@ -29,6 +29,17 @@ impl Inventory {
             .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
     }
 
+    /// Disks whose partition table is there, or may be, and cannot be read, and why; none as soon
+    /// as a boot bank was found elsewhere, for then they need not matter.
+    pub fn unreadable_disks(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let none_found = self.banks().next().is_none();
+        let closed = self
+            .disks
+            .iter()
+            .filter(move |disk| none_found && disk.table_unreadable);
+        closed.filter_map(|disk| Some((disk.path.as_path(), disk.table.as_ref().err()?.as_str())))
+    }
+
     /// Partitions that may be banks and cannot be read, by name, and why.
     pub fn unreadable(&self) -> impl Iterator<Item = (String, &str)> {
         self.disks.iter().flat_map(|disk| {
@@ -46,6 +57,9 @@ pub struct Disk {
     pub path: PathBuf,
     /// Size in bytes, 0 where it could not be opened.
     pub size: u64,
+    /// Whether what is missing in `table` may be there all the same: the disk failed, or both
+    /// copies of its GPT are damaged.
+    pub table_unreadable: bool,
     /// Its partitions, or why there are none to be read.
     pub table: Result<PartitionTable, String>,
     /// Its boot banks by partition number.

@@ -348,7 +348,6 @@ fn left_behind(base: &Medium, recording: &Recording) -> Vec<Medium> {
 struct Tally {
     by_status: [usize; 6],
     survived: Vec<String>,
-    not_found: Vec<String>,
 }
 
 fn inject(scene: &Scene, fault: Fault, tally: &mut Tally) -> Result<bool> {
@@ -372,15 +371,6 @@ fn inject(scene: &Scene, fault: Fault, tally: &mut Tally) -> Result<bool> {
                 .any(|line| line.contains("GPT") && line.contains(INJECTED));
             ensure!(warned, "an error was passed over in silence: {}", said());
             tally.survived.push(format!("{fault:?}"));
-        }
-        // Nothing can be told of a disk that cannot be read.
-        3 => {
-            let told = run
-                .text
-                .lines()
-                .any(|line| line.contains(NODE) && line.contains(INJECTED));
-            ensure!(told, "the disk is not said to be unreadable: {}", said());
-            tally.not_found.push(format!("{fault:?}"));
         }
         _ => anyhow::bail!(said()),
     }
@@ -429,10 +419,7 @@ fn every_fault_of_a_whole_run_is_told_and_the_next_run_reaches_the_end() {
         "{:?} reads, writes and flushes; by exit status {:?}",
         scene.counts, tally.by_status
     );
-    println!(
-        "survived: {:#?}\nnot found: {:#?}",
-        tally.survived, tally.not_found
-    );
+    println!("survived: {:#?}", tally.survived);
     for failure in &failures {
         println!("----\n{failure}");
     }
@@ -442,10 +429,7 @@ fn every_fault_of_a_whole_run_is_told_and_the_next_run_reaches_the_end() {
         "{tally:?}"
     );
     // The first sector and both copies of the GPT, no more.
-    assert!(
-        tally.survived.len() < 20 && tally.not_found.len() < 20,
-        "{tally:?}"
-    );
+    assert!(tally.survived.len() < 20, "{tally:?}");
 }
 
 /// The other bank is repaired all the same, and the run does not end as if all were well.

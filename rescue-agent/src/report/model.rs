@@ -316,7 +316,8 @@ fn result_word(
     receipt: Option<&Receipt>,
     broken_promises: &[String],
 ) -> ResultWord {
-    let unreadable = inventory.unreadable().next().is_some();
+    let unreadable =
+        inventory.unreadable().next().is_some() || inventory.unreadable_disks().next().is_some();
     if inventory.banks().next().is_none() && !unreadable {
         return ResultWord::NoneFound;
     }

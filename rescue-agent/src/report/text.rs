@@ -307,6 +307,12 @@ pub fn result(
             _ => {}
         }
     }
+    lines.extend(inventory.unreadable_disks().map(|(path, why)| {
+        let path = path.display();
+        format!(
+            "REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written"
+        )
+    }));
     lines.extend(inventory.unreadable().map(|(name, why)| {
         format!("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")
     }));

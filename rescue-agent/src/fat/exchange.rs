@@ -214,6 +214,17 @@ pub struct Assessment {
 }
 
 impl Assessment {
+    fn of(volume: &Volume<'_>, survey: &Survey, unsettled: bool) -> Self {
+        let lost = survey.lost.len();
+        Self {
+            unsettled,
+            free_clusters: (survey.free.len() + if unsettled { lost } else { 0 }) as u64,
+            cluster_bytes: volume.geometry.cluster_bytes(),
+            has_free_slot: unsettled || !directory::free_slots(&volume.root).is_empty(),
+            foreign_lost_clusters: if unsettled { 0 } else { lost },
+        }
+    }
+
     /// Whether an archive of `bytes` can be exchanged in.
     ///
     /// # Errors
@@ -248,14 +259,7 @@ pub fn undo_copy(volume: &Volume<'_>, archive: ShortName) -> Option<Entry> {
 /// [`Refusal::Volume`] for every kind of damage, [`Refusal::NameTaken`].
 pub fn assess(volume: &Volume<'_>) -> Result<Assessment, Refusal> {
     let (survey, unsettled) = sound(volume)?;
-    let lost = survey.lost.len();
-    Ok(Assessment {
-        unsettled,
-        free_clusters: (survey.free.len() + if unsettled { lost } else { 0 }) as u64,
-        cluster_bytes: volume.geometry.cluster_bytes(),
-        has_free_slot: unsettled || !directory::free_slots(&volume.root).is_empty(),
-        foreign_lost_clusters: if unsettled { 0 } else { lost },
-    })
+    Ok(Assessment::of(volume, &survey, unsettled))
 }
 
 /// Settles what an interrupted exchange left, if anything. The archive's content does not change.
@@ -502,7 +506,7 @@ impl Ready {
         if unsettled {
             return Err(Refusal::Unsettled);
         }
-        assess(volume)?.room_for(new_len)?;
+        Assessment::of(volume, &survey, unsettled).room_for(new_len)?;
         let (slot, entry) = directory::live_entries(&volume.root)
             .find(|(_, entry)| entry.name() == names.archive && !entry.is_directory())
             .ok_or_else(|| missing(names.archive))?;

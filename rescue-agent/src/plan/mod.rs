@@ -6,14 +6,18 @@
 
 mod judge;
 mod needs;
+pub(crate) mod refusal;
 
 use thiserror::Error;
+
+use self::refusal::BankRefusal;
 
 pub use judge::{Judged, Verdict};
 
 use crate::archive::{Edit, StateArchive};
 use crate::config::pci::PciAddress;
 use crate::fat::ShortName;
+use crate::fat::exchange::Assessment;
 use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
@@ -257,16 +261,10 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
         .iter()
         .any(|other| other.boot_cfg.build != bank.boot_cfg.build);
     if builds_differ {
-        return Err(refuse(
-            "the banks hold different builds of ESXi, and an archive of one need not fit the other",
-            "use --source own, which edits each bank's own archive",
-        ));
+        return Err(refuse(&BankRefusal::BuildsDiffer));
     }
     let Some((newest, content)) = newest(disk, archive.name) else {
-        return Err(refuse(
-            "no bank of this disk has a readable archive",
-            "restore a backup of the host's configuration",
-        ));
+        return Err(refuse(&BankRefusal::NoReadableArchive));
     };
     let raw = newest.raw.as_deref().unwrap_or_default();
     let (edit, devices) = edit(content, judge);
@@ -305,7 +303,7 @@ fn change(
     };
     let new = StateArchive::open(source)
         .and_then(|opened| opened.edited(edit))
-        .map_err(|error| refuse(format!("{}: {error}", archive.name), error.remedy()))?;
+        .map_err(|error| refuse(&BankRefusal::archive(archive.name, &error)))?;
     Ok(FileChange {
         archive: index,
         name: archive.name,
@@ -341,30 +339,22 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
     if changes.is_empty() {
         return Err(nothing(judge.why_nothing(bank)));
     }
-    let volume = bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then run the rescue again",
-        )
-    })?;
+    let volume = sound_volume(bank)?;
     // One archive after the other is exchanged, and each keeps its original: all need room.
     let bytes = changes.iter().map(|change| change.new.len()).sum();
-    volume.room_for(bytes).map_err(|error| {
-        refuse(error.to_string(), "free some space in this bank (old files of a repair by hand?) and run the rescue again")
-    })?;
+    volume
+        .room_for(bytes)
+        .map_err(|error| refuse(&BankRefusal::room(&error)))?;
     for change in &changes {
         if let Some(Err(why)) = bank.archives[change.archive]
             .undo
             .as_ref()
             .map(|undo| &undo.content)
         {
-            return Err(refuse(
-                format!(
-                    "a file named like our undo copy of {} is no archive: {why}",
-                    change.name
-                ),
-                "rename or remove that file and run the rescue again",
-            ));
+            return Err(refuse(&BankRefusal::StrangeUndo {
+                name: change.name.to_string(),
+                why: why.clone(),
+            }));
         }
     }
     Ok(Action::Replace(changes))
@@ -375,10 +365,10 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
     for archive in &bank.archives {
         let Some(undo) = &archive.undo else { continue };
         let content = undo.content.as_ref().map_err(|why| {
-            refuse(
-                format!("the undo copy of {} is no archive: {why}", archive.name),
-                "restore a backup of the host's configuration instead",
-            )
+            refuse(&BankRefusal::BrokenUndo {
+                name: archive.name.to_string(),
+                why: why.clone(),
+            })
         })?;
         let raw = archive.raw.as_deref().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
@@ -392,33 +382,28 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
             "it holds no undo copy: no repair has changed it, or it was restored already",
         ));
     }
-    bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then restore again",
-        )
-    })?;
+    sound_volume(bank)?;
     Ok(Action::Restore(restores))
+}
+
+fn sound_volume(bank: &Bank) -> Decision<&Assessment> {
+    let volume = bank.volume.as_ref();
+    volume.map_err(|error| refuse(&BankRefusal::volume(error)))
 }
 
 fn readable(archive: &ArchiveFile) -> Decision<&Content> {
     archive.content.as_ref().map_err(|error| match error {
         ContentError::File(_) => unreadable(archive),
-        ContentError::Archive(error) => {
-            refuse(format!("{}: {error}", archive.name), error.remedy())
-        }
+        ContentError::Archive(error) => refuse(&BankRefusal::archive(archive.name, error)),
     })
 }
 
 fn unreadable(archive: &ArchiveFile) -> Action {
     let why = match &archive.content {
-        Err(error) => format!("{} cannot be read: {error}", archive.name),
-        Ok(_) => format!("{} cannot be read", archive.name),
+        Err(ContentError::File(error)) => Some(error),
+        Err(ContentError::Archive(_)) | Ok(_) => None,
     };
-    refuse(
-        why,
-        "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup",
-    )
+    refuse(&BankRefusal::unreadable(archive.name, why))
 }
 
 fn no_archive() -> Action {
@@ -429,9 +414,9 @@ fn nothing(why: impl Into<String>) -> Action {
     Action::Nothing { why: why.into() }
 }
 
-fn refuse(why: impl Into<String>, remedy: impl Into<String>) -> Action {
+fn refuse(refusal: &BankRefusal) -> Action {
     Action::Refuse {
-        why: why.into(),
-        remedy: remedy.into(),
+        why: refusal.to_string(),
+        remedy: refusal.remedy().to_owned(),
     }
 }

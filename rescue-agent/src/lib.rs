@@ -6,7 +6,8 @@
 //! writer; a receipt) → [`verify`] → [`report`].
 //!
 //! Formats: [`disk`], [`fat`], [`bank`], [`archive`], [`config`]; they parse bytes and do no I/O of
-//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks.
+//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
+//! way back into ESXi.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]).
@@ -18,6 +19,7 @@ pub mod config;
 pub mod discover;
 pub mod disk;
 pub mod fat;
+pub mod firmware;
 pub mod hash;
 pub mod host;
 pub mod init;

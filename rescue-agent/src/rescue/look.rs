@@ -1,0 +1,71 @@
+//! What is there: the machine, its disks, and what ESXi keeps on them.
+
+use std::path::PathBuf;
+
+use super::say;
+use crate::cli::open_readable;
+use crate::discover;
+use crate::host::Host;
+use crate::init::{self, Machine};
+use crate::inventory::Inventory;
+use crate::plan::Plan;
+use crate::report::{self, Detail};
+use crate::settings::Mode;
+
+/// The machine as it was found.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) host: Host,
+    pub(super) inventory: Inventory,
+}
+
+impl Seen {
+    /// Looks at every disk, and, as long as no boot bank is among them, waits for more.
+    pub(super) fn look(machine: &mut Machine) -> Self {
+        let deadline = machine.devices.deadline(machine.settings.wait);
+        loop {
+            let host = Host::read(&machine.root);
+            let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
+            let inventory = discover::discover(&paths, &open_readable);
+            if inventory.banks().next().is_some() {
+                machine.times.mark("discovery");
+                return Self { host, inventory };
+            }
+            let consoles = machine.consoles.clone();
+            let mut waiting = init::waiting_line(&consoles, deadline);
+            let more = machine.devices.more_disks(deadline, &mut waiting);
+            consoles.status("");
+            if more.is_empty() {
+                machine.times.mark("discovery");
+                return Self { host, inventory };
+            }
+        }
+    }
+
+    /// Shows it, and what went wrong on the way here.
+    pub(super) fn show(&self, machine: &Machine) {
+        let detail = match machine.settings.mode {
+            Mode::Inspect => Detail::Full,
+            Mode::Auto | Mode::Restore => Detail::Brief,
+        };
+        let title = format!("esxi-rescue {}", env!("CARGO_PKG_VERSION"));
+        say(machine, &[String::new(), title]);
+        let name_plate = &self.host.name_plate;
+        let host = report::escape(&format!("Host     {name_plate}"));
+        say(machine, &[host]);
+        let host = Some(&self.host);
+        say(machine, &report::findings(&self.inventory, host, detail));
+        let undriven = machine.devices.undriven();
+        let undriven = undriven.iter().map(|one| format!("Driver   ! {one}"));
+        let warnings = machine.warnings.iter();
+        let warnings = warnings.map(|warning| format!("Warning  {warning}"));
+        for line in undriven.chain(warnings) {
+            say(machine, &[report::escape(&line)]);
+        }
+    }
+
+    /// The reasoning behind the verdicts of a plan.
+    pub(super) fn explanation(&self, plan: &Plan) -> Vec<String> {
+        report::explain(&self.inventory, Some(&self.host), plan)
+    }
+}

@@ -9,6 +9,8 @@
 //! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
 //! way back into ESXi.
 //!
+//! [`medium`] is the stick the image was started from: settings from it, reports to it.
+//!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]).
 
@@ -25,6 +27,7 @@ pub mod host;
 pub mod init;
 pub mod inventory;
 pub mod logging;
+pub mod medium;
 pub mod plan;
 pub mod policy;
 pub mod repair;

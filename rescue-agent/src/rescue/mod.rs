@@ -13,6 +13,7 @@ mod deliver;
 mod leave;
 mod look;
 mod task;
+mod way_back;
 
 use thiserror::Error;
 

@@ -15,6 +15,7 @@ mod leave;
 mod look;
 mod menu;
 mod task;
+mod way_back;
 
 use thiserror::Error;
 

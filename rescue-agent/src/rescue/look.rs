@@ -55,13 +55,20 @@ impl Seen {
         say(machine, &[host]);
         let host = Some(&self.host);
         say(machine, &report::findings(&self.inventory, host, detail));
-        let undriven = machine.devices.undriven();
-        let undriven = undriven.iter().map(|one| format!("Driver   ! {one}"));
+        let problems = machine.devices.driver_problems();
+        let problems = problems.iter().map(|one| format!("Driver   ! {one}"));
         let warnings = machine.warnings.iter();
         let warnings = warnings.map(|warning| format!("Warning  {warning}"));
-        for line in undriven.chain(warnings) {
+        for line in problems.chain(self.waiting(machine)).chain(warnings) {
             say(machine, &[report::escape(&line)]);
         }
+    }
+
+    /// What was waited for, where it matters: something did not come, or no bank was found.
+    fn waiting(&self, machine: &Machine) -> Option<String> {
+        let found = self.inventory.banks().next().is_some();
+        let words = machine.devices.waits_in_words(machine.settings.wait);
+        (!found || machine.devices.gave_up()).then(|| format!("Waited   {words}"))
     }
 
     /// The reasoning behind the verdicts of a plan.

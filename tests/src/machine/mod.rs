@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::tools::find;
 pub use bus::{Bus, Disk};
 pub use firmware::Firmware;
-pub use medium::Medium;
+pub use medium::{CARD, Medium};
 use qmp::Qmp;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to

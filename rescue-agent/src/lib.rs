@@ -23,6 +23,7 @@ pub mod host;
 pub mod init;
 pub mod inventory;
 pub mod logging;
+pub mod parallel;
 pub mod plan;
 pub mod policy;
 pub mod repair;

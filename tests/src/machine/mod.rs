@@ -466,6 +466,11 @@ impl Running {
         Ok(())
     }
 
+    /// How long ago it was switched on.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors

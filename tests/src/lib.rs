@@ -6,10 +6,12 @@
 
 pub mod agent;
 pub mod artefacts;
+pub mod bench;
 pub mod esxi;
 pub mod judge;
 pub mod machine;
 pub mod power;
+pub mod server;
 pub mod sparse;
 pub mod sysfs;
 pub mod tools;

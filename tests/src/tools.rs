@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("cmp", "diffutils"),
+    ("cp", "coreutils"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),

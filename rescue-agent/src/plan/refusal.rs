@@ -19,6 +19,17 @@ pub(crate) enum BankRefusal {
         /// What to do about that.
         remedy: &'static str,
     },
+    /// The new archive does not do what it is for.
+    #[error("{name}: the new archive would still pass {device} through")]
+    StillPassesThrough {
+        /// The archive.
+        name: String,
+        /// The device, as it is spelled there.
+        device: String,
+    },
+    /// A fault of this program.
+    #[error("planning failed unexpectedly")]
+    Unexpected,
     /// The file itself cannot be read.
     #[error("{name} cannot be read: {why}")]
     Unreadable {
@@ -87,6 +98,10 @@ impl BankRefusal {
     pub(super) fn remedy(&self) -> &'static str {
         match self {
             Self::Archive { remedy, .. } => remedy,
+            Self::StillPassesThrough { .. } => {
+                "this program does not know this archive well enough to change it"
+            }
+            Self::Unexpected => "use the other bank or a backup",
             Self::Unreadable { .. } => {
                 "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup"
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::look::Seen;
+use super::way_back;
 use crate::init::countdown::{CountdownEnd, countdown};
 use crate::init::{Machine, Outcome, finish};
 use crate::report::{Report, ResultWord};
@@ -32,8 +34,8 @@ pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
 }
 
 /// Starts the local disk, because a person asked for it.
-pub(super) fn to_local_disk(machine: &mut Machine) -> Outcome {
-    machine.consoles.line("Restarting for the local disk.");
+pub(super) fn to_local_disk(machine: &mut Machine, seen: &Seen) -> Outcome {
+    way_back::prepare(machine, seen);
     Outcome::Chosen(Finish::Reboot)
 }
 

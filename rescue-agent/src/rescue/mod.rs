@@ -15,6 +15,7 @@ mod leave;
 mod look;
 mod menu;
 mod task;
+mod way_back;
 
 use thiserror::Error;
 
@@ -47,7 +48,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
     loop {
         let task = match decision {
             Decision::CarryOut(task) => task,
-            Decision::LocalDisk => return Ok(leave::to_local_disk(machine)),
+            Decision::LocalDisk => return Ok(leave::to_local_disk(machine, &seen)),
             Decision::Leave(how) => return Ok(Outcome::Chosen(how)),
         };
         let report = carry_out::carry_out(machine, &seen, &task);

@@ -28,6 +28,7 @@ pub mod init;
 pub mod inventory;
 pub mod logging;
 pub mod medium;
+pub mod parallel;
 pub mod plan;
 pub mod policy;
 pub mod repair;

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::discover::{self, Open};
-use crate::hash::sha256_hex;
+use crate::discover::{self, Known, Open};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
@@ -14,7 +13,7 @@ use crate::repair::{Outcome, Receipt, bank_name};
 /// failed is not judged here: its outcome says what is in force.
 pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>) -> Vec<String> {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
-    let after = discover::discover(&paths, open);
+    let after = discover::discover_again(&paths, open, &known(plan, before));
     let banks = plan
         .banks
         .iter()
@@ -30,6 +29,25 @@ pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>
                 .chain(newly_unreadable(before, after))
         });
     around_banks.chain(banks).collect()
+}
+
+/// What archives say whose bytes may be found: those from before, and those of the plan. Each was
+/// opened down to its last layer, so that finding the same bytes again on the disk, by their hash,
+/// proves as much as opening them again would.
+fn known(plan: &Plan, before: &Inventory) -> Known {
+    let archives = before.banks().flat_map(|(_, bank)| &bank.archives);
+    let found = archives.filter_map(|archive| {
+        Some((
+            archive.sha256.clone()?,
+            archive.content.as_ref().ok()?.clone(),
+        ))
+    });
+    let changes = plan.banks.iter().flat_map(|bank| match &bank.action {
+        Action::Replace(changes) => changes.as_slice(),
+        _ => &[],
+    });
+    let planned = changes.map(|change| (change.after.clone(), change.content.clone()));
+    found.chain(planned).collect()
 }
 
 /// Partitions beside the banks that could be read before and cannot be now.
@@ -142,7 +160,7 @@ fn wrong_content(found: Option<&ArchiveFile>, expected: &str) -> Option<String> 
     let Some(archive) = found else {
         return Some("is gone".into());
     };
-    match (archive.raw.as_deref().map(sha256_hex), &archive.content) {
+    match (&archive.sha256, &archive.content) {
         (Some(hash), _) if hash == expected => None,
         (Some(hash), _) => Some(format!("should have the SHA-256 {expected} and has {hash}")),
         (None, Err(why)) => Some(format!("cannot be read: {why}")),
@@ -211,7 +229,7 @@ fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(usize
                     .map(|restore| restore.after.clone()),
                 _ => None,
             };
-            let expected = planned.or_else(|| archive.raw.as_deref().map(sha256_hex))?;
+            let expected = planned.or_else(|| archive.sha256.clone())?;
             Some((index, expected))
         })
         .collect()
@@ -236,12 +254,7 @@ fn still_passed_through<'p>(plan: &'p BankPlan, now: &'p Bank) -> impl Iterator<
                 .iter()
                 .filter(|archive| archive.name == *file)
                 .filter_map(|archive| archive.content.as_ref().ok())
-                .flat_map(|content| &content.devices)
-                .any(|entry| {
-                    entry.passed_through
-                        && entry.text == device.text
-                        && entry.place.file() == device.file
-                })
+                .any(|content| device.is_missing_in(content))
         })
         .map(|(_, device)| device.text.as_str())
 }

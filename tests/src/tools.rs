@@ -18,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
     ("cmp", "diffutils"),
+    ("cp", "coreutils"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),

@@ -11,12 +11,13 @@ use thiserror::Error;
 
 pub use judge::{Judged, Verdict};
 
-use crate::archive::{Edit, StateArchive};
+use crate::archive::{ArchiveError, Edit, StateArchive};
 use crate::config::pci::PciAddress;
 use crate::fat::ShortName;
 use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
+use crate::parallel;
 use crate::policy::{BankChoice, Policy, Selection, Source};
 
 /// What is to be done, bank by bank.
@@ -86,6 +87,8 @@ pub struct FileChange {
     pub after: String,
     /// What changes in it.
     pub devices: Vec<DeviceChange>,
+    /// What the new archive says.
+    pub content: Content,
 }
 
 /// An archive to be taken back from its undo copy.
@@ -108,6 +111,15 @@ pub struct DeviceChange {
     pub address: Option<PciAddress>,
     /// The file that names it.
     pub file: &'static str,
+}
+
+impl DeviceChange {
+    /// Whether an archive passes the device through, as if nothing had been changed.
+    pub fn is_missing_in(&self, content: &Content) -> bool {
+        content.devices.iter().any(|entry| {
+            entry.passed_through && entry.text == self.text && entry.place.file() == self.file
+        })
+    }
 }
 
 /// Why there is no plan. Nothing is written then.
@@ -200,31 +212,61 @@ pub fn restore(inventory: &Inventory, banks: &BankChoice) -> Plan {
 fn each_bank(
     inventory: &Inventory,
     choice: &BankChoice,
-    action: impl Fn(&Disk, &Bank) -> Action,
+    action: impl Fn(&Disk, &Bank) -> Action + Sync,
 ) -> Vec<BankPlan> {
-    let mut plans = Vec::new();
+    let mut all = Vec::new();
     for (disk_index, disk) in inventory.disks.iter().enumerate() {
-        for (index, bank) in disk.banks.iter().enumerate() {
-            let chosen = match choice {
-                BankChoice::All => true,
-                BankChoice::Active => disk.boots_next == Some(index),
-                BankChoice::Partitions(numbers) => numbers.contains(&bank.partition),
-            };
-            let action = match chosen {
-                true => action(disk, bank),
-                false => nothing("not among the chosen banks"),
-            };
-            let unsettled = bank.volume.as_ref().is_ok_and(|volume| volume.unsettled);
-            let settle = chosen && unsettled && !matches!(action, Action::Refuse { .. });
-            plans.push(BankPlan {
+        all.extend((0..disk.banks.len()).map(|index| (disk_index, index)));
+    }
+    let at_once = match inventory.banks().map(|(_, bank)| packed_bytes(bank)).sum() {
+        0..=PLANNED_AT_ONCE_BYTES_MAX => parallel::computing(),
+        _ => 1,
+    };
+    let actions = parallel::map(all.clone(), at_once, |(disk, index)| {
+        let disk = &inventory.disks[disk];
+        match is_chosen(choice, disk, index) {
+            true => action(disk, &disk.banks[index]),
+            false => nothing("not among the chosen banks"),
+        }
+    });
+    all.into_iter()
+        .zip(actions)
+        .map(|((disk_index, index), action)| {
+            let disk = &inventory.disks[disk_index];
+            let action = action.unwrap_or_else(|| {
+                refuse(
+                    "planning failed unexpectedly",
+                    "use the other bank or a backup",
+                )
+            });
+            let volume = disk.banks[index].volume.as_ref();
+            let unsettled = volume.is_ok_and(|volume| volume.unsettled);
+            let refused = matches!(action, Action::Refuse { .. });
+            BankPlan {
                 disk: disk_index,
                 bank: index,
-                settle,
+                settle: unsettled && !refused && is_chosen(choice, disk, index),
                 action,
-            });
-        }
+            }
+        })
+        .collect()
+}
+
+/// Bytes of all archives up to which banks are planned side by side, since each takes several times
+/// its archive's size of memory meanwhile.
+const PLANNED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
+
+fn packed_bytes(bank: &Bank) -> usize {
+    let raw = bank.archives.iter().flat_map(|archive| &archive.raw);
+    raw.map(Vec::len).sum()
+}
+
+fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
+    match choice {
+        BankChoice::All => true,
+        BankChoice::Active => disk.boots_next == Some(index),
+        BankChoice::Partitions(numbers) => numbers.contains(&disk.banks[index].partition),
     }
-    plans
 }
 
 /// The action, or the reason why it is another one: both are actions.
@@ -241,8 +283,7 @@ fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
         if devices.is_empty() {
             continue;
         }
-        let raw = archive.raw.as_deref().unwrap_or_default();
-        changes.push(change(index, archive, raw, &edit, devices)?);
+        changes.push(change(index, archive, (archive, content), &edit, devices)?);
     }
     finish(bank, judge, changes)
 }
@@ -268,13 +309,11 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
             "restore a backup of the host's configuration",
         ));
     };
-    let raw = newest.raw.as_deref().unwrap_or_default();
     let (edit, devices) = edit(content, judge);
-    let own = archive.raw.as_deref();
-    if devices.is_empty() && own == Some(raw) {
+    if devices.is_empty() && archive.raw == newest.raw {
         return finish(bank, judge, Vec::new());
     }
-    let change = change(0, archive, raw, &edit, devices)?;
+    let change = change(0, archive, (newest, content), &edit, devices)?;
     finish(bank, judge, vec![change])
 }
 
@@ -293,27 +332,53 @@ fn newest(disk: &Disk, name: ShortName) -> Option<(&ArchiveFile, &Content)> {
         })
 }
 
+/// The replacement of `archive` by what `edit` makes of another, or the same, that says `content`.
 fn change(
     index: usize,
     archive: &ArchiveFile,
-    source: &[u8],
+    (source, content): (&ArchiveFile, &Content),
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
-    let Some(in_place) = archive.raw.as_deref() else {
+    let (Some(before), Some(raw)) = (archive.sha256.clone(), source.raw.as_deref()) else {
         return Err(unreadable(archive));
     };
-    let new = StateArchive::open(source)
-        .and_then(|opened| opened.edited(edit))
+    let (new, content) = edited(raw, content, archive.name, edit)
         .map_err(|error| refuse(format!("{}: {error}", archive.name), error.remedy()))?;
+    if let Some(device) = devices.iter().find(|device| device.is_missing_in(&content)) {
+        return Err(refuse(
+            format!(
+                "{}: the new archive would still pass {} through",
+                archive.name, device.text
+            ),
+            "this program does not know this archive well enough to change it",
+        ));
+    }
     Ok(FileChange {
         archive: index,
         name: archive.name,
-        before: sha256_hex(in_place),
+        before,
         after: sha256_hex(&new),
         new,
         devices,
+        content,
     })
+}
+
+/// The new bytes of an archive, proven, and what they say.
+fn edited(
+    raw: &[u8],
+    content: &Content,
+    name: ShortName,
+    edit: &Edit,
+) -> Result<(Vec<u8>, Content), ArchiveError> {
+    let mut opened = match content.kept.take() {
+        Some(opened) => opened,
+        None => StateArchive::open(raw)?,
+    };
+    opened.edit(edit)?;
+    let content = Content::of(&opened, name)?;
+    Ok((opened.pack()?, content))
 }
 
 /// Every edit that the verdicts ask of an archive.
@@ -380,10 +445,10 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
                 "restore a backup of the host's configuration instead",
             )
         })?;
-        let raw = archive.raw.as_deref().ok_or_else(|| unreadable(archive))?;
+        let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
             name: archive.name,
-            before: sha256_hex(raw),
+            before,
             after: content.sha256.clone(),
         });
     }

@@ -6,6 +6,7 @@
 
 mod bus;
 mod firmware;
+mod keyboard;
 mod medium;
 mod qmp;
 
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
 use crate::tools::find;
 pub use bus::{Bus, Disk};
 pub use firmware::Firmware;
-pub use medium::Medium;
+pub use keyboard::SerialKeyboard;
+pub use medium::{CARD, Medium};
 use qmp::Qmp;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
@@ -63,6 +65,8 @@ enum Console {
     File,
     /// To a file, and to our standard output for a person to watch.
     Shown,
+    /// To a file, and a test may type at the other end of the line.
+    Typed,
 }
 
 /// A machine to be started.
@@ -162,6 +166,13 @@ impl Machine {
         self
     }
 
+    /// Lets a test type at the serial console.
+    #[must_use]
+    pub fn typed(mut self) -> Self {
+        self.console = Console::Typed;
+        self
+    }
+
     /// Adds arguments of QEMU.
     #[must_use]
     pub fn args<I, S>(mut self, arguments: I) -> Self
@@ -257,6 +268,10 @@ impl Machine {
             match self.console {
                 Console::File => format!("file,id=serial,path={serial}"),
                 Console::Shown => format!("stdio,id=serial,signal=off,logfile={serial}"),
+                Console::Typed => {
+                    let line = escaped(&SerialKeyboard::socket(folder));
+                    format!("socket,id=serial,path={line},server=on,wait=off,logfile={serial}")
+                }
             },
         );
         arguments.words("-serial chardev:serial");
@@ -369,19 +384,31 @@ impl Running {
     /// # Errors
     /// When the machine ends or its deadline passes before.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
-        while !self.serial()?.contains(text) {
+        self.wait_for_after(0, text).map(drop)
+    }
+
+    /// Waits until the serial console shows a text beyond its first `read` bytes. Gives the number
+    /// of bytes from there to the end of the text.
+    ///
+    /// # Errors
+    /// When the machine ends or its deadline passes before.
+    pub fn wait_for_after(&mut self, read: usize, text: &str) -> Result<usize> {
+        let place = |serial: &str| serial.get(read..)?.find(text);
+        loop {
+            // What was printed last may come between the two looks.
             let ended = self.child.try_wait()?.is_some();
-            // What was printed last may have come between the two looks.
-            if ended && !self.serial()?.contains(text) {
-                bail!(
-                    "the machine ended without printing {text:?}:\n{}",
-                    tail(&self.serial()?)
-                );
+            let serial = self.serial()?;
+            if let Some(place) = place(&serial) {
+                return Ok(place + text.len());
             }
+            ensure!(
+                !ended,
+                "the machine ended without printing {text:?}:\n{}",
+                tail(&serial)
+            );
             self.check_deadline(text)?;
             thread::sleep(POLL);
         }
-        Ok(())
     }
 
     /// Waits for the guest to reboot or to switch off.
@@ -463,6 +490,11 @@ impl Running {
         Ok(())
     }
 
+    /// How long ago it was switched on.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors
@@ -489,6 +521,14 @@ impl Running {
         let keys = json!([{ "type": "qcode", "data": key }]);
         self.command("send-key", json!({ "keys": keys }))?;
         Ok(())
+    }
+
+    /// Sits down at the serial console of a machine made with [`Machine::typed`].
+    ///
+    /// # Errors
+    /// When it was not made so, or somebody sits there already.
+    pub fn serial_keyboard(&self) -> Result<SerialKeyboard> {
+        SerialKeyboard::at(self.folder.path())
     }
 
     /// Writes what the screen shows, as a PNG picture.

@@ -93,8 +93,6 @@ impl Parts {
         network: NetworkPart,
     ) -> Vec<(String, &'a [u8])> {
         let mut files: Vec<(String, &[u8])> = vec![
-            (".disk/info".to_owned(), self.release.as_bytes()),
-            (grub::identity_file(&self.identity), b"\n"),
             ("boot/vmlinuz".to_owned(), &self.vmlinuz),
             ("boot/initrd.img".to_owned(), &self.initrd),
             ("boot/grub/grub.cfg".to_owned(), menu.as_bytes()),

@@ -6,7 +6,7 @@
 //! `kernel/module/main.c`: the module becomes live, then the call waits for all asynchronous work,
 //! such as scans for disks).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -34,6 +34,10 @@ const DICTIONARY: &str = "dictionary";
 /// Largest dictionary that is read, in bytes.
 const MAX_DICTIONARY_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The word of the kernel command line that names modules not to be loaded, as for `modprobe`
+/// (modprobe.d(5)): the way out where a driver hangs or harms.
+const EXCLUDE: &str = "modprobe.blacklist";
+
 /// Why a module is not in the kernel.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -51,6 +55,9 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
     },
+    /// A person does not want it.
+    #[error("left out, as {EXCLUDE}= on the kernel command line says")]
+    Excluded,
     /// Its parameters contain a zero byte.
     #[error("its parameters on the kernel command line contain a zero byte")]
     Parameters,
@@ -75,6 +82,7 @@ pub trait ModuleLoader: Send + Sync + 'static {
 pub struct KernelLoader {
     folder: PathBuf,
     parameters: HashMap<String, String>,
+    excluded: HashSet<String>,
     /// Read when the first module is; none if the image has none.
     dictionary: OnceLock<Option<DecoderDictionary<'static>>>,
 }
@@ -84,6 +92,7 @@ impl std::fmt::Debug for KernelLoader {
         f.debug_struct("KernelLoader")
             .field("folder", &self.folder)
             .field("parameters", &self.parameters)
+            .field("excluded", &self.excluded)
             .finish_non_exhaustive()
     }
 }
@@ -97,6 +106,7 @@ impl KernelLoader {
         KernelLoader {
             folder,
             parameters: module_parameters(command_line),
+            excluded: excluded_modules(command_line),
             dictionary: OnceLock::new(),
         }
     }
@@ -141,6 +151,9 @@ impl KernelLoader {
 
 impl ModuleLoader for KernelLoader {
     fn load(&self, module: &Module) -> Result<(), LoadError> {
+        if self.excluded.contains(&module.name) {
+            return Err(LoadError::Excluded);
+        }
         let parameters = self
             .parameters
             .get(&module.name)
@@ -152,6 +165,19 @@ impl ModuleLoader for KernelLoader {
             Err(error) => Err(LoadError::Kernel(error)),
         }
     }
+}
+
+/// The modules that are not to be loaded.
+fn excluded_modules(command_line: &str) -> HashSet<String> {
+    command_line_words(command_line)
+        .into_iter()
+        .filter(|word| word.name == EXCLUDE)
+        .filter_map(|word| word.value)
+        .flat_map(|names| {
+            let names = names.split(',').map(|name| name.replace('-', "_"));
+            names.collect::<Vec<String>>()
+        })
+        .collect()
 }
 
 /// The parameters of each module, in the form `init_module` takes them.
@@ -613,6 +639,16 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_command_line_leaves_modules_out_as_modprobe_would() {
+        let excluded = excluded_modules(
+            "modprobe.blacklist=megaraid_sas,usb-storage quiet modprobe.blacklist=nvme modprobe.blacklist",
+        );
+        let mut names: Vec<String> = excluded.into_iter().collect();
+        names.sort();
+        assert_eq!(names, ["megaraid_sas", "nvme", "usb_storage"]);
+    }
+
+    #[test]
     fn files_are_unpacked_or_the_trouble_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let loader = KernelLoader::new(folder.path().to_owned(), "");
@@ -623,6 +659,7 @@ mod tests {
             pre: Vec::new(),
             aliases: Vec::new(),
             class: String::new(),
+            firmware: Vec::new(),
         };
         let message = loader.content(&module).unwrap_err().to_string();
         assert!(message.contains("a.ko.zst: No such file"), "{message}");

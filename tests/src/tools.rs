@@ -18,9 +18,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 const PACKAGES: &[(&str, &str)] = &[
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
+    ("cpio", "cpio"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
+    ("file", "file"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
@@ -40,6 +42,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("tar", "tar"),
     ("xorriso", "xorriso"),
+    ("zstd", "zstd"),
 ];
 
 /// Folders searched after `PATH`: an unprivileged user's `PATH` lacks those of gdisk and dosfstools.

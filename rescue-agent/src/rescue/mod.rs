@@ -2,7 +2,7 @@
 //!
 //! The way, one module per station: [`look`] (what is there) → [`task`] (what is to be done) →
 //! [`decide`] (a person may still say otherwise,
-//! in the [`menu`]) → [`carry_out`] (repair, prove, show the result) →
+//! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
 //! [`deliver`] (the report, where it is wanted) → [`leave`] (how the machine goes on).
 //!
 //! What is done with the disks is the same code as behind the command line; what is around it

@@ -1,7 +1,7 @@
 //! Machines to boot the artefacts in: QEMU's, in software emulation.
 //!
-//! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, so that a test
-//! sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
+//! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, unless told
+//! otherwise, so that a test sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
 //! force and fails with the end of its serial console.
 
 mod bus;
@@ -12,7 +12,7 @@ mod qmp;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,6 +79,8 @@ pub struct Machine {
     memory_mib: u32,
     deadline: Duration,
     console: Console,
+    restarts: bool,
+    variables: Option<PathBuf>,
     more: Vec<OsString>,
 }
 
@@ -96,6 +98,8 @@ impl Machine {
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,
             console: Console::File,
+            restarts: false,
+            variables: None,
             more: Vec::new(),
         }
     }
@@ -145,6 +149,20 @@ impl Machine {
     #[must_use]
     pub fn shown(mut self) -> Self {
         self.console = Console::Shown;
+        self
+    }
+
+    /// Lets the guest restart rather than end the machine with that.
+    #[must_use]
+    pub fn restarts(mut self) -> Self {
+        self.restarts = true;
+        self
+    }
+
+    /// Keeps the variables of UEFI firmware in this file; a fresh store is made if there is none.
+    #[must_use]
+    pub fn variables(mut self, store: &Path) -> Self {
+        self.variables = Some(store.to_owned());
         self
     }
 
@@ -233,7 +251,8 @@ impl Machine {
         let mut arguments = Arguments::default();
         // Hardware acceleration is not there everywhere; whole boots are short enough without.
         arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2");
-        arguments.words("-vga std -display none -no-reboot");
+        arguments.words("-vga std -display none");
+        arguments.words(if self.restarts { "" } else { "-no-reboot" });
         arguments.words(match self.board {
             Board::Q35 => self.firmware.machine(),
             Board::Pc => "-machine pc",
@@ -257,7 +276,9 @@ impl Machine {
         );
         arguments.words("-serial chardev:serial");
         let boot_uri = self.medium.as_ref().and_then(Medium::boot_uri);
-        self.firmware.add(&mut arguments, folder, boot_uri)?;
+        let variables = folder.join("variables.fd");
+        let variables = self.variables.as_deref().unwrap_or(&variables);
+        self.firmware.add(&mut arguments, variables, boot_uri)?;
         if let Some(medium) = &self.medium {
             medium.add(&mut arguments, self.board, self.firmware.is_uefi());
         }
@@ -325,6 +346,8 @@ pub struct Finished {
     pub serial: String,
     /// From power-on to the end.
     pub elapsed: Duration,
+    /// How often the guest restarted without ending it.
+    pub restarts: usize,
 }
 
 impl Running {
@@ -407,7 +430,7 @@ impl Running {
             "QEMU ended with {status}:\n{errors}\n{}",
             tail(&serial)
         );
-        let reason = self.qmp.take().and_then(Qmp::shutdown_reason);
+        let (reason, restarts) = self.qmp.take().map_or((None, 0), Qmp::ending);
         let ending = match reason.as_deref() {
             Some("guest-reset") => Ending::Rebooted,
             Some("guest-shutdown") => Ending::SwitchedOff,
@@ -417,6 +440,7 @@ impl Running {
             ending,
             serial,
             elapsed,
+            restarts,
         })
     }
 

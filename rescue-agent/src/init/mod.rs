@@ -204,13 +204,16 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
             consoles.serial_line(&report::last_line(ResultWord::Refused, 0, 0));
         }
         // The panic hook has said what happened.
-        Err(_) => consoles.line("\nThe program stopped because of an error in itself.\n"),
+        Err(_) => consoles.line(&format!("\n{PROGRAM_STOPPED}\n")),
     }
     finish::halt_until_key(&consoles, HALTED)
 }
 
+/// What a person reads after a defect of this program; before it stands what it was.
+pub(crate) const PROGRAM_STOPPED: &str = "The program stopped because of an error in itself.";
+
 /// What a person reads last when the machine halts.
-const HALTED: &str = "Halted. Press any key to restart the machine.";
+pub(crate) const HALTED: &str = "Halted. Press any key to restart the machine.";
 
 fn mount_essentials(root: &Path) -> Result<(), mounts::MountError> {
     mounts::ESSENTIAL

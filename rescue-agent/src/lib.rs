@@ -9,7 +9,7 @@
 //! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
-//! ([`init`]).
+//! ([`init`]). [`net`] sends the report then, if somebody wants it.
 
 pub mod archive;
 pub mod bank;
@@ -23,6 +23,7 @@ pub mod host;
 pub mod init;
 pub mod inventory;
 pub mod logging;
+pub mod net;
 pub mod plan;
 pub mod policy;
 pub mod repair;

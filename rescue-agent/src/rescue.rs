@@ -15,6 +15,7 @@ use crate::init::console::Consoles;
 use crate::init::countdown::{CountdownEnd, countdown};
 use crate::init::{self, Machine, Outcome};
 use crate::inventory::Inventory;
+use crate::net;
 use crate::plan::{self, Plan, PlanError};
 use crate::policy::{Policy, Source};
 use crate::repair;
@@ -53,6 +54,7 @@ impl init::Rescue for ImageRescue {
             return outcome;
         }
         let report = seen.carry_out(machine, command, &plan, writes);
+        net::send_report(machine, &report.to_json());
         finish(machine, &report)
     }
 }
@@ -274,7 +276,7 @@ fn about_image(machine: &Machine) -> serde_json::Value {
         "waits": machine.devices.waits(),
         "phase_ends": machine.times,
         "warnings": machine.warnings,
-        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
+        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.shown_value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }
 

@@ -261,6 +261,12 @@ impl Devices {
         self.drivers.start_named(name)
     }
 
+    /// Starts the drivers of network cards, which are not started otherwise.
+    /// [`Devices::settle`] waits for them.
+    pub fn start_network(&mut self) {
+        self.drivers.start_network();
+    }
+
     /// The rule: what there is a reason to wait for.
     fn pending(&mut self, now: Instant) -> Option<Pending> {
         let starting = self.drivers.starting();

@@ -133,6 +133,17 @@ impl Drivers {
         }
     }
 
+    /// Starts the drivers of network cards too, from now on and for what was met before.
+    pub fn start_network(&mut self) {
+        if std::mem::replace(&mut self.with_network, true) {
+            return;
+        }
+        for modalias in &self.seen {
+            let wanted = self.wanted_by(modalias);
+            self.loading.request(&self.catalog, &wanted);
+        }
+    }
+
     /// Takes note that the kernel says this module can be used now.
     pub fn is_live(&mut self, name: &str) {
         if let Some(id) = self.catalog.find(name) {

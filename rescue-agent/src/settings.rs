@@ -60,6 +60,18 @@ pub enum Finish {
     Stay,
 }
 
+/// What is done about the firmware's next start once all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootNext {
+    /// Direct it to the boot entry of the ESXi disk, if there is one.
+    Auto,
+    /// Leave it to the firmware.
+    Off,
+    /// Direct it to the boot entry of the ESXi disk, and make one if there is none.
+    Create,
+}
+
 /// The name of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,11 +96,13 @@ pub enum Key {
     Network,
     /// `console`
     Console,
+    /// `bootnext`
+    BootNext,
 }
 
 impl Key {
     /// Every key, in the order in which they are shown.
-    pub const ALL: [Key; 10] = [
+    pub const ALL: [Key; 11] = [
         Key::Mode,
         Key::Devices,
         Key::Banks,
@@ -99,6 +113,7 @@ impl Key {
         Key::ReportPin,
         Key::Network,
         Key::Console,
+        Key::BootNext,
     ];
 
     /// The key as it is written.
@@ -115,6 +130,7 @@ impl Key {
             Key::ReportPin => "report_pin",
             Key::Network => "network",
             Key::Console => "console",
+            Key::BootNext => "bootnext",
         }
     }
 
@@ -141,6 +157,7 @@ impl Key {
             Key::Console => {
                 "up to 8 comma-separated names of terminals, such as tty0,ttyS1, or nothing"
             }
+            Key::BootNext => "auto, off, create",
         }
     }
 
@@ -307,6 +324,8 @@ pub struct Settings {
     pub network: Addressing,
     /// The terminals to use in place of those the machine names: comma-separated names.
     pub console: Option<String>,
+    /// What is done about the firmware's next start.
+    pub bootnext: BootNext,
     places: BTreeMap<Key, Place>,
 }
 
@@ -323,6 +342,7 @@ impl Default for Settings {
             report_pin: None,
             network: Addressing::default(),
             console: None,
+            bootnext: BootNext::Auto,
             places: BTreeMap::new(),
         }
     }
@@ -373,6 +393,12 @@ impl Settings {
                 .map_or_else(String::new, ToString::to_string),
             Key::Network => self.network.to_string(),
             Key::Console => self.console.clone().unwrap_or_default(),
+            Key::BootNext => match self.bootnext {
+                BootNext::Auto => "auto",
+                BootNext::Off => "off",
+                BootNext::Create => "create",
+            }
+            .to_owned(),
         }
     }
 
@@ -442,6 +468,14 @@ impl Settings {
             Key::ReportPin => self.report_pin = unless_empty(value, Pin::parse)?,
             Key::Network => self.network = value.trim().parse().ok()?,
             Key::Console => self.console = terminals(value)?,
+            Key::BootNext => {
+                self.bootnext = match value {
+                    "auto" => BootNext::Auto,
+                    "off" => BootNext::Off,
+                    "create" => BootNext::Create,
+                    _ => return None,
+                }
+            }
         }
         Some(())
     }
@@ -753,7 +787,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "auto", "auto", "all", "10", "30", "reboot", "", "", "dhcp", ""
+                "auto", "auto", "all", "10", "30", "reboot", "", "", "dhcp", "", "auto"
             ]
         );
         assert!(
@@ -766,7 +800,7 @@ mod tests {
     #[test]
     fn each_key_takes_its_values_from_either_source() {
         let pin = "0123456789abcdef".repeat(4);
-        let cases: [(Key, &str); 20] = [
+        let cases: [(Key, &str); 23] = [
             (Key::Mode, "auto"),
             (Key::Mode, "inspect"),
             (Key::Mode, "restore"),
@@ -790,6 +824,9 @@ mod tests {
             ),
             (Key::Console, "tty0,ttyS1"),
             (Key::Console, ""),
+            (Key::BootNext, "auto"),
+            (Key::BootNext, "off"),
+            (Key::BootNext, "create"),
         ];
         for (key, value) in cases {
             let lined = from_command_line(&format!("quiet rescue.{key}={value} ro")).unwrap();
@@ -838,7 +875,7 @@ mod tests {
             ),
             (
                 "\n\nmod = 'auto'",
-                "rescue.toml, line 3: unknown setting \"mod\"; the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console",
+                "rescue.toml, line 3: unknown setting \"mod\"; the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console, bootnext",
             ),
             (
                 "Mode = 'auto'",

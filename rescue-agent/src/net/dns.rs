@@ -124,7 +124,8 @@ fn is_timeout(error: &io::Error) -> bool {
 
 /// One question to one server. Each has a socket of its own, hence a port that others have to guess.
 fn ask(name: &str, server: SocketAddr, until: Instant) -> io::Result<Answer> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    // An address and no text: text would bring the C library's resolver into the program.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(server)?;
     let id = random_id();
     let encoded = encode_name(name);

@@ -142,27 +142,6 @@ fn undriven(cards: &[String]) -> String {
     }
 }
 
-/// Sends `report` to where the setting `report` says, and says on the consoles what came of it. To
-/// be called once the result is known and shown.
-pub fn send_report(machine: &mut Machine, report: &str) {
-    let Some(target) = &machine.settings.report else {
-        return;
-    };
-    let to = target.without_query();
-    let lines = match deliver(machine, report) {
-        None => return,
-        Some(Ok(delivered)) => vec![format!("Report   taken by {to} ({delivered})")],
-        Some(Err(error)) => vec![
-            format!("Report   ! not sent to {to}: {error}"),
-            "         The result above stands; the report is also on the serial console."
-                .to_owned(),
-        ],
-    };
-    for line in lines {
-        machine.consoles.line(&crate::report::escape(&line));
-    }
-}
-
 /// Sends `report` to where the setting `report` says, and shows the progress on the consoles.
 /// `None`: the setting says nothing.
 pub fn deliver(machine: &mut Machine, report: &str) -> Option<Result<Delivered, DeliveryError>> {

@@ -267,7 +267,7 @@ fn rescue_machine(
         use_chosen_consoles(root, consoles, names, &mut warnings);
     }
     times.mark("settings");
-    let mut devices = start_devices(root, &sources, &settings, &mut warnings);
+    let mut devices = start_devices(root, &sources, &mut warnings);
     times.mark("drivers");
     let deadline = devices.deadline(settings.wait);
     devices.settle(deadline, &mut waiting_line(consoles, deadline));
@@ -346,12 +346,7 @@ fn use_chosen_consoles(root: &Path, consoles: &Consoles, names: &str, warnings: 
 }
 
 /// Listens first and looks afterwards, so that nothing is missed in between.
-fn start_devices(
-    root: &Path,
-    sources: &SettingsSources,
-    settings: &Settings,
-    warnings: &mut Vec<String>,
-) -> Devices {
+fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) -> Devices {
     let events: Box<dyn EventSource> = match KernelEvents::open() {
         Ok(events) => Box::new(events),
         Err(error) => {
@@ -364,7 +359,7 @@ fn start_devices(
         Catalog::empty()
     });
     let loader = KernelLoader::new(root.join(MODULES), &sources.command_line);
-    let mut drivers = Drivers::new(catalog, Box::new(loader), settings.report.is_some());
+    let mut drivers = Drivers::new(catalog, Box::new(loader), false);
     if root.join(UEFI).is_dir() {
         drivers.start_named(UEFI_VARIABLES_MODULE);
     }
@@ -373,7 +368,7 @@ fn start_devices(
 
 /// Without drivers nobody could press the key that the machine halts for.
 fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) {
-    let mut devices = start_devices(root, sources, &Settings::default(), warnings);
+    let mut devices = start_devices(root, sources, warnings);
     let deadline = devices.deadline(KEYBOARD_PATIENCE);
     devices.settle(deadline, &mut |_| {});
 }
@@ -460,7 +455,7 @@ mod tests {
         );
         let mut warnings = Vec::new();
         let sources = SettingsSources::default();
-        let devices = start_devices(root.path(), &sources, &Settings::default(), &mut warnings);
+        let devices = start_devices(root.path(), &sources, &mut warnings);
         assert!(devices.driver_failures().is_empty());
         assert!(
             warnings

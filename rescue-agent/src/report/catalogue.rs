@@ -293,6 +293,7 @@ fn settings() -> Vec<String> {
             key,
             value: text(),
         },
+        SettingsError::PinWithoutTls { .. } => SettingsError::PinWithoutTls { place: place() },
         SettingsError::WrongType { .. } => SettingsError::WrongType {
             place: place(),
             key,

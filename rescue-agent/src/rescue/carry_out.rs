@@ -85,6 +85,6 @@ fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Val
         "phase_ends": machine.times,
         "warnings": machine.warnings,
         "way_back": way_back,
-        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
+        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.shown_value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }

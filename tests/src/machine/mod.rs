@@ -514,6 +514,7 @@ impl Running {
             ending: Ending::Other,
             serial,
             elapsed,
+            restarts: 0,
         })
     }
 

@@ -29,11 +29,16 @@ pub fn finish(consoles: &Consoles, how: Finish) -> ! {
 /// Shows `invitation`, waits for a key as long as it takes, and restarts. Does not come back.
 pub fn halt_until_key(consoles: &Consoles, invitation: &str) -> ! {
     consoles.line(invitation);
-    // From here on nothing can be interrupted, so that Ctrl-Alt-Del may act at once.
-    let _ = set_cad_enabled(true);
+    allow_ctrl_alt_del(true);
     consoles.forget_keys();
     let _ = consoles.wait_key(None);
     leave(consoles, RebootMode::RB_AUTOBOOT)
+}
+
+/// Whether Ctrl-Alt-Del restarts the machine at once: only where nothing can be interrupted by it.
+pub fn allow_ctrl_alt_del(allow: bool) {
+    // What the kernel refuses here, it refuses to every program: then the keys do nothing.
+    let _ = set_cad_enabled(allow);
 }
 
 fn leave(consoles: &Consoles, mode: RebootMode) -> ! {

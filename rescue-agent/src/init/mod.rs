@@ -12,7 +12,9 @@ pub mod countdown;
 pub mod devices;
 pub mod drivers;
 pub mod finish;
+pub mod keys;
 pub mod mounts;
+pub mod paint;
 pub mod uevent;
 
 use std::convert::Infallible;

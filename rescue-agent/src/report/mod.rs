@@ -5,9 +5,12 @@
 
 mod advice;
 mod explain;
+mod line;
 mod model;
 mod text;
 
 pub use explain::explain;
+pub(crate) use line::RULE;
+pub use line::{Line, Mood, Tone, WIDTH, framed};
 pub use model::{Command, Report, ResultWord, last_line};
-pub use text::{Detail, devices, escape, findings, intentions, result};
+pub use text::{Detail, devices, escape, findings, intentions, result, verdict_words, what_it_is};

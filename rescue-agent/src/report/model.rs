@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Line;
 use super::advice;
 use crate::disk::partition::TableKind;
 use crate::hash::sha256_hex;
@@ -261,8 +262,8 @@ impl Report {
     }
 
     /// Adds the reasoning behind the verdicts, line by line.
-    pub fn with_explanation(mut self, lines: Vec<String>) -> Self {
-        self.explanation = lines;
+    pub fn with_explanation(mut self, lines: Vec<Line>) -> Self {
+        self.explanation = lines.into_iter().map(|line| line.text).collect();
         self
     }
 

@@ -284,6 +284,7 @@ fn undo(volume: &Volume<'_>, entry: Entry) -> UndoCopy {
                     .configuration()
                     .ok()
                     .and_then(|configuration| configuration.saved),
+                raw,
             }),
             Err(error) => Err(error.to_string()),
         });

@@ -26,6 +26,7 @@ pub mod init;
 pub mod inventory;
 pub mod logging;
 pub mod medium;
+pub mod originals;
 pub mod plan;
 pub mod policy;
 pub mod repair;

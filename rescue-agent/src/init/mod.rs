@@ -38,8 +38,9 @@ use drivers::load::KernelLoader;
 use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
+use crate::medium::Medium;
 use crate::report::{self, ResultWord};
-use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
+use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsErrors, SettingsSources};
 
 /// The settings in the image, relative to `/`.
 const IMAGE_SETTINGS: &str = "rescue.toml";
@@ -77,6 +78,25 @@ pub enum Outcome {
     Chosen(Finish),
 }
 
+impl Machine {
+    /// Puts a settings file between those that were known and the kernel command line.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings then; they stay what they were.
+    pub fn add_settings(&mut self, name: &str, content: Vec<u8>) -> Result<(), SettingsErrors> {
+        let sources = self.sources.clone().with_file(name, content);
+        let settings = sources.resolve()?;
+        if let Some(names) = &settings.console
+            && settings.console != self.settings.console
+        {
+            use_chosen_consoles(&self.root, &self.consoles, names, &mut self.warnings);
+        }
+        self.sources = sources;
+        self.settings = settings;
+        Ok(())
+    }
+}
+
 /// Everything that the rescue gets.
 #[derive(Debug)]
 pub struct Machine {
@@ -94,6 +114,8 @@ pub struct Machine {
     pub times: PhaseTimes,
     /// What went wrong on the way and did not stop it.
     pub warnings: Vec<String>,
+    /// The stick the image was started from, once it was found.
+    pub medium: Option<Medium>,
 }
 
 /// Why PID 1 cannot begin.
@@ -120,7 +142,7 @@ enum Stop {
     #[error("cannot read {IMAGE_SETTINGS} in the image: {0}")]
     ImageSettings(io::Error),
     #[error("The settings are wrong, so nothing was done and nothing was written:\n{0}")]
-    Settings(#[from] crate::settings::SettingsErrors),
+    Settings(#[from] SettingsErrors),
 }
 
 /// Why there are no drivers; not the end, since the kernel has some of its own.
@@ -269,6 +291,7 @@ fn rescue_machine(
         devices,
         times,
         warnings,
+        medium: None,
     };
     match rescue.run(&mut machine) {
         Outcome::Done => Ok(machine.settings.finish),

@@ -4,6 +4,9 @@ use super::ResultWord;
 use crate::inventory::Inventory;
 use crate::plan::{Plan, Verdict};
 
+/// How a run ended whose end nobody noted.
+pub(super) const BEGUN: &str = "writing began, and how it ended was not noted: the run was cut off, or the medium was taken out.";
+
 /// How it ended. `changed`: banks and different devices that were changed.
 pub(super) fn summary(
     result: ResultWord,
@@ -30,7 +33,7 @@ pub(super) fn summary(
         ResultWord::Restored => {
             format!("the originals are back in {banks} banks, written and verified.")
         }
-        ResultWord::Clean => clean(plan).into(),
+        ResultWord::Clean => clean(inventory, plan).into(),
         ResultWord::Refused => match banks {
             0 => "refused. Nothing was written.".into(),
             n => {
@@ -41,15 +44,24 @@ pub(super) fn summary(
             "writing or verifying failed; see above for what is in force now.".into()
         }
         ResultWord::NoneFound => "no ESXi installation found. Nothing was written.".into(),
+        ResultWord::Started => BEGUN.into(),
     }
 }
 
-fn clean(plan: Option<&Plan>) -> &'static str {
+fn clean(inventory: &Inventory, plan: Option<&Plan>) -> &'static str {
+    let mut archives = inventory.banks().flat_map(|(_, bank)| &bank.archives);
+    let repaired = archives.any(|archive| {
+        let undo = archive.undo.as_ref();
+        undo.is_some_and(|undo| undo.content.is_ok())
+    });
     let has = |verdict| {
         plan.is_some_and(|plan| plan.devices.iter().any(|device| device.verdict == verdict))
     };
     let any = plan.is_some_and(|plan| !plan.devices.is_empty());
     match (any, has(Verdict::Unsure)) {
+        (_, false) if repaired => {
+            "nothing to do: this host was repaired before, and no device that ESXi needs is passed through."
+        }
         (false, _) => "nothing to do.",
         (true, false) => "nothing to do: no device that ESXi needs is passed through.",
         (true, true) => {
@@ -74,6 +86,7 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
             return how_to_choose(plan).into_iter().collect();
         }
+        ResultWord::Started => &["Run the rescue again: it settles what was interrupted."],
         ResultWord::Failed => &[
             "Run the rescue again: it settles what was interrupted.",
             "If it fails again, the disk itself is failing: image it first.",

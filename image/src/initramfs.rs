@@ -57,6 +57,8 @@ pub struct Base<'a> {
     pub names: &'a [u8],
     /// One line that says what this is.
     pub release: &'a str,
+    /// One line that names this very image.
+    pub identity: &'a str,
     /// Settings to build in, if any.
     pub settings: Option<&'a [u8]>,
 }
@@ -136,8 +138,25 @@ fn align(bytes: &mut Vec<u8>) {
 
 /// The compressed base part.
 pub fn base_part(base: &Base<'_>, mtime: u32) -> Result<Vec<u8>> {
+    compressed(base_archive(base, mtime))
+}
+
+/// The compressed part with the table of the network drivers.
+pub fn network_table_part(table: &[u8], mtime: u32) -> Result<Vec<u8>> {
+    let archive = || -> io::Result<Vec<u8>> {
+        let mut archive = Archive::new(mtime);
+        for name in ["lib", "lib/rescue"] {
+            archive.directory(name, 0o755)?;
+        }
+        archive.file("lib/rescue/drivers-net.json", 0o644, table)?;
+        archive.finish()
+    };
+    compressed(archive())
+}
+
+fn compressed(archive: io::Result<Vec<u8>>) -> Result<Vec<u8>> {
     let pack = || -> io::Result<Vec<u8>> {
-        let mut bytes = zstd::encode_all(base_archive(base, mtime)?.as_slice(), ZSTD_LEVEL)?;
+        let mut bytes = zstd::encode_all(archive?.as_slice(), ZSTD_LEVEL)?;
         align(&mut bytes);
         Ok(bytes)
     };
@@ -152,6 +171,7 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
     for (name, permissions, major, minor) in NODES {
         archive.node(name, *permissions, *major, *minor)?;
     }
+    archive.file("etc/rescue-identity", 0o644, base.identity.as_bytes())?;
     archive.file("etc/rescue-release", 0o644, base.release.as_bytes())?;
     archive.file("init", 0o755, base.agent)?;
     archive.file("lib/rescue/drivers.json", 0o644, base.driver_table)?;
@@ -250,6 +270,7 @@ mod tests {
             driver_table: b"{}",
             names: b"10de  NVIDIA\n",
             release: "esxi-rescue 0 kernel test\n",
+            identity: "12345678abcdef00\n",
             settings: Some(b"countdown = 0\n"),
         }
     }

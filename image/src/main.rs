@@ -56,6 +56,9 @@ struct BuildArgs {
     /// A rescue.toml with settings to build in
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Put the network drivers on the ISO too (the USB image and the netboot tree always have them)
+    #[arg(long)]
+    net: bool,
     /// Ask nothing of the network: use the packages of the last build
     #[arg(long)]
     offline: bool,
@@ -123,6 +126,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         cache: args.cache,
         arguments: args.append.split_whitespace().map(str::to_owned).collect(),
         config: args.config,
+        network: args.net,
         offline: args.offline,
         force: args.force,
         epoch: epoch(env::var_os("SOURCE_DATE_EPOCH"))?,
@@ -142,7 +146,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         println!(
             "  {:>6.1} MiB  {}  {}",
             mib(artefact.size),
-            artefact.sha256,
+            &artefact.sha256[..16],
             options.out.join(&artefact.path).display()
         );
     }

@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rescue_image::drivers::{Class, Driver, Selection};
-use rescue_image::esp::{self, Loaders};
 use rescue_image::grub;
 use rescue_image::hash;
 use rescue_image::initramfs::{self, Base};
-use rescue_image::iso::{self, Tree};
+use rescue_image::iso;
+use rescue_image::parts::{self, Loaders, Parts};
 use rescue_image::personal::{self, Personal};
 use rescue_image::settings::Setting;
-
-const EPOCH: u64 = 1_700_000_000;
+use rescue_image::usb;
 
 /// Runs a program with the input and returns what it prints; it must succeed.
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
@@ -55,6 +54,7 @@ fn base_part() -> Vec<u8> {
         driver_table: b"{}",
         names: b"10de  NVIDIA\n",
         release: "esxi-rescue test\n",
+        identity: "12345678abcdef00\n",
         settings: None,
     };
     initramfs::base_part(&base, 1).unwrap()
@@ -79,31 +79,42 @@ fn drivers_part(dir: &Path) -> Vec<u8> {
     initramfs::drivers_part(&selection, 1, &|| ()).unwrap()
 }
 
-/// A small ISO, made in a directory of its own.
-fn small_iso(dir: &Path) -> PathBuf {
-    let loaders = Loaders {
-        shim: vec![1; 30_000],
-        mok_manager: vec![2; 20_000],
-        grub: vec![3; 40_000],
-    };
-    let esp = esp::volume(&loaders, &grub::finder("test"), 0xcafe_f00d).unwrap();
-    let bios_image = grub::bios_cd_image("test", dir).unwrap();
+/// Parts of a small image.
+fn parts() -> Parts {
     let personal = Personal {
         release: "esxi-rescue test".to_owned(),
         arguments: Vec::new(),
     };
-    let block = personal.to_block().unwrap();
-    let tree = Tree {
-        files: vec![
-            (grub::identity_file("test"), b"\n"),
-            ("boot/vmlinuz".to_owned(), b"kernel"),
-            ("boot/grub/rescue.env".to_owned(), &block),
-        ],
-        bios_image: &bios_image,
-        esp: &esp,
-    };
+    Parts {
+        identity: "12345678abcdef00".to_owned(),
+        release: "esxi-rescue test\n".to_owned(),
+        vmlinuz: vec![9; 300_000],
+        initrd: vec![8; 500_000],
+        initrd_net: vec![7; 400_000],
+        loaders: Loaders {
+            shim: vec![1; 30_000],
+            mok_manager: vec![2; 20_000],
+            grub: vec![3; 40_000],
+            grub_net: vec![4; 40_000],
+        },
+        settings_block: personal.to_block().unwrap(),
+        arguments: Vec::new(),
+        reports: false,
+        epoch: 1_700_000_000,
+    }
+}
+
+/// A small ISO, made in a directory of its own.
+fn small_iso(dir: &Path) -> PathBuf {
     let out = dir.join("out.iso");
-    iso::write(&tree, EPOCH, dir, &out).unwrap();
+    iso::make(&parts(), false, dir, &out).unwrap();
+    out
+}
+
+/// A small USB image.
+fn small_img(dir: &Path) -> PathBuf {
+    let out = dir.join("out.img");
+    fs::write(&out, usb::make(&parts(), dir).unwrap()).unwrap();
     out
 }
 
@@ -147,12 +158,7 @@ fn cpio_and_zstd_give_back_the_module_byte_by_byte() {
 fn fsck_finds_nothing_wrong_with_the_esp_and_mtools_reads_it() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("efi.img");
-    let loaders = Loaders {
-        shim: vec![1; 30_000],
-        mok_manager: vec![2; 20_000],
-        grub: vec![3; 40_000],
-    };
-    fs::write(&path, esp::volume(&loaders, "search\n", 1).unwrap()).unwrap();
+    fs::write(&path, parts::iso_esp(&parts()).unwrap()).unwrap();
     let path = path.to_str().unwrap();
     run("fsck.fat", &["-n", path], b"");
     assert_eq!(
@@ -161,8 +167,69 @@ fn fsck_finds_nothing_wrong_with_the_esp_and_mtools_reads_it() {
     );
     assert_eq!(
         run("mtype", &["-i", path, "::/boot/grub/grub.cfg"], b""),
-        b"search\n"
+        grub::finder("12345678abcdef00").as_bytes()
     );
+}
+
+#[test]
+fn the_usb_image_is_a_sound_disk_for_every_outside_reader() {
+    let temp = tempfile::tempdir().unwrap();
+    let img = small_img(temp.path());
+    let path = img.to_str().unwrap();
+    let verdict = text(run("sgdisk", &["--verify", path], b""));
+    assert!(verdict.contains("No problems found"), "{verdict}");
+    let table = text(run("sfdisk", &["--dump", path], b""));
+    for wanted in [
+        "label: gpt",
+        "type=21686148-6449-6E6F-744E-656564454649",
+        "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+    ] {
+        assert!(table.contains(wanted), "{wanted} is missing in\n{table}");
+    }
+    // fsck.fat reads a volume only from its first byte on.
+    let disk = fs::read(&img).unwrap();
+    let volume = temp.path().join("volume.img");
+    fs::write(&volume, &disk[4096 * 512..disk.len() - 33 * 512]).unwrap();
+    let volume = volume.to_str().unwrap();
+    let said = text(run("fsck.fat", &["-n", "-v", volume], b""));
+    assert!(said.contains("32 bit entries"), "{said}");
+    let last_step = "Checking free cluster summary.
+";
+    assert!(said.contains(&format!("{last_step}{volume}: ")), "{said}");
+    assert_eq!(
+        text(run("mlabel", &["-s", "-i", volume, "::"], b"")).trim(),
+        "Volume label is ESXI_RESCUE"
+    );
+    for (file, first) in [
+        ("::/EFI/BOOT/BOOTX64.EFI", 1),
+        ("::/EFI/BOOT/grubx64.efi", 3),
+        ("::/boot/initrd-net.img", 7),
+    ] {
+        assert_eq!(run("mtype", &["-i", volume, file], b"")[0], first, "{file}");
+    }
+    let listing = text(run("mdir", &["-b", "-/", "-a", "-i", volume, "::/"], b""));
+    for name in [
+        "/.disk/esxi-rescue-12345678abcdef00",
+        "/reports/",
+        "/rescue.toml",
+        "/README.txt",
+    ] {
+        assert!(listing.contains(name), "{name} is missing in\n{listing}");
+    }
+}
+
+#[test]
+fn the_usb_image_leads_a_bios_from_sector_to_sector() {
+    let temp = tempfile::tempdir().unwrap();
+    let disk = fs::read(small_img(temp.path())).unwrap();
+    let word = |at: usize| u64::from_le_bytes(disk[at..at + 8].try_into().unwrap());
+    let core = word(0x5c) as usize * 512;
+    assert_eq!(core, 2048 * 512);
+    // GRUB's diskboot.img and the compressed core behind it, as grub-mkimage made them.
+    assert_eq!(word(core + 0x1f4) as usize * 512, core + 512);
+    let segment = u16::from_le_bytes(disk[core + 0x1fe..core + 0x200].try_into().unwrap());
+    assert_eq!(segment, 0x820);
+    assert_eq!(disk[510..512], [0x55, 0xaa]);
 }
 
 #[test]
@@ -193,6 +260,8 @@ fn two_builds_in_two_places_give_the_same_bytes() {
     let first = hash::sha256_file(&small_iso(one.path())).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(first, hash::sha256_file(&small_iso(two.path())).unwrap());
+    let first = hash::sha256_file(&small_img(one.path())).unwrap();
+    assert_eq!(first, hash::sha256_file(&small_img(two.path())).unwrap());
 }
 
 #[test]

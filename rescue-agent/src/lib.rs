@@ -6,7 +6,8 @@
 //! writer; a receipt) → [`verify`] → [`report`].
 //!
 //! Formats: [`disk`], [`fat`], [`bank`], [`archive`], [`config`]; they parse bytes and do no I/O of
-//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks.
+//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
+//! way back into ESXi.
 //!
 //! [`medium`] is the stick the image was started from: settings from it, reports to it.
 //!
@@ -20,6 +21,7 @@ pub mod config;
 pub mod discover;
 pub mod disk;
 pub mod fat;
+pub mod firmware;
 pub mod hash;
 pub mod host;
 pub mod init;

@@ -38,6 +38,7 @@ use drivers::load::KernelLoader;
 use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
+use crate::firmware::UEFI;
 use crate::medium::Medium;
 use crate::report::{self, ResultWord};
 use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsErrors, SettingsSources};
@@ -48,8 +49,6 @@ const IMAGE_SETTINGS: &str = "rescue.toml";
 const DRIVER_TABLE: &str = "lib/rescue/drivers.json";
 /// The modules in the image, relative to `/`.
 const MODULES: &str = "lib/rescue/modules";
-/// The folder that exists where the firmware is UEFI, relative to `/`.
-const UEFI: &str = "sys/firmware/efi";
 /// The module that shows the firmware's variables.
 const UEFI_VARIABLES_MODULE: &str = "efivarfs";
 /// How long something may take before a person is told what is being waited for.

@@ -6,7 +6,9 @@ use super::look::Seen;
 use super::medium;
 use super::say;
 use super::task::Task;
+use super::way_back;
 use crate::cli::{now, open_readable, open_writable};
+use crate::firmware::WayBack;
 use crate::init::Machine;
 use crate::init::console::Consoles;
 use crate::repair::{self, Receipt};
@@ -33,11 +35,11 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Repo
     let (plan, host) = (Some(&task.plan), Some(&seen.host));
     let receipt = receipt.as_ref();
     let report = Report::new(task.command, &seen.inventory, host, plan, receipt, broken)
-        .with_explanation(explanation)
-        .with_image(about_image(machine));
+        .with_explanation(explanation);
     let result = report::result(&report, &seen.inventory, plan, receipt);
     say(machine, &framed(result));
-    report
+    let way_back = way_back::after(machine, seen, report.result);
+    report.with_image(about_image(machine, way_back.as_ref()))
 }
 
 /// The last station at which every ESXi disk is as it was found: what must be safe before the
@@ -76,7 +78,7 @@ fn tell(consoles: &Consoles, event: &repair::Event) {
     }
 }
 
-fn about_image(machine: &Machine) -> serde_json::Value {
+fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Value {
     json!({
         "drivers_loaded": machine.devices.drivers_loaded(),
         "driver_failures": machine.devices.driver_failures(),
@@ -84,6 +86,7 @@ fn about_image(machine: &Machine) -> serde_json::Value {
         "waits": machine.devices.waits(),
         "phase_ends": machine.times,
         "warnings": machine.warnings,
+        "way_back": way_back,
         "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }

@@ -17,6 +17,7 @@ mod look;
 mod medium;
 mod menu;
 mod task;
+mod way_back;
 
 use thiserror::Error;
 

@@ -44,7 +44,7 @@ const SETTINGS: &str = include_str!("usb-rescue.toml");
 
 /// The finished image.
 pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
-    let menu = grub::menu("/boot", NetworkPart::Always);
+    let menu = grub::stick_menu("/boot", NetworkPart::Always);
     let mut files = parts.medium_files(&menu, NetworkPart::Always);
     files.extend(parts.loader_files());
     files.push((SETTINGS_FILE.to_owned(), SETTINGS.as_bytes()));

@@ -9,8 +9,10 @@ use super::{Arguments, Board, escaped};
 pub enum Medium {
     /// A CD in a drive of the board.
     Cd(PathBuf),
-    /// A USB stick.
+    /// A USB stick, whose image no run changes.
     Stick(PathBuf),
+    /// A USB stick that keeps what is written to it.
+    WritableStick(PathBuf),
     /// The network, by DHCP and TFTP: QEMU's own server, which nobody else can reach.
     Tftp {
         /// The folder that is served.
@@ -52,9 +54,15 @@ impl Medium {
                 let device = format!("ide-cd,bus={place},bootindex=0,drive=medium");
                 arguments.pair("-device", device);
             }
-            Self::Stick(path) => {
+            Self::Stick(path) | Self::WritableStick(path) => {
                 arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
-                drive(arguments, path, "");
+                match self {
+                    Self::WritableStick(_) => arguments.pair(
+                        "-drive",
+                        format!("if=none,id=medium,format=raw,file={}", escaped(path)),
+                    ),
+                    _ => drive(arguments, path, ""),
+                }
                 arguments.words(
                     "-device usb-storage,bus=xhci-medium.0,removable=on,bootindex=0,drive=medium",
                 );
@@ -81,7 +89,7 @@ impl Medium {
     }
 }
 
-/// A medium is never written: every run starts from the same bytes.
+/// A medium that is not written: every run starts from the same bytes.
 fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
     let file = escaped(path);
     arguments.pair(

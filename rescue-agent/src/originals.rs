@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
@@ -358,17 +359,65 @@ pub struct Offer {
 pub struct Copy {
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// Their SHA-256, hex.
+    pub sha256: String,
     /// Where it is, in words.
     pub place: String,
 }
 
 /// Why a copy must not go back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Objection {
-    /// In words.
-    pub why: String,
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Objection {
+    /// The archive in place is newer.
+    #[error(
+        "there is a copy of the original {archive} in {place}, but the archive in place is none that a repair made of it: ESXi has saved its configuration since"
+    )]
+    SavedSince {
+        /// Its name in the bank.
+        archive: String,
+        /// Where the copy is.
+        place: String,
+    },
+    /// The index names something else than a file beside it.
+    #[error("the index in {place} names {file:?} as a file")]
+    Name {
+        /// What it names.
+        file: String,
+        /// Where it is.
+        place: String,
+    },
+    /// The copy cannot be read.
+    #[error("the original {file} in {place} cannot be read: {why}")]
+    Unreadable {
+        /// Its name.
+        file: String,
+        /// Where it is.
+        place: String,
+        /// In words.
+        why: String,
+    },
+    /// The copy is not what it was.
+    #[error("the original {file} in {place} is damaged: its SHA-256 is not the recorded one")]
+    Damaged {
+        /// Its name.
+        file: String,
+        /// Where it is.
+        place: String,
+    },
+}
+
+impl Objection {
     /// What the administrator can do.
-    pub remedy: &'static str,
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::SavedSince { .. } => {
+                "the newer configuration would be lost; to insist on it, copy the file into the bank by hand"
+            }
+            Self::Name { .. } | Self::Unreadable { .. } | Self::Damaged { .. } => {
+                "use another copy of it, or a backup of the host's configuration"
+            }
+        }
+    }
 }
 
 impl Offer {
@@ -391,12 +440,14 @@ pub fn offers(
             .iter()
             .filter(|archive| archive.undo.is_none())
         {
-            let Some(raw) = &archive.raw else { continue };
+            let Some(in_place) = &archive.sha256 else {
+                continue;
+            };
             let copies = collection.originals.iter();
             let copies: Vec<&(String, Original)> = copies
                 .filter(|(_, copy)| copy.is_of(disk, bank, archive.name, host))
                 .collect();
-            let Some(copy) = choose(&copies, &sha256_hex(raw), archive.name, collection) else {
+            let Some(copy) = choose(&copies, in_place, archive.name, collection) else {
                 continue;
             };
             offers.push(Offer {
@@ -424,12 +475,9 @@ fn choose(
     let made_of = |copy: &Original| copy.repaired_sha256.iter().any(|hash| hash == in_place);
     let found = copies.iter().rev().find(|(_, copy)| made_of(copy));
     let Some((folder, copy)) = found else {
-        return Some(Err(Objection {
-            why: format!(
-                "there is a copy of the original {archive} in {}, but the archive in place is none that a repair made of it: ESXi has saved its configuration since",
-                collection.place
-            ),
-            remedy: "the newer configuration would be lost; to insist on it, copy the file into the bank by hand",
+        return Some(Err(Objection::SavedSince {
+            archive: archive.to_string(),
+            place: collection.place.clone(),
         }));
     };
     let path = match folder.is_empty() {
@@ -439,25 +487,26 @@ fn choose(
     Some(fetched(copy, &path, collection))
 }
 
-fn fetched(copy: &Original, path: &str, collection: &Collection<'_>) -> Result<Copy, Objection> {
-    let place = format!("{} in {}", copy.file, collection.place);
-    let objection = |why: String| Objection {
-        why,
-        remedy: "use another copy of it, or a backup of the host's configuration",
+fn fetched(
+    original: &Original,
+    path: &str,
+    collection: &Collection<'_>,
+) -> Result<Copy, Objection> {
+    let (file, place) = (original.file.clone(), collection.place.clone());
+    if file.contains(['/', '\\']) || file.starts_with('.') {
+        return Err(Objection::Name { file, place });
+    }
+    let bytes = match (collection.fetch)(path) {
+        Ok(bytes) => bytes,
+        Err(why) => return Err(Objection::Unreadable { file, place, why }),
     };
-    let is_name = !copy.file.contains(['/', '\\']) && !copy.file.starts_with('.');
-    if !is_name {
-        return Err(objection(format!(
-            "the index names {:?} as a file",
-            copy.file
-        )));
+    let sha256 = sha256_hex(&bytes);
+    if sha256 != original.sha256 {
+        return Err(Objection::Damaged { file, place });
     }
-    let bytes = (collection.fetch)(path)
-        .map_err(|why| objection(format!("the original {place} cannot be read: {why}")))?;
-    match sha256_hex(&bytes) == copy.sha256 {
-        true => Ok(Copy { bytes, place }),
-        false => Err(objection(format!(
-            "the original {place} is damaged: its SHA-256 is not the recorded one"
-        ))),
-    }
+    Ok(Copy {
+        bytes,
+        sha256,
+        place: format!("{file} in {place}"),
+    })
 }

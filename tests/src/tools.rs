@@ -16,13 +16,16 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
+    ("as", "binutils"),
     ("cmp", "diffutils"),
+    ("cp", "coreutils"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
+    ("ld", "binutils"),
     ("mattrib", "mtools"),
     ("mcopy", "mtools"),
     ("mdel", "mtools"),
@@ -30,6 +33,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.fat", "dosfstools"),
     ("mmd", "mtools"),
     ("mren", "mtools"),
+    ("mtype", "mtools"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),

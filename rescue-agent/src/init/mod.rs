@@ -133,7 +133,7 @@ pub enum InitError {
 
 /// What stops PID 1 on its way to the rescue.
 #[derive(Debug, Error)]
-enum Stop {
+pub(crate) enum Stop {
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
     #[error("cannot read the kernel command line: {0}")]
@@ -144,9 +144,20 @@ enum Stop {
     Settings(#[from] SettingsErrors),
 }
 
+/// What goes wrong on the way and does not stop it.
+#[derive(Debug, Error)]
+pub(crate) enum Warning {
+    #[error("cannot silence the kernel's messages: {0}")]
+    Talkative(io::Error),
+    #[error("cannot use {name} as a console (setting console)")]
+    NoConsole { name: String },
+    #[error("the kernel does not tell of new devices: {0}")]
+    NoEvents(Errno),
+}
+
 /// Why there are no drivers; not the end, since the kernel has some of its own.
 #[derive(Debug, Error)]
-enum NoDrivers {
+pub(crate) enum NoDrivers {
     #[error("cannot read /{DRIVER_TABLE}: {0}; only drivers that are part of the kernel work")]
     Read(io::Error),
     #[error("{0}; only drivers that are part of the kernel work")]
@@ -302,7 +313,7 @@ fn rescue_machine(
 /// What is good to have and no reason to stop.
 fn prepare_lesser_things(root: &Path, warnings: &mut Vec<String>) {
     if let Err(error) = console::silence_kernel(root) {
-        warnings.push(format!("cannot silence the kernel's messages: {error}"));
+        warnings.push(Warning::Talkative(error).to_string());
     }
     for mount in mounts::TEMPORARY {
         if let Err(error) = mount.mount(root) {
@@ -340,7 +351,12 @@ fn use_chosen_consoles(root: &Path, consoles: &Consoles, names: &str, warnings: 
         .split(',')
         .filter(|name| !open.iter().any(|open| open == name))
     {
-        warnings.push(format!("cannot use {name} as a console (setting console)"));
+        warnings.push(
+            Warning::NoConsole {
+                name: name.to_owned(),
+            }
+            .to_string(),
+        );
     }
     if !open.is_empty() {
         consoles.replace_with(chosen);
@@ -357,7 +373,7 @@ fn start_devices(
     let events: Box<dyn EventSource> = match KernelEvents::open() {
         Ok(events) => Box::new(events),
         Err(error) => {
-            warnings.push(format!("the kernel does not tell of new devices: {error}"));
+            warnings.push(Warning::NoEvents(error).to_string());
             Box::new(Deaf)
         }
     };

@@ -9,6 +9,7 @@ mod line;
 mod model;
 mod text;
 
+pub(crate) use advice::Sentence;
 pub use explain::explain;
 pub(crate) use line::RULE;
 pub use line::{Line, Mood, Tone, WIDTH, framed};

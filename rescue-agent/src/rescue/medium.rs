@@ -14,12 +14,12 @@ use crate::init::Machine;
 use crate::inventory::Inventory;
 use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
 use crate::originals::{self, Offer, host_label};
-use crate::report::{Command, Line, Report, Tone};
+use crate::report::{Command, Line, Report, Sentence, Tone};
 use crate::settings::SettingsErrors;
 
 /// Why it is not clear what the settings are. Nothing has been written then.
 #[derive(Debug, Error)]
-pub(super) enum MediumStop {
+pub(crate) enum MediumStop {
     /// There are several, or the settings on it cannot be read.
     #[error(transparent)]
     Unclear(#[from] MediumError),
@@ -35,12 +35,10 @@ pub(super) enum MediumStop {
 }
 
 impl MediumStop {
-    pub(super) fn result(&self) -> &'static str {
+    pub(crate) fn sentence(&self) -> Sentence {
         match self {
-            Self::Settings(_) => "the settings are wrong. Nothing was written.",
-            Self::Unclear(_) | Self::Missing(_) => {
-                "the settings on the medium are not known. Nothing was written."
-            }
+            Self::Settings(_) => Sentence::BadSettings,
+            Self::Unclear(_) | Self::Missing(_) => Sentence::UnknownSettings,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! `kernel/module/main.c`: the module becomes live, then the call waits for all asynchronous work,
 //! such as scans for disks).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,6 +28,10 @@ const MAX_AT_A_TIME: usize = 8;
 /// Largest module that is loaded, in bytes. The largest of storage drivers have about 5 MiB.
 const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The word of the kernel command line that names modules not to be loaded, as for `modprobe`
+/// (modprobe.d(5)): the way out where a driver hangs or harms.
+const EXCLUDE: &str = "modprobe.blacklist";
+
 /// Why a module is not in the kernel.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -45,6 +49,9 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
     },
+    /// A person does not want it.
+    #[error("left out, as {EXCLUDE}= on the kernel command line says")]
+    Excluded,
     /// Its parameters contain a zero byte.
     #[error("its parameters on the kernel command line contain a zero byte")]
     Parameters,
@@ -70,6 +77,7 @@ pub trait ModuleLoader: Send + Sync + 'static {
 pub struct KernelLoader {
     folder: PathBuf,
     parameters: HashMap<String, String>,
+    excluded: HashSet<String>,
 }
 
 impl KernelLoader {
@@ -81,6 +89,7 @@ impl KernelLoader {
         KernelLoader {
             folder,
             parameters: module_parameters(command_line),
+            excluded: excluded_modules(command_line),
         }
     }
 
@@ -106,6 +115,9 @@ impl KernelLoader {
 
 impl ModuleLoader for KernelLoader {
     fn load(&self, module: &Module) -> Result<(), LoadError> {
+        if self.excluded.contains(&module.name) {
+            return Err(LoadError::Excluded);
+        }
         let parameters = self
             .parameters
             .get(&module.name)
@@ -117,6 +129,19 @@ impl ModuleLoader for KernelLoader {
             Err(error) => Err(LoadError::Kernel(error)),
         }
     }
+}
+
+/// The modules that are not to be loaded.
+fn excluded_modules(command_line: &str) -> HashSet<String> {
+    command_line_words(command_line)
+        .into_iter()
+        .filter(|word| word.name == EXCLUDE)
+        .filter_map(|word| word.value)
+        .flat_map(|names| {
+            let names = names.split(',').map(|name| name.replace('-', "_"));
+            names.collect::<Vec<String>>()
+        })
+        .collect()
 }
 
 /// The parameters of each module, in the form `init_module` takes them.
@@ -578,6 +603,16 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_command_line_leaves_modules_out_as_modprobe_would() {
+        let excluded = excluded_modules(
+            "modprobe.blacklist=megaraid_sas,usb-storage quiet modprobe.blacklist=nvme modprobe.blacklist",
+        );
+        let mut names: Vec<String> = excluded.into_iter().collect();
+        names.sort();
+        assert_eq!(names, ["megaraid_sas", "nvme", "usb_storage"]);
+    }
+
+    #[test]
     fn files_are_unpacked_or_the_trouble_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let loader = KernelLoader::new(folder.path().to_owned(), "");
@@ -588,6 +623,7 @@ mod tests {
             pre: Vec::new(),
             aliases: Vec::new(),
             class: String::new(),
+            firmware: Vec::new(),
         };
         let message = loader.content(&module).unwrap_err().to_string();
         assert!(message.contains("a.ko.zst: No such file"), "{message}");

@@ -40,6 +40,9 @@ pub struct Module {
     /// What it is for: `storage`, `usb`, `hid`, `net`, ...
     #[serde(default)]
     pub class: String,
+    /// Firmware files that it may ask for; the image has none of them.
+    #[serde(default)]
+    pub firmware: Vec<String>,
 }
 
 /// The table as it is stored.

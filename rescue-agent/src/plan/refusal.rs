@@ -95,7 +95,7 @@ impl BankRefusal {
         }
     }
 
-    pub(super) fn copy(objection: &Objection) -> Self {
+    pub(crate) fn copy(objection: &Objection) -> Self {
         Self::Copy {
             why: objection.to_string(),
             remedy: objection.remedy(),

@@ -59,6 +59,15 @@ pub(crate) enum Sentence {
     Started,
 }
 
+/// What could not be looked into, although boot banks may lie there.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Unread {
+    #[error("REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written")]
+    Disk { path: String, why: String },
+    #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
+    Partition { name: String, why: String },
+}
+
 fn plural(number: usize, one: &'static str, several: &'static str) -> &'static str {
     match number {
         1 => one,

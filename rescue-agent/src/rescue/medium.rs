@@ -34,6 +34,23 @@ pub(crate) enum MediumStop {
     Missing(Duration),
 }
 
+/// What did not work with the medium, and did not stop the run.
+#[derive(Debug, Error)]
+pub(crate) enum MediumWarning {
+    /// The copies, before the repair.
+    #[error("no copy of the originals was kept: {0}")]
+    Originals(MediumError),
+    /// The note, before the repair.
+    #[error("what is about to be done was not noted: {0}")]
+    Note(MediumError),
+    /// The report, after it.
+    #[error("the report was not written: {0}")]
+    Report(MediumError),
+    /// The copies, when they are wanted back.
+    #[error("its originals cannot be used: {0}")]
+    Unusable(MediumError),
+}
+
 impl MediumStop {
     pub(crate) fn sentence(&self) -> Sentence {
         match self {
@@ -75,10 +92,10 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
     if task.command == Command::Revert {
         let originals = originals::of_plan(&task.plan, &seen.inventory, host, now());
         if let Err(error) = medium.keep_originals(&label, originals) {
-            let text = format!("no copy of the originals was kept: {error}");
-            warn(machine, &text);
             // One that hangs is not waited for twice.
-            if matches!(error, MediumError::Slow(_)) {
+            let hangs = matches!(error, MediumError::Slow(_));
+            warn(machine, &MediumWarning::Originals(error));
+            if hangs {
                 return;
             }
         }
@@ -86,8 +103,7 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
     let plan = Some(&task.plan);
     let report = Report::new(task.command, &seen.inventory, host, plan, None, Vec::new()).begun();
     if let Err(error) = medium.report_begun(&label, report.to_json()) {
-        let text = format!("what is about to be done was not noted: {error}");
-        warn(machine, &text);
+        warn(machine, &MediumWarning::Note(error));
     }
 }
 
@@ -104,7 +120,7 @@ pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
             machine,
             &[Line::plain(format!("Report   {path} on the medium"))],
         ),
-        Err(error) => warn(machine, &format!("the report was not written: {error}")),
+        Err(error) => warn(machine, &MediumWarning::Report(error)),
     }
 }
 
@@ -117,20 +133,17 @@ pub(super) fn offers(machine: &Machine, seen: &Seen) -> Vec<Offer> {
     match medium.originals(&label) {
         Ok(collection) => originals::offers(&seen.inventory, Some(&seen.host), &collection),
         Err(error) => {
-            say(
-                machine,
-                &[warning(&format!("its originals cannot be used: {error}"))],
-            );
+            say(machine, &[warning(&MediumWarning::Unusable(error))]);
             Vec::new()
         }
     }
 }
 
-fn warn(machine: &mut Machine, text: &str) {
-    say(machine, &[warning(text)]);
-    machine.warnings.push(format!("medium: {text}"));
+fn warn(machine: &mut Machine, what: &MediumWarning) {
+    say(machine, &[warning(what)]);
+    machine.warnings.push(format!("medium: {what}"));
 }
 
-fn warning(text: &str) -> Line {
-    Line::new(Tone::Warning, format!("Medium   ! {text}"))
+fn warning(what: &MediumWarning) -> Line {
+    Line::new(Tone::Warning, format!("Medium   ! {what}"))
 }

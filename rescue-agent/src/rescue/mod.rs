@@ -27,7 +27,9 @@ use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 use decide::Decision;
 use leave::Next;
 use look::Seen;
-use medium::MediumStop;
+pub(crate) use medium::MediumStop;
+#[cfg(test)]
+pub(crate) use medium::MediumWarning;
 use task::Task;
 
 /// The work of the image.

@@ -46,6 +46,8 @@ use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
 const IMAGE_SETTINGS: &str = "rescue.toml";
 /// The driver table in the image, relative to `/`.
 const DRIVER_TABLE: &str = "lib/rescue/drivers.json";
+/// The driver table of the network drivers, relative to `/`; only there if they are.
+const NETWORK_DRIVER_TABLE: &str = "lib/rescue/drivers-net.json";
 /// The modules in the image, relative to `/`.
 const MODULES: &str = "lib/rescue/modules";
 /// The module that shows the firmware's variables.
@@ -357,7 +359,7 @@ fn start_devices(
             Box::new(Deaf)
         }
     };
-    let catalog = read_catalog(root).unwrap_or_else(|error| {
+    let catalog = read_catalog(root, warnings).unwrap_or_else(|error| {
         warnings.push(error.to_string());
         Catalog::empty()
     });
@@ -376,9 +378,16 @@ fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<St
     devices.settle(deadline, &mut |_| {});
 }
 
-fn read_catalog(root: &Path) -> Result<Catalog, NoDrivers> {
+fn read_catalog(root: &Path, warnings: &mut Vec<String>) -> Result<Catalog, NoDrivers> {
     let table = read_up_to(&root.join(DRIVER_TABLE), MAX_TABLE_BYTES + 1);
-    Ok(Catalog::parse(&table.map_err(NoDrivers::Read)?)?)
+    let table = table.map_err(NoDrivers::Read)?;
+    if let Ok(further) = read_up_to(&root.join(NETWORK_DRIVER_TABLE), MAX_TABLE_BYTES + 1) {
+        match Catalog::parse_both(&table, &further) {
+            Ok(catalog) => return Ok(catalog),
+            Err(error) => warnings.push(format!("no network drivers: {error}")),
+        }
+    }
+    Ok(Catalog::parse(&table)?)
 }
 
 /// Shows what is being waited for, once it takes so long that a person wonders.
@@ -443,7 +452,8 @@ mod tests {
     #[test]
     fn an_image_without_drivers_goes_on_with_a_warning() {
         let root = tempfile::tempdir().unwrap();
-        let error = read_catalog(root.path()).unwrap_err().to_string();
+        let error = read_catalog(root.path(), &mut Vec::new()).unwrap_err();
+        let error = error.to_string();
         assert!(
             error.starts_with("cannot read /lib/rescue/drivers.json"),
             "{error}"
@@ -457,6 +467,27 @@ mod tests {
                 .iter()
                 .any(|warning| warning.contains("drivers.json"))
         );
+    }
+
+    #[test]
+    fn a_damaged_table_of_network_drivers_costs_only_those() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("lib/rescue")).unwrap();
+        let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"6","modules":[{"name":"ahci","file":"a"}]}"#;
+        fs::write(root.path().join(DRIVER_TABLE), table).unwrap();
+        let mut warnings = Vec::new();
+        for (further, modules, said) in [
+            (&b"{"[..], 1, 1),
+            (
+                br#"{"schema":"esxi-rescue-drivers/1","kernel":"6","modules":[{"name":"igb","file":"b"}]}"#,
+                2,
+                1,
+            ),
+        ] {
+            fs::write(root.path().join(NETWORK_DRIVER_TABLE), further).unwrap();
+            let catalog = read_catalog(root.path(), &mut warnings).unwrap();
+            assert_eq!((catalog.modules().len(), warnings.len()), (modules, said));
+        }
     }
 
     #[test]

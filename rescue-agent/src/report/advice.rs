@@ -125,7 +125,7 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
             "A VM that owned it starts only without its pciPassthru entries.",
-            "Undo: \"Restore the originals\" in the boot menu, or rescue-agent restore.",
+            "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {

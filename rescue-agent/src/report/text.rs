@@ -353,7 +353,7 @@ pub fn what_it_is(device: &Judged) -> String {
 }
 
 /// A verdict as a person reads it.
-pub fn verdict_words(verdict: Verdict) -> &'static str {
+pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::GiveBack => "give back",
         Verdict::Leave => "leave",

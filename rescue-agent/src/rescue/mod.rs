@@ -103,8 +103,9 @@ impl Stop {
     }
 }
 
+/// Says lines, folded to the width of the smallest screen.
 fn say(machine: &Machine, lines: &[Line]) {
-    for line in lines {
-        machine.consoles.show(line);
+    for line in lines.iter().flat_map(|line| line.folded(report::HEAD)) {
+        machine.consoles.show(&line);
     }
 }

@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep demo bench fuzz clean
+.PHONY: help image test test-deep lint bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -21,6 +21,17 @@ test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	RESCUE_DEEP=1 cargo test --locked --release --workspace --no-fail-fast
+
+lint:   ## format, clippy, and cargo-deny if it is installed
+	cargo fmt --all --check
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; \
+	else echo 'cargo-deny is not installed: licences, advisories and sources were not checked'; fi
+
+screenshot: ## photograph the screen of a repair in a virtual machine, for the docs
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo run --quiet --locked --release -p esxi-rescue-tests --bin screenshot
 
 demo:   ## watch a repair in a virtual machine: before, the boot, after
 	scripts/setup.sh test

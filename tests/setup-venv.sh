@@ -1,16 +1,21 @@
 #!/bin/sh
-# Makes a Python environment with dissect.hypervisor, the outside reader of ESXi's encrypted archives.
+# Makes a Python environment with what the tests use: dissect.hypervisor, the outside reader of ESXi's encrypted
+# archives, and virt-firmware, the outside editor of a firmware's variables (Secure Boot keys, the address to boot from).
 # usage: setup-venv.sh FOLDER. Does nothing when the folder is complete.
 set -eu
 folder=$1
-test -e "$folder/complete" && exit 0
+packages='dissect.hypervisor pycryptodome virt-firmware'
+complete() { [ "$(cat "$folder/complete" 2>/dev/null)" = "$packages" ]; }
+complete && exit 0
 mkdir -p "$(dirname "$folder")"
 # Tests run side by side: the first one makes it, the others wait.
 exec 9>"$folder.lock"
 flock 9
-test -e "$folder/complete" && exit 0
+complete && exit 0
 rm -rf "$folder"
 /usr/bin/python3 -m venv "$folder" || { echo "python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
-"$folder/bin/pip" install --quiet --disable-pip-version-check dissect.hypervisor pycryptodome
+# shellcheck disable=SC2086
+"$folder/bin/pip" install --quiet --disable-pip-version-check $packages
 "$folder/bin/python3" -c 'from dissect.hypervisor.util.envelope import Envelope, KeyStore'
-touch "$folder/complete"
+"$folder/bin/virt-fw-vars" --help >/dev/null
+echo "$packages" >"$folder/complete"

@@ -48,19 +48,27 @@ pub fn dist(name: &str) -> Result<PathBuf> {
     present(folder.join(name))
 }
 
-/// The program that opens a sealed archive with `dissect.hypervisor`, in a Python of its own.
+/// The Python that opens a sealed archive with `dissect.hypervisor`.
 ///
 /// # Errors
 /// When the folder for it cannot be set up.
 pub fn oracle_python() -> Result<PathBuf> {
+    python_tool("python3")
+}
+
+/// A program of the tests' own Python environment, such as `virt-fw-vars`.
+///
+/// # Errors
+/// When the folder for it cannot be set up, or the environment has no such program.
+pub fn python_tool(name: &str) -> Result<PathBuf> {
     let folder = workspace().join("target/test-venv");
     Tool::at("/bin/sh")
         .arg(crate::tools::crate_file("setup-venv.sh"))
         .arg(&folder)
         .deadline(std::time::Duration::from_secs(300))
         .run()
-        .context("setting up the Python that holds dissect.hypervisor")?;
-    present(folder.join("bin/python3"))
+        .context("setting up the Python that the tests use")?;
+    present(folder.join("bin").join(name))
 }
 
 /// Makes a copy of a finished image with settings of its own, such as `countdown=0`.

@@ -11,6 +11,7 @@ pub mod esxi;
 pub mod judge;
 pub mod machine;
 pub mod power;
+pub mod server;
 pub mod sparse;
 pub mod sysfs;
 pub mod tools;

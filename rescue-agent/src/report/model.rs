@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Line;
 use super::advice;
 use crate::disk::partition::TableKind;
 use crate::host::{Host, NamePlate};
@@ -238,7 +239,8 @@ impl Report {
             command,
             result,
             exit_status: result.exit_status(),
-            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed)),
+            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed))
+                .to_string(),
             next_steps: advice::next_steps(result, plan),
             host: host.map(|host| host.name_plate.clone()),
             disks,
@@ -260,8 +262,8 @@ impl Report {
     }
 
     /// Adds the reasoning behind the verdicts, line by line.
-    pub fn with_explanation(mut self, lines: Vec<String>) -> Self {
-        self.explanation = lines;
+    pub fn with_explanation(mut self, lines: Vec<Line>) -> Self {
+        self.explanation = lines.into_iter().map(|line| line.text).collect();
         self
     }
 

@@ -1,9 +1,13 @@
-//! Machines to boot the artefacts in: QEMU's q35, in software emulation.
+//! Machines to boot the artefacts in: QEMU's, in software emulation.
 //!
-//! The machine's SATA controller is 0000:00:1f.2. A reboot of the guest ends QEMU, so that a test
-//! sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
+//! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, unless told
+//! otherwise, so that a test sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
 //! force and fails with the end of its serial console.
 
+mod bus;
+mod firmware;
+mod keyboard;
+mod medium;
 mod qmp;
 
 use std::ffi::OsString;
@@ -16,8 +20,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::esxi::host::{Address, SATA};
 use crate::tools::find;
+pub use bus::{Bus, Disk};
+pub use firmware::Firmware;
+pub use keyboard::SerialKeyboard;
+pub use medium::{CARD, Medium};
 use qmp::Qmp;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
@@ -33,12 +40,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// Lines of the serial console that a failure shows.
 const TAIL_LINES: usize = 60;
 
-/// Where Debian's package `ovmf` puts the firmware.
-const OVMF: &str = "/usr/share/OVMF";
-
-/// Slot of the first controller that is not on the board.
-const FIRST_SLOT: u8 = 0x10;
-
 /// What begins the report on the serial console.
 const REPORT_BEGIN: &str = "-----BEGIN ESXI-RESCUE REPORT-----";
 
@@ -48,80 +49,13 @@ const REPORT_END: &str = "-----END ESXI-RESCUE REPORT-----";
 /// What begins the last line of a run.
 const RESULT: &str = "esxi-rescue: result=";
 
-/// How the machine starts.
+/// The board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Firmware {
-    /// SeaBIOS.
-    Bios,
-    /// OVMF without Secure Boot.
-    Uefi,
-    /// OVMF with Secure Boot and Microsoft's keys.
-    SecureBoot,
-}
-
-/// What it starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Medium {
-    /// A CD in a drive of the SATA controller.
-    Cd(PathBuf),
-    /// A USB stick.
-    Stick(PathBuf),
-}
-
-/// What a disk hangs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bus {
-    /// The SATA controller of the board, 0000:00:1f.2.
-    Ahci,
-    /// NVMe.
-    Nvme,
-    /// virtio-blk.
-    VirtioBlk,
-    /// A SCSI disk of a MegaRAID SAS controller.
-    MegaRaid,
-    /// A SCSI disk of VMware's paravirtual controller.
-    Pvscsi,
-    /// A USB stick.
-    Usb,
-}
-
-impl Bus {
-    /// Where the controller of the machine's disk number `index` is.
-    pub fn address(self, index: usize) -> Address {
-        match self {
-            Self::Ahci => SATA,
-            // A slot of its own for each, above the ones that QEMU fills by itself.
-            _ => Address::new(0, FIRST_SLOT + u8::try_from(index).unwrap_or(u8::MAX), 0),
-        }
-    }
-}
-
-/// A disk of the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// What it hangs on.
-    pub bus: Bus,
-    /// Its image, raw.
-    pub image: PathBuf,
-    /// Logical sector size in bytes.
-    pub sector_bytes: u32,
-    /// QEMU's cache mode, such as `writeback` or `none`.
-    pub cache: &'static str,
-    /// The most writes that it takes in a second; `None`: as many as it can.
-    pub writes_per_second: Option<u32>,
-}
-
-impl Disk {
-    /// A disk of 512-byte sectors.
-    pub fn new(bus: Bus, image: &Path) -> Self {
-        Self {
-            bus,
-            image: image.to_owned(),
-            sector_bytes: 512,
-            cache: "writeback",
-            writes_per_second: None,
-        }
-    }
+pub enum Board {
+    /// QEMU's `q35`: SATA, PCI Express.
+    Q35,
+    /// QEMU's `pc`, of 1996: IDE, PCI. BIOS only.
+    Pc,
 }
 
 /// Where the serial console goes.
@@ -131,17 +65,22 @@ enum Console {
     File,
     /// To a file, and to our standard output for a person to watch.
     Shown,
+    /// To a file, and a test may type at the other end of the line.
+    Typed,
 }
 
 /// A machine to be started.
 #[derive(Debug, Clone)]
 pub struct Machine {
     firmware: Firmware,
+    board: Board,
     medium: Option<Medium>,
     disks: Vec<Disk>,
     memory_mib: u32,
     deadline: Duration,
     console: Console,
+    restarts: bool,
+    variables: Option<PathBuf>,
     more: Vec<OsString>,
 }
 
@@ -153,13 +92,23 @@ impl Machine {
     pub fn new(firmware: Firmware) -> Self {
         Self {
             firmware,
+            board: Board::Q35,
             medium: None,
             disks: Vec::new(),
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,
             console: Console::File,
+            restarts: false,
+            variables: None,
             more: Vec::new(),
         }
+    }
+
+    /// Uses another board.
+    #[must_use]
+    pub fn board(mut self, board: Board) -> Self {
+        self.board = board;
+        self
     }
 
     /// Starts from this.
@@ -200,6 +149,27 @@ impl Machine {
     #[must_use]
     pub fn shown(mut self) -> Self {
         self.console = Console::Shown;
+        self
+    }
+
+    /// Lets the guest restart rather than end the machine with that.
+    #[must_use]
+    pub fn restarts(mut self) -> Self {
+        self.restarts = true;
+        self
+    }
+
+    /// Keeps the variables of UEFI firmware in this file; a fresh store is made if there is none.
+    #[must_use]
+    pub fn variables(mut self, store: &Path) -> Self {
+        self.variables = Some(store.to_owned());
+        self
+    }
+
+    /// Lets a test type at the serial console.
+    #[must_use]
+    pub fn typed(mut self) -> Self {
+        self.console = Console::Typed;
         self
     }
 
@@ -281,12 +251,11 @@ impl Machine {
         let mut arguments = Arguments::default();
         // Hardware acceleration is not there everywhere; whole boots are short enough without.
         arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2");
-        arguments.words("-vga std -display none -no-reboot");
-        arguments.words(match self.firmware {
-            Firmware::SecureBoot => {
-                "-machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on"
-            }
-            Firmware::Bios | Firmware::Uefi => "-machine q35",
+        arguments.words("-vga std -display none");
+        arguments.words(if self.restarts { "" } else { "-no-reboot" });
+        arguments.words(match self.board {
+            Board::Q35 => self.firmware.machine(),
+            Board::Pc => "-machine pc",
         });
         arguments.pair("-m", self.memory_mib.to_string());
         arguments.pair(
@@ -299,46 +268,25 @@ impl Machine {
             match self.console {
                 Console::File => format!("file,id=serial,path={serial}"),
                 Console::Shown => format!("stdio,id=serial,signal=off,logfile={serial}"),
+                Console::Typed => {
+                    let line = escaped(&SerialKeyboard::socket(folder));
+                    format!("socket,id=serial,path={line},server=on,wait=off,logfile={serial}")
+                }
             },
         );
         arguments.words("-serial chardev:serial");
-        self.add_firmware(&mut arguments, folder)?;
+        let boot_uri = self.medium.as_ref().and_then(Medium::boot_uri);
+        let variables = folder.join("variables.fd");
+        let variables = self.variables.as_deref().unwrap_or(&variables);
+        self.firmware.add(&mut arguments, variables, boot_uri)?;
         if let Some(medium) = &self.medium {
-            add_medium(&mut arguments, medium);
+            medium.add(&mut arguments, self.board, self.firmware.is_uefi());
         }
         for (index, disk) in self.disks.iter().enumerate() {
             disk.add(&mut arguments, index);
         }
         arguments.list.extend(self.more.iter().cloned());
         Ok(arguments.list)
-    }
-
-    fn add_firmware(&self, arguments: &mut Arguments, folder: &Path) -> Result<()> {
-        let (code, store) = match self.firmware {
-            Firmware::Bios => return Ok(()),
-            Firmware::Uefi => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
-            Firmware::SecureBoot => ("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"),
-        };
-        let (code, store) = (Path::new(OVMF).join(code), Path::new(OVMF).join(store));
-        ensure!(
-            code.exists() && store.exists(),
-            "{} is missing: `apt-get install ovmf` brings it",
-            code.display()
-        );
-        let variables = folder.join("variables.fd");
-        fs::copy(store, &variables)?;
-        arguments.pair(
-            "-drive",
-            format!(
-                "if=pflash,format=raw,unit=0,readonly=on,file={}",
-                escaped(&code)
-            ),
-        );
-        arguments.pair(
-            "-drive",
-            format!("if=pflash,format=raw,unit=1,file={}", escaped(&variables)),
-        );
-        Ok(())
     }
 }
 
@@ -366,72 +314,6 @@ fn escaped(path: &Path) -> String {
 /// A path as a word of the shell, which QEMU gives its commands to.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
-fn add_medium(arguments: &mut Arguments, medium: &Medium) {
-    let (path, more, device) = match medium {
-        // The last port of the controller, so that disks can have the first ones.
-        Medium::Cd(path) => (path, ",media=cdrom", "ide-cd,bus=ide.5,bootindex=0"),
-        Medium::Stick(path) => {
-            arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
-            (
-                path,
-                "",
-                "usb-storage,bus=xhci-medium.0,removable=on,bootindex=0",
-            )
-        }
-    };
-    // A medium is never written: every run starts from the same bytes.
-    let file = escaped(path);
-    arguments.pair(
-        "-drive",
-        format!("if=none,id=medium,format=raw,snapshot=on,file={file}{more}"),
-    );
-    arguments.pair("-device", format!("{device},drive=medium"));
-}
-
-impl Disk {
-    fn add(&self, arguments: &mut Arguments, index: usize) {
-        let (id, file) = (format!("disk{index}"), escaped(&self.image));
-        let cache = self.cache;
-        let limit = self.writes_per_second;
-        let limit = limit.map_or(String::new(), |limit| {
-            format!(",throttling.iops-write={limit}")
-        });
-        arguments.pair(
-            "-drive",
-            format!("if=none,id={id},format=raw,cache={cache}{limit},file={file}"),
-        );
-        let slot = self.bus.address(index).slot;
-        let device = match self.bus {
-            // The first unit of each of the controller's ports.
-            Bus::Ahci => format!("ide-hd,bus=ide.{index}"),
-            Bus::Nvme => format!("nvme,serial=nvme{index},addr={slot:#x}"),
-            Bus::VirtioBlk => format!("virtio-blk-pci,addr={slot:#x}"),
-            Bus::MegaRaid | Bus::Pvscsi => {
-                let controller = if self.bus == Bus::MegaRaid {
-                    "megasas-gen2"
-                } else {
-                    "pvscsi"
-                };
-                arguments.pair(
-                    "-device",
-                    format!("{controller},id=scsi{index},addr={slot:#x}"),
-                );
-                format!("scsi-hd,bus=scsi{index}.0")
-            }
-            Bus::Usb => {
-                arguments.pair(
-                    "-device",
-                    format!("qemu-xhci,id=xhci{index},addr={slot:#x}"),
-                );
-                format!("usb-storage,bus=xhci{index}.0,removable=on")
-            }
-        };
-        let sector = self.sector_bytes;
-        let sizes = format!("logical_block_size={sector},physical_block_size={sector}");
-        arguments.pair("-device", format!("{device},drive={id},{sizes}"));
-    }
 }
 
 /// How a machine ended.
@@ -464,6 +346,8 @@ pub struct Finished {
     pub serial: String,
     /// From power-on to the end.
     pub elapsed: Duration,
+    /// How often the guest restarted without ending it.
+    pub restarts: usize,
 }
 
 impl Running {
@@ -500,19 +384,31 @@ impl Running {
     /// # Errors
     /// When the machine ends or its deadline passes before.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
-        while !self.serial()?.contains(text) {
+        self.wait_for_after(0, text).map(drop)
+    }
+
+    /// Waits until the serial console shows a text beyond its first `read` bytes. Gives the number
+    /// of bytes from there to the end of the text.
+    ///
+    /// # Errors
+    /// When the machine ends or its deadline passes before.
+    pub fn wait_for_after(&mut self, read: usize, text: &str) -> Result<usize> {
+        let place = |serial: &str| serial.get(read..)?.find(text);
+        loop {
+            // What was printed last may come between the two looks.
             let ended = self.child.try_wait()?.is_some();
-            // What was printed last may have come between the two looks.
-            if ended && !self.serial()?.contains(text) {
-                bail!(
-                    "the machine ended without printing {text:?}:\n{}",
-                    tail(&self.serial()?)
-                );
+            let serial = self.serial()?;
+            if let Some(place) = place(&serial) {
+                return Ok(place + text.len());
             }
+            ensure!(
+                !ended,
+                "the machine ended without printing {text:?}:\n{}",
+                tail(&serial)
+            );
             self.check_deadline(text)?;
             thread::sleep(POLL);
         }
-        Ok(())
     }
 
     /// Waits for the guest to reboot or to switch off.
@@ -534,7 +430,7 @@ impl Running {
             "QEMU ended with {status}:\n{errors}\n{}",
             tail(&serial)
         );
-        let reason = self.qmp.take().and_then(Qmp::shutdown_reason);
+        let (reason, restarts) = self.qmp.take().map_or((None, 0), Qmp::ending);
         let ending = match reason.as_deref() {
             Some("guest-reset") => Ending::Rebooted,
             Some("guest-shutdown") => Ending::SwitchedOff,
@@ -544,6 +440,7 @@ impl Running {
             ending,
             serial,
             elapsed,
+            restarts,
         })
     }
 
@@ -606,6 +503,20 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Cuts the power of a machine that has nothing more to do, and gives what it left behind.
+    ///
+    /// # Errors
+    /// When its console cannot be read, or QEMU cannot be ended.
+    pub fn halt(self) -> Result<Finished> {
+        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        self.cut_power()?;
+        Ok(Finished {
+            ending: Ending::Other,
+            serial,
+            elapsed,
+        })
+    }
+
     /// Cuts the power.
     ///
     /// # Errors
@@ -624,6 +535,14 @@ impl Running {
         let keys = json!([{ "type": "qcode", "data": key }]);
         self.command("send-key", json!({ "keys": keys }))?;
         Ok(())
+    }
+
+    /// Sits down at the serial console of a machine made with [`Machine::typed`].
+    ///
+    /// # Errors
+    /// When it was not made so, or somebody sits there already.
+    pub fn serial_keyboard(&self) -> Result<SerialKeyboard> {
+        SerialKeyboard::at(self.folder.path())
     }
 
     /// Writes what the screen shows, as a PNG picture.

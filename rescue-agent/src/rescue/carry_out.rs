@@ -1,0 +1,90 @@
+//! Carrying a task out: repair, prove, and show the result.
+
+use serde_json::json;
+
+use super::look::Seen;
+use super::say;
+use super::task::Task;
+use super::way_back;
+use crate::cli::{now, open_readable, open_writable};
+use crate::firmware::WayBack;
+use crate::init::Machine;
+use crate::init::console::Consoles;
+use crate::repair::{self, Receipt};
+use crate::report::{self, Command, Line, Report, Tone, framed};
+use crate::settings::Key;
+use crate::verify;
+
+/// Does it, and shows how it ended.
+pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Report {
+    if task.writes() {
+        before_first_write(machine);
+    }
+    let (receipt, broken) = match task.command {
+        Command::Revert | Command::Restore => {
+            let (receipt, broken) = write_and_verify(machine, seen, task);
+            (Some(receipt), broken)
+        }
+        Command::Inspect | Command::DryRun => (None, Vec::new()),
+    };
+    let explanation = match task.command {
+        Command::Inspect => seen.explanation(&task.plan),
+        _ => Vec::new(),
+    };
+    let (plan, host) = (Some(&task.plan), Some(&seen.host));
+    let receipt = receipt.as_ref();
+    let report = Report::new(task.command, &seen.inventory, host, plan, receipt, broken)
+        .with_explanation(explanation);
+    let result = report::result(&report, &seen.inventory, plan, receipt);
+    say(machine, &framed(result));
+    let way_back = way_back::after(machine, seen, report.result);
+    report.with_image(about_image(machine, way_back.as_ref()))
+}
+
+/// The last station at which every ESXi disk is as it was found: what must be safe before the
+/// repair is made safe here.
+fn before_first_write(machine: &mut Machine) {
+    machine.times.mark("decision");
+}
+
+fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt, Vec<String>) {
+    let consoles = machine.consoles.clone();
+    let mut tell = |event: &repair::Event| tell(&consoles, event);
+    let (plan, inventory) = (&task.plan, &seen.inventory);
+    let receipt = repair::carry_out(plan, inventory, &open_writable, now(), &mut tell);
+    machine.times.mark("repair");
+    let mut broken = Vec::new();
+    if task.writes() {
+        broken = verify::verify(plan, &receipt, inventory, &open_readable);
+        machine.times.mark("verification");
+    }
+    (receipt, broken)
+}
+
+/// What is under way stands in one line that what is done takes the place of.
+fn tell(consoles: &Consoles, event: &repair::Event) {
+    let text = format!("Write    {event}");
+    match event {
+        repair::Event::Intent { .. } => {
+            let line = Line::plain(text).cut();
+            consoles.note(&line.text);
+            consoles.status(&line.text);
+        }
+        repair::Event::Settled { .. } | repair::Event::Done { .. } => {
+            consoles.show(&Line::new(Tone::Good, text));
+        }
+    }
+}
+
+fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Value {
+    json!({
+        "drivers_loaded": machine.devices.drivers_loaded(),
+        "driver_failures": machine.devices.driver_failures(),
+        "undriven_controllers": machine.devices.undriven(),
+        "waits": machine.devices.waits(),
+        "phase_ends": machine.times,
+        "warnings": machine.warnings,
+        "way_back": way_back,
+        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
+    })
+}

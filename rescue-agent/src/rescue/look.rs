@@ -1,0 +1,89 @@
+//! What is there: the machine, its disks, and what ESXi keeps on them.
+
+use std::path::PathBuf;
+
+use super::say;
+use crate::cli::open_readable;
+use crate::discover;
+use crate::host::Host;
+use crate::init::{self, Machine};
+use crate::inventory::Inventory;
+use crate::plan::Plan;
+use crate::report::{self, Detail, Line, Tone};
+
+/// The machine as it was found.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) host: Host,
+    pub(super) inventory: Inventory,
+}
+
+impl Seen {
+    /// Looks at every disk, and, as long as no boot bank is among them, waits for more.
+    pub(super) fn look(machine: &mut Machine) -> Self {
+        let deadline = machine.devices.deadline(machine.settings.wait);
+        loop {
+            let seen = Self::now(machine);
+            if seen.inventory.banks().next().is_some() {
+                machine.times.mark("discovery");
+                return seen;
+            }
+            let consoles = machine.consoles.clone();
+            let mut waiting = init::waiting_line(&consoles, deadline);
+            let more = machine.devices.more_disks(deadline, &mut waiting);
+            consoles.status("");
+            if more.is_empty() {
+                machine.times.mark("discovery");
+                return seen;
+            }
+        }
+    }
+
+    /// Looks once more, for a person who stays after the work: what is there is there by now.
+    pub(super) fn once_more(machine: &Machine) -> Self {
+        Self::now(machine)
+    }
+
+    fn now(machine: &Machine) -> Self {
+        let host = Host::read(&machine.root);
+        let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
+        let inventory = discover::discover(&paths, &open_readable);
+        Self { host, inventory }
+    }
+
+    /// Shows it on a fresh page.
+    pub(super) fn show(&self, machine: &Machine) {
+        machine.consoles.begin_page();
+        say(machine, &self.overview(machine, Detail::Brief));
+    }
+
+    /// The machine, its disks, and what went wrong on the way here.
+    pub(super) fn overview(&self, machine: &Machine, detail: Detail) -> Vec<Line> {
+        let title = format!("esxi-rescue {}", env!("CARGO_PKG_VERSION"));
+        let mut lines = vec![
+            Line::new(Tone::Title, title),
+            Line::plain(format!("Host     {}", self.host.name_plate)),
+        ];
+        let host = Some(&self.host);
+        lines.extend(report::findings(&self.inventory, host, detail));
+        let problems = machine.devices.driver_problems();
+        let problems = problems.iter().map(|one| format!("Driver   ! {one}"));
+        let warnings = machine.warnings.iter();
+        let warnings = warnings.map(|warning| format!("Warning  {warning}"));
+        let all = problems.chain(self.waiting(machine)).chain(warnings);
+        lines.extend(all.map(|text| Line::new(Tone::Warning, text)));
+        lines
+    }
+
+    /// What was waited for, where it matters: something did not come, or no bank was found.
+    fn waiting(&self, machine: &Machine) -> Option<String> {
+        let found = self.inventory.banks().next().is_some();
+        let words = machine.devices.waits_in_words(machine.settings.wait);
+        (!found || machine.devices.gave_up()).then(|| format!("Waited   {words}"))
+    }
+
+    /// The reasoning behind the verdicts of a plan.
+    pub(super) fn explanation(&self, plan: &Plan) -> Vec<Line> {
+        report::explain(&self.inventory, Some(&self.host), plan)
+    }
+}

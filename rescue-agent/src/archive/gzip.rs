@@ -544,6 +544,42 @@ mod tests {
     }
 
     #[test]
+    fn a_member_is_told_from_others_without_unpacking_it_whole() {
+        for content in [vec![], text(10), text(COMPARED_BYTES * 3), noise(100_000)] {
+            let packed = gz(&content);
+            assert_eq!(inflates_to(&packed, &content), Ok(true));
+            assert_eq!(
+                inflates_to(&packed, &[&content[..], b"x"].concat()),
+                Ok(false)
+            );
+            let Some((last, shorter)) = content.split_last() else {
+                continue;
+            };
+            assert_eq!(inflates_to(&packed, shorter), Ok(false));
+            for at in [0, content.len() / 2] {
+                let mut other = content.clone();
+                other[at] ^= 1;
+                assert_eq!(inflates_to(&packed, &other), Ok(false));
+            }
+            let end = packed.len() - TRAILER_BYTES;
+            for length in [0, 5, end / 2, end, end + 7] {
+                let cut = inflates_to(&packed[..length], &content);
+                assert!(matches!(cut, Err(GzipError::Truncated { .. })), "{cut:?}");
+            }
+            let longer = [&packed[..], &[*last]].concat();
+            let longer = inflates_to(&longer, &content);
+            assert!(matches!(
+                longer,
+                Err(GzipError::TrailingData { count: 1, .. })
+            ));
+            let mut damaged = packed.clone();
+            damaged[end] ^= 1;
+            let damaged = inflates_to(&damaged, &content);
+            assert!(matches!(damaged, Err(GzipError::Checksum { .. })));
+        }
+    }
+
+    #[test]
     fn noise_is_stored_and_text_is_compressed() {
         let size = 1_000_000;
         assert!(gz(&noise(size)).len() < size + size / 10_000 + 64);

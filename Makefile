@@ -7,10 +7,10 @@ BIN := target/x86_64-unknown-linux-gnu/release
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
 
-image:  ## build dist/esxi-rescue.iso, installing what is needed
+image:  ## build ISO, USB image and netboot tree in dist/ (NET=1: network drivers on the ISO too)
 	scripts/setup.sh image
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
-	$(BIN)/rescue-image build
+	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
 
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test

@@ -15,7 +15,7 @@ use crate::inventory::Inventory;
 use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
-use crate::report::{self, Command, Detail, Report};
+use crate::report::{self, Command, Detail, Line, Report};
 use crate::verify;
 
 /// Gives devices that an ESXi host passed through to virtual machines back to the host, offline.
@@ -149,6 +149,10 @@ impl Wish {
     }
 }
 
+/// Why nothing is written without a terminal.
+pub(crate) const NOBODY_TO_ASK: &str =
+    "nobody to ask; say --yes to write without a question. Nothing was written.";
+
 /// Runs a command; returns the exit status.
 ///
 /// # Errors
@@ -188,7 +192,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
         return Ok(exit_status);
     }
     show(&report::findings(&look.inventory, host, Detail::Full));
-    show(&report::devices(&plan));
+    show(&report::devices(&plan, Detail::Full));
     show(&explanation);
     show(&report::result(&report, &look.inventory, None, None));
     Ok(exit_status)
@@ -239,7 +243,7 @@ fn carry_out(
     command: Command,
     look: &Look,
     plan: &Plan,
-    explanation: Vec<String>,
+    explanation: Vec<Line>,
     yes: bool,
     json: bool,
 ) -> anyhow::Result<u8> {
@@ -250,7 +254,7 @@ fn carry_out(
             Detail::Brief,
         ));
         show(&explanation);
-        show(&report::intentions(&look.inventory, plan));
+        show(&report::intentions(&look.inventory, plan, Detail::Full));
     }
     let writes = plan.writes() && command != Command::DryRun;
     if writes && !yes && !confirmed()? {
@@ -288,9 +292,7 @@ fn carry_out(
 /// Asks at the terminal. Without one the answer is no, and why.
 fn confirmed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        eprintln!(
-            "rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written."
-        );
+        eprintln!("rescue-agent: {NOBODY_TO_ASK}");
         return Ok(false);
     }
     eprint!("Write this? [y/N] ");
@@ -368,7 +370,7 @@ impl Look {
         })
     }
 
-    fn explanation(&self, plan: &Plan, wanted: bool) -> Vec<String> {
+    fn explanation(&self, plan: &Plan, wanted: bool) -> Vec<Line> {
         match wanted {
             true => report::explain(&self.inventory, self.host.as_ref(), plan),
             false => Vec::new(),
@@ -430,7 +432,7 @@ fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{}: cannot be opened", path.display()))
 }
 
-fn show(lines: &[String]) {
+fn show(lines: &[Line]) {
     for line in lines {
         println!("{line}");
     }

@@ -6,7 +6,10 @@
 //! writer; a receipt) → [`verify`] → [`report`].
 //!
 //! Formats: [`disk`], [`fat`], [`bank`], [`archive`], [`config`]; they parse bytes and do no I/O of
-//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks.
+//! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
+//! way back into ESXi.
+//!
+//! [`medium`] is the stick the image was started from: settings from it, reports to it.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]).
@@ -18,11 +21,14 @@ pub mod config;
 pub mod discover;
 pub mod disk;
 pub mod fat;
+pub mod firmware;
 pub mod hash;
 pub mod host;
 pub mod init;
 pub mod inventory;
 pub mod logging;
+pub mod medium;
+pub mod parallel;
 pub mod plan;
 pub mod policy;
 pub mod repair;

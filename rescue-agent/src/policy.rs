@@ -57,6 +57,12 @@ impl Default for Selection {
 }
 
 impl Selection {
+    /// Exactly what these terms name; nothing, if there are none.
+    pub fn of(terms: Vec<Term>) -> Option<Self> {
+        let terms: Vec<(bool, Term)> = terms.into_iter().map(|term| (true, term)).collect();
+        (!terms.is_empty()).then_some(Self(terms))
+    }
+
     /// The terms, in order; `false` stands for "take away".
     pub fn terms(&self) -> &[(bool, Term)] {
         &self.0

@@ -58,6 +58,18 @@ pub enum Finish {
     Stay,
 }
 
+/// What is done about the firmware's next start once all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootNext {
+    /// Direct it to the boot entry of the ESXi disk, if there is one.
+    Auto,
+    /// Leave it to the firmware.
+    Off,
+    /// Direct it to the boot entry of the ESXi disk, and make one if there is none.
+    Create,
+}
+
 /// The name of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,11 +90,13 @@ pub enum Key {
     Report,
     /// `console`
     Console,
+    /// `bootnext`
+    BootNext,
 }
 
 impl Key {
     /// Every key, in the order in which they are shown.
-    pub const ALL: [Key; 8] = [
+    pub const ALL: [Key; 9] = [
         Key::Mode,
         Key::Devices,
         Key::Banks,
@@ -91,6 +105,7 @@ impl Key {
         Key::Finish,
         Key::Report,
         Key::Console,
+        Key::BootNext,
     ];
 
     /// The key as it is written.
@@ -105,6 +120,7 @@ impl Key {
             Key::Finish => "finish",
             Key::Report => "report",
             Key::Console => "console",
+            Key::BootNext => "bootnext",
         }
     }
 
@@ -123,6 +139,7 @@ impl Key {
             Key::Console => {
                 "up to 8 comma-separated names of terminals, such as tty0,ttyS1, or nothing"
             }
+            Key::BootNext => "auto, off, create",
         }
     }
 
@@ -277,6 +294,8 @@ pub struct Settings {
     pub report: Option<String>,
     /// The terminals to use in place of those the machine names: comma-separated names.
     pub console: Option<String>,
+    /// What is done about the firmware's next start.
+    pub bootnext: BootNext,
     places: BTreeMap<Key, Place>,
 }
 
@@ -291,6 +310,7 @@ impl Default for Settings {
             finish: Finish::Reboot,
             report: None,
             console: None,
+            bootnext: BootNext::Auto,
             places: BTreeMap::new(),
         }
     }
@@ -333,6 +353,12 @@ impl Settings {
             .to_owned(),
             Key::Report => self.report.clone().unwrap_or_default(),
             Key::Console => self.console.clone().unwrap_or_default(),
+            Key::BootNext => match self.bootnext {
+                BootNext::Auto => "auto",
+                BootNext::Off => "off",
+                BootNext::Create => "create",
+            }
+            .to_owned(),
         }
     }
 
@@ -375,6 +401,14 @@ impl Settings {
             }
             Key::Report => self.report = url(value)?,
             Key::Console => self.console = terminals(value)?,
+            Key::BootNext => {
+                self.bootnext = match value {
+                    "auto" => BootNext::Auto,
+                    "off" => BootNext::Off,
+                    "create" => BootNext::Create,
+                    _ => return None,
+                }
+            }
         }
         Some(())
     }
@@ -678,7 +712,10 @@ mod tests {
     fn built_in_values_are_the_documented_ones() {
         let settings = from_command_line("").unwrap();
         let shown: Vec<String> = Key::ALL.map(|key| settings.value(key)).to_vec();
-        assert_eq!(shown, ["auto", "auto", "all", "10", "30", "reboot", "", ""]);
+        assert_eq!(
+            shown,
+            ["auto", "auto", "all", "10", "30", "reboot", "", "", "auto"]
+        );
         assert!(
             Key::ALL
                 .iter()
@@ -688,7 +725,7 @@ mod tests {
 
     #[test]
     fn each_key_takes_its_values_from_either_source() {
-        let cases: [(Key, &str); 16] = [
+        let cases: [(Key, &str); 19] = [
             (Key::Mode, "auto"),
             (Key::Mode, "inspect"),
             (Key::Mode, "restore"),
@@ -705,6 +742,9 @@ mod tests {
             (Key::Report, ""),
             (Key::Console, "tty0,ttyS1"),
             (Key::Console, ""),
+            (Key::BootNext, "auto"),
+            (Key::BootNext, "off"),
+            (Key::BootNext, "create"),
         ];
         for (key, value) in cases {
             let lined = from_command_line(&format!("quiet rescue.{key}={value} ro")).unwrap();

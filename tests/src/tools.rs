@@ -16,6 +16,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
+    ("as", "binutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
     ("cpio", "cpio"),
@@ -26,6 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
+    ("ld", "binutils"),
     ("mattrib", "mtools"),
     ("mcopy", "mtools"),
     ("mdel", "mtools"),
@@ -33,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.fat", "dosfstools"),
     ("mmd", "mtools"),
     ("mren", "mtools"),
+    ("mtype", "mtools"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),

@@ -134,9 +134,9 @@ impl Stage {
         let image = self.folder.path().join("ready.img");
         sparse::copy(&self.made.image, &image)?;
         let mut running = machine(&self.iso("waits"), &image, CACHES[0], None).start()?;
-        running.wait_for("Any key stops.")?;
+        running.wait_for("open the menu.")?;
         running.press("spc")?;
-        running.wait_for("a apply the plan")?;
+        running.wait_for("Enter for: apply the plan")?;
         running.save(&self.ready, None)?;
         let changed = sparse::differing_units(&self.made.image, &image)?;
         ensure!(changed.is_empty(), "it has written before the key");

@@ -55,6 +55,8 @@ pub struct PartitionTable {
     /// The sector the table counts in. It differs from the device's own if a disk of 4096-byte
     /// sectors was copied into an image file or onto another disk.
     pub sector_size: SectorSize,
+    /// The signature of an MBR disk, by which firmware and systems know it.
+    pub disk_signature: Option<u32>,
     /// Used partitions, by number.
     pub partitions: Vec<Partition>,
     /// What is wrong with the table without making it unreadable.
@@ -330,6 +332,30 @@ impl fmt::Display for PartitionKind {
     }
 }
 
+impl Guid {
+    /// From the 16 bytes by which UEFI stores it: the first three fields little-endian.
+    pub const fn from_efi_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(swapped(bytes)))
+    }
+
+    /// The 16 bytes by which UEFI stores it.
+    pub const fn to_efi_bytes(self) -> [u8; 16] {
+        swapped(self.0.to_be_bytes())
+    }
+
+    /// Whether it is all zeros, which names nothing.
+    pub const fn is_nil(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The first three fields of a GUID (4, 2 and 2 bytes) in the other byte order.
+const fn swapped(bytes: [u8; 16]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    let [i, j, k, l, m, n, o, p] = rest;
+    [d, c, b, a, f, e, h, g, i, j, k, l, m, n, o, p]
+}
+
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hex = format!("{:032X}", self.0);
@@ -585,6 +611,7 @@ fn gpt_table(
     PartitionTable {
         kind,
         sector_size,
+        disk_signature: None,
         partitions,
         warnings,
     }
@@ -664,6 +691,7 @@ fn read_mbr(device: &dyn BlockDevice, header: &MBRHeader) -> PartitionTable {
     PartitionTable {
         kind: TableKind::Mbr,
         sector_size: device.sector_size(),
+        disk_signature: Some(u32::from_le_bytes(header.disk_signature)),
         partitions,
         warnings,
     }

@@ -95,20 +95,21 @@ impl FatTime {
             time: u16::try_from(time).unwrap_or(0),
         }
     }
+
+    /// Year, month, day, hour, minute, second.
+    pub fn fields(self) -> [u16; 6] {
+        let (d, t) = (self.date, self.time);
+        let (hour, minute, second) = (t >> 11, t >> 5 & 63, (t & 31) * 2);
+        [1980 + (d >> 9), d >> 5 & 15, d & 31, hour, minute, second]
+    }
 }
 
 impl fmt::Display for FatTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (d, t) = (self.date, self.time);
+        let [year, month, day, hour, minute, second] = self.fields();
         write!(
             f,
-            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-            1980 + (d >> 9),
-            d >> 5 & 15,
-            d & 31,
-            t >> 11,
-            t >> 5 & 63,
-            (t & 31) * 2
+            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
         )
     }
 }

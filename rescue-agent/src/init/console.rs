@@ -4,7 +4,11 @@
 //! goes to all of them. A console must never hold up a repair: each has a thread of its own that
 //! hands it the text, and one that does not take it (flow control, a dead BMC) is given up.
 //!
-//! Out of scope: what is said, colours, screen layout.
+//! Colours, and a picture that is redrawn in place, are for screens: those are the kernel's own
+//! terminal (`TERM=linux`). A serial line gets plain text and nothing that steers a terminal,
+//! because nobody knows what listens there: a person, a log, a program.
+//!
+//! Out of scope: what is said.
 //!
 //! Which consoles exist: `console/active` in Linux `Documentation/ABI/testing/sysfs-tty`.
 
@@ -25,6 +29,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, FlushArg, InputFlags, SetArg};
+
+use super::paint;
+use crate::report::Line;
 
 /// How long a console may take no byte at all before it is given up. Far longer than the pauses
 /// of a slow serial line.
@@ -69,8 +76,19 @@ struct Inner {
     consoles: Vec<Console>,
     /// Width of the line that [`Consoles::status`] left without an end.
     status_width: usize,
+    /// Lines of the picture that ends above the cursor, if nothing was said since.
+    picture_height: Option<usize>,
     transcript: VecDeque<String>,
     transcript_bytes: usize,
+}
+
+/// What a serial line, which cannot redraw, gets of a picture that takes the place of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSerial {
+    /// All of it, below the other.
+    Again,
+    /// The line under it only: it says what has changed.
+    StatusOnly,
 }
 
 /// One terminal.
@@ -133,6 +151,7 @@ impl Consoles {
             inner: Arc::new(Mutex::new(Inner {
                 consoles,
                 status_width: 0,
+                picture_height: None,
                 transcript: VecDeque::new(),
                 transcript_bytes: 0,
             })),
@@ -172,11 +191,42 @@ impl Consoles {
         self.lock().line(text);
     }
 
+    /// Like [`Consoles::line`], in the line's tone.
+    pub fn show(&self, line: &Line) {
+        self.lock().show(line);
+    }
+
+    /// Begins a fresh screen; a serial line gets an empty line.
+    pub fn begin_page(&self) {
+        let mut inner = self.lock();
+        inner.status("");
+        inner.picture_height = None;
+        inner.write_where(paint::CLEAR, is_screen);
+        inner.write_where("\r\n", |name| !is_screen(name));
+    }
+
+    /// Shows lines, and a status line under them, in place of the last picture if nothing else
+    /// was said since. Nothing of it goes into the transcript.
+    pub fn picture(&self, lines: &[Line], status: &str, on_serial: OnSerial) {
+        self.lock().picture(lines, status, on_serial);
+    }
+
+    /// What comes next stands below the picture, not in its place.
+    pub fn end_picture(&self) {
+        self.lock().picture_height = None;
+    }
+
+    /// Adds a line to the transcript only.
+    pub fn note(&self, text: &str) {
+        self.lock().remember(text);
+    }
+
     /// Like [`Consoles::line`], but on serial lines only, and not into the transcript: text for
     /// programs, which would push what a person reads off a screen.
     pub fn serial_line(&self, text: &str) {
         let mut inner = self.lock();
         inner.status("");
+        inner.picture_height = None;
         inner.write_where(&format!("{}\r\n", text.replace('\n', "\r\n")), |name| {
             !is_screen(name)
         });
@@ -277,10 +327,41 @@ impl Inner {
 
     fn line(&mut self, text: &str) {
         self.status("");
+        self.picture_height = None;
         for line in text.split('\n') {
             self.remember(line);
         }
         self.write(&format!("{}\r\n", text.replace('\n', "\r\n")));
+    }
+
+    fn show(&mut self, line: &Line) {
+        self.status("");
+        self.picture_height = None;
+        self.remember(&line.text);
+        self.write_line(line);
+    }
+
+    fn write_line(&self, line: &Line) {
+        self.write_where(&format!("{}\r\n", paint::painted(line)), is_screen);
+        self.write_where(&format!("{}\r\n", line.text), |name| !is_screen(name));
+    }
+
+    fn picture(&mut self, lines: &[Line], status: &str, on_serial: OnSerial) {
+        let same = self.picture_height == Some(lines.len());
+        self.status("");
+        match same {
+            true => {
+                self.write_where(&paint::redrawn(lines), is_screen);
+                if on_serial == OnSerial::Again {
+                    for line in lines {
+                        self.write_where(&format!("{}\r\n", line.text), |name| !is_screen(name));
+                    }
+                }
+            }
+            false => lines.iter().for_each(|line| self.write_line(line)),
+        }
+        self.picture_height = Some(lines.len());
+        self.status(status);
     }
 
     fn status(&mut self, text: &str) {
@@ -512,6 +593,7 @@ mod tests {
     use nix::pty::openpty;
 
     use super::*;
+    use crate::report::Tone;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -559,6 +641,47 @@ mod tests {
         assert_eq!(read_length(&left, expected.len()), expected);
         assert_eq!(read_length(&right, expected.len()), expected);
         assert_eq!(consoles.transcript(), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_picture_is_redrawn_on_a_screen_and_a_serial_line_gets_plain_text() {
+        let (screen, screen_tty) = terminal();
+        let (line, line_tty) = terminal();
+        let consoles = Consoles::from_files(vec![
+            ("tty0".into(), screen_tty),
+            ("ttyS0".into(), line_tty),
+        ]);
+        let [a, b] = ["a", "b"].map(Line::plain);
+        let c = Line::new(Tone::Good, "c");
+        consoles.picture(&[a.clone(), b], "one", OnSerial::Again);
+        consoles.picture(&[a.clone(), c.clone()], "two", OnSerial::StatusOnly);
+        consoles.picture(std::slice::from_ref(&c), "", OnSerial::StatusOnly);
+        consoles.line("said");
+        consoles.picture(&[c], "", OnSerial::StatusOnly);
+        let green = "\x1b[32mc\x1b[0m";
+        let expected = format!(
+            "a\r\nb\r\n\rone\r   \r\x1b[2Aa\x1b[K\r\n{green}\x1b[K\r\n\rtwo\r   \r{green}\r\nsaid\r\n{green}\r\n"
+        );
+        assert_eq!(read_length(&screen, expected.len()), expected);
+        let expected = "a\r\nb\r\n\rone\r   \r\rtwo\r   \rc\r\nsaid\r\nc\r\n";
+        assert_eq!(read_length(&line, expected.len()), expected);
+        assert_eq!(consoles.transcript(), "said\n");
+    }
+
+    #[test]
+    fn colours_and_clearing_are_for_screens_only() {
+        let (screen, screen_tty) = terminal();
+        let (line, line_tty) = terminal();
+        let consoles =
+            Consoles::from_files(vec![("tty1".into(), screen_tty), ("hvc0".into(), line_tty)]);
+        consoles.begin_page();
+        consoles.show(&Line::new(Tone::Bad, "FAILED   it"));
+        consoles.note("only noted");
+        let expected = "\x1b[0m\x1b[H\x1b[2J\x1b[36mFAILED   \x1b[0m\x1b[1;31mit\x1b[0m\r\n";
+        assert_eq!(read_length(&screen, expected.len()), expected);
+        let expected = "\r\nFAILED   it\r\n";
+        assert_eq!(read_length(&line, expected.len()), expected);
+        assert_eq!(consoles.transcript(), "FAILED   it\nonly noted\n");
     }
 
     #[test]

@@ -4,8 +4,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
 use nix::unistd::sync;
+
+use thiserror::Error;
 
 use super::console::Consoles;
 use crate::settings::Finish;
@@ -16,6 +19,15 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a machine that will not stop is looked after.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// What does not do at the end what it is told.
+#[derive(Debug, Error)]
+pub(crate) enum Stuck {
+    #[error("The machine did not stop by itself ({0}). Everything is written: switch it off.")]
+    Machine(Errno),
+    #[error("A disk does not answer any more; going on without it.")]
+    Disk,
+}
 
 /// Does what `how` says. Does not come back.
 pub fn finish(consoles: &Consoles, how: Finish) -> ! {
@@ -29,20 +41,23 @@ pub fn finish(consoles: &Consoles, how: Finish) -> ! {
 /// Shows `invitation`, waits for a key as long as it takes, and restarts. Does not come back.
 pub fn halt_until_key(consoles: &Consoles, invitation: &str) -> ! {
     consoles.line(invitation);
-    // From here on nothing can be interrupted, so that Ctrl-Alt-Del may act at once.
-    let _ = set_cad_enabled(true);
+    allow_ctrl_alt_del(true);
     consoles.forget_keys();
     let _ = consoles.wait_key(None);
     leave(consoles, RebootMode::RB_AUTOBOOT)
+}
+
+/// Whether Ctrl-Alt-Del restarts the machine at once: only where nothing can be interrupted by it.
+pub fn allow_ctrl_alt_del(allow: bool) {
+    // What the kernel refuses here, it refuses to every program: then the keys do nothing.
+    let _ = set_cad_enabled(allow);
 }
 
 fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
     sync_patiently(consoles);
     consoles.drain(DRAIN_PATIENCE);
     let Err(error) = reboot(mode);
-    consoles.line(&format!(
-        "The machine did not stop by itself ({error}). Everything is written: switch it off."
-    ));
+    consoles.line(&Stuck::Machine(error).to_string());
     // PID 1 must not end: that would be a kernel panic.
     loop {
         thread::sleep(IDLE);
@@ -59,6 +74,6 @@ fn sync_patiently(consoles: &Consoles) {
         let _ = done.send(());
     });
     if finished.recv_timeout(SYNC_PATIENCE).is_err() {
-        consoles.line("A disk does not answer any more; going on without it.");
+        consoles.line(&Stuck::Disk.to_string());
     }
 }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use super::escape;
+use super::Line;
 use crate::config::pci::{EsxAddress, PciAddress, Reading};
 use crate::host::{DiskNode, Host};
 use crate::inventory::{Disk, Inventory};
 use crate::plan::{Judged, Plan};
 
 /// The lines of `--explain`.
-pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<String> {
+pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<Line> {
     let mut lines =
         vec!["Why      what ESXi needs, from the root of the machine to each disk:".into()];
     match host {
@@ -31,7 +31,7 @@ pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<S
             .iter()
             .flat_map(|device| device_lines(device, host)),
     );
-    lines.iter().map(|line| escape(line)).collect()
+    lines.iter().map(Line::plain).collect()
 }
 
 fn disk_lines(disk: &Disk, host: &Host) -> Vec<String> {

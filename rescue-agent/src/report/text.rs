@@ -1,15 +1,19 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
-use std::borrow::Cow;
-
-use textwrap::{Options, WordSplitter, wrap};
-
+use super::ResultWord;
+use super::advice::Unread;
+use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::BackupCounter;
-use crate::host::Host;
+use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
-use crate::plan::{Action, BankPlan, Judged, Plan, Verdict};
+use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
+
+/// Devices that stay as they are and are still shown one by one where little is said.
+const BRIEF_DEVICES: usize = 4;
+/// Where the text about a device begins where little is said.
+const DEVICE_TEXT: usize = 23;
 
 /// Makes a line that holds text from a disk harmless on a console: characters that steer a
 /// terminal, end the line or turn the direction of the text are spelled out.
@@ -49,7 +53,7 @@ pub enum Detail {
 }
 
 /// What was found: disks and banks.
-pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> Vec<String> {
+pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> Vec<Line> {
     let mut lines = Vec::new();
     let any_of_esxi = inventory.disks.iter().any(Disk::belongs_to_esxi);
     let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
@@ -57,47 +61,30 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
         lines.push(disk_line(disk, host));
         if let Ok(table) = &disk.table {
             let warnings = table.warnings.iter().filter(|_| disk.belongs_to_esxi());
-            lines.extend(warnings.map(|warning| format!("         ! {warning}")));
+            lines.extend(warnings.map(warning));
         }
         for (index, bank) in disk.banks.iter().enumerate() {
             lines.extend(bank_lines(disk, index, bank, detail));
         }
     }
     if inventory.disks.is_empty() {
-        lines.push("Disk     none".into());
+        lines.push(Line::plain("Disk     none"));
     }
     laid_out(&lines)
 }
 
-/// Lines made harmless and folded to the width of the smallest screen, less the cursor.
-fn laid_out(lines: &[String]) -> Vec<String> {
-    const WIDTH: usize = 79;
-    let fold = Options::new(WIDTH)
-        .subsequent_indent("         ")
-        .break_words(false)
-        .word_splitter(WordSplitter::NoHyphenation);
-    lines
-        .iter()
-        .flat_map(|line| {
-            wrap(&escape(line), &fold)
-                .into_iter()
-                .map(Cow::into_owned)
-                .collect::<Vec<_>>()
-        })
-        .collect()
+fn warning(text: impl std::fmt::Display) -> Line {
+    Line::new(Tone::Warning, format!("         ! {text}"))
 }
 
-fn disk_line(disk: &Disk, host: Option<&Host>) -> String {
+fn disk_line(disk: &Disk, host: Option<&Host>) -> Line {
     let model = host
         .and_then(|host| host.disk(&disk.path))
         .and_then(|node| node.model.clone());
     let model = model.map(|model| format!(", {model}")).unwrap_or_default();
-    format!(
-        "Disk     {} ({}{model}): {}",
-        disk.path.display(),
-        size(disk.size),
-        disk.summary()
-    )
+    let (path, size) = (disk.path.display(), size(disk.size));
+    let what = disk.summary();
+    Line::plain(format!("Disk     {path} ({size}{model}): {what}"))
 }
 
 fn size(bytes: u64) -> String {
@@ -113,71 +100,109 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<String> {
-    let cfg = &bank.boot_cfg;
-    let build = cfg.build.as_deref().unwrap_or_default();
-    let standing = match disk.boots_after_rollback == Some(index) {
-        true if detail == Detail::Brief => "boots after Shift+R".into(),
-        true => format!("boots after Shift+R: {}", bank.standing),
-        false => bank.standing.to_string(),
+fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Line> {
+    let mut lines = match detail {
+        Detail::Brief => bank_briefly(disk, index, bank),
+        Detail::Full => bank_in_full(disk, index, bank),
     };
-    let mut lines = vec![format!(
-        "  bank {:<2}ESXi {build}, {standing}",
-        bank.partition
-    )];
-    if detail == Detail::Full {
-        lines.push(format!(
-            "         bootstate {}, update number {}",
-            cfg.bootstate, cfg.updated
-        ));
-    }
-    lines.extend(bank.archives.iter().flat_map(archive_lines));
-    if bank.archives.is_empty() {
-        lines.push("         no state archive".into());
-    }
     match &bank.volume {
-        Err(problem) => lines.push(format!("         ! {problem}")),
+        Err(problem) => lines.push(warning(problem)),
         Ok(volume) if volume.unsettled => {
-            lines.push(
-                "         ! an interrupted repair left traces; the next one settles them".into(),
-            );
+            lines.push(warning(
+                "an interrupted repair left traces; the next one settles them",
+            ));
         }
         Ok(_) => {}
     }
     lines
 }
 
-fn archive_lines(archive: &ArchiveFile) -> Vec<String> {
-    let mut lines = Vec::new();
-    match &archive.content {
-        Err(problem) => lines.push(format!("         ! {}: {problem}", archive.name)),
-        Ok(content) => {
-            let how = if content.sealed { ", encrypted" } else { "" };
-            let saved = content
-                .saved
-                .as_ref()
-                .map(|saved| format!(", save no. {}{}", saved.count, saved_on(saved)))
-                .unwrap_or_default();
-            let written = archive.modified;
-            lines.push(format!(
-                "         {} {} bytes, {written}{saved}{how}",
-                archive.name, archive.size
-            ));
-            if content.hand_made {
-                lines.push(
-                    "         ! left uncompressed by a repair by hand: ESXi cannot load it".into(),
-                );
-            }
+/// One line, and one more for everything out of the ordinary.
+fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
+    let build = bank.boot_cfg.build.as_deref().unwrap_or_default();
+    let standing = match (disk.boots_next, disk.boots_after_rollback) {
+        (Some(next), _) if next == index => "boots next".into(),
+        (_, Some(after)) if after == index => "boots after Shift+R".into(),
+        _ => bank.standing.to_string(),
+    };
+    let mut head = format!("  bank {:<2}ESXi {build}  {standing:<19}", bank.partition);
+    let mut more = Vec::new();
+    for archive in &bank.archives {
+        match archive.content.is_ok() {
+            true => head.push_str(&format!("  {} {}", archive.name, archive.modified)),
+            false => more.extend(archive_problem(archive)),
         }
+        more.extend(hand_made(archive).into_iter().chain(undo_line(archive)));
     }
-    if let Some(undo) = &archive.undo {
-        let state = match &undo.content {
-            Ok(_) => format!("original of {}", undo.entry.modified()),
-            Err(why) => format!("! not restorable: {why}"),
-        };
-        lines.push(format!("         {} {state}", undo.entry.name()));
+    if bank.archives.is_empty() {
+        head.push_str("  no state archive");
+    }
+    [vec![Line::plain(head.trim_end())], more].concat()
+}
+
+fn bank_in_full(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
+    let cfg = &bank.boot_cfg;
+    let build = cfg.build.as_deref().unwrap_or_default();
+    let standing = match disk.boots_after_rollback == Some(index) {
+        true => format!("boots after Shift+R: {}", bank.standing),
+        false => bank.standing.to_string(),
+    };
+    let partition = bank.partition;
+    let mut lines = vec![
+        Line::plain(format!("  bank {partition:<2}ESXi {build}, {standing}")),
+        Line::plain(format!(
+            "         bootstate {}, update number {}",
+            cfg.bootstate, cfg.updated
+        )),
+    ];
+    lines.extend(bank.archives.iter().flat_map(archive_lines));
+    if bank.archives.is_empty() {
+        lines.push(Line::plain("         no state archive"));
     }
     lines
+}
+
+fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
+    let mut lines: Vec<Line> = archive_problem(archive).into_iter().collect();
+    if let Ok(content) = &archive.content {
+        let how = if content.sealed { ", encrypted" } else { "" };
+        let saved = content
+            .saved
+            .as_ref()
+            .map(|saved| format!(", save no. {}{}", saved.count, saved_on(saved)))
+            .unwrap_or_default();
+        let written = archive.modified;
+        lines.push(Line::plain(format!(
+            "         {} {} bytes, {written}{saved}{how}",
+            archive.name, archive.size
+        )));
+    }
+    lines.extend(hand_made(archive).into_iter().chain(undo_line(archive)));
+    lines
+}
+
+fn archive_problem(archive: &ArchiveFile) -> Option<Line> {
+    let problem = archive.content.as_ref().err()?;
+    Some(warning(format!("{}: {problem}", archive.name)))
+}
+
+fn hand_made(archive: &ArchiveFile) -> Option<Line> {
+    let content = archive.content.as_ref().ok()?;
+    content
+        .hand_made
+        .then(|| warning("left uncompressed by a repair by hand: ESXi cannot load it"))
+}
+
+fn undo_line(archive: &ArchiveFile) -> Option<Line> {
+    let undo = archive.undo.as_ref()?;
+    let name = undo.entry.name();
+    Some(match &undo.content {
+        Ok(_) => Line::new(
+            Tone::Quiet,
+            format!("         {name} original of {}", undo.entry.modified()),
+        ),
+        Err(why) => warning(format!("{name} not restorable: {why}")),
+    })
 }
 
 /// The date that ESXi itself noted beside its counter.
@@ -190,24 +215,145 @@ fn saved_on(saved: &BackupCounter) -> String {
 }
 
 /// What is meant: the verdict on every device, and the work on every bank.
-pub fn intentions(inventory: &Inventory, plan: &Plan) -> Vec<String> {
-    let mut lines = devices(plan);
-    lines.extend(
-        plan.banks
+pub fn intentions(inventory: &Inventory, plan: &Plan, detail: Detail) -> Vec<Line> {
+    let mut lines = devices(plan, detail);
+    let mut plans: Vec<Line> = Vec::new();
+    let mut done = Vec::new();
+    for bank in &plan.banks {
+        // What is the same for several banks of a disk is said once.
+        let work = work_lines(bank);
+        if done.contains(&(bank.disk, work.clone())) {
+            continue;
+        }
+        let same = plan
+            .banks
             .iter()
-            .flat_map(|bank| plan_lines(inventory, bank)),
-    );
-    laid_out(&lines)
+            .filter(|other| other.disk == bank.disk && work_lines(other) == work);
+        let disk = &inventory.disks[bank.disk];
+        let numbers: Vec<String> = same
+            .map(|same| disk.banks[same.bank].partition.to_string())
+            .collect();
+        plans.extend(plan_lines(disk, &numbers, &work));
+        done.push((bank.disk, work));
+    }
+    lines.extend(laid_out(&plans));
+    lines
+}
+
+fn plan_lines(disk: &Disk, numbers: &[String], work: &[Line]) -> Vec<Line> {
+    let banks = match numbers {
+        [one] => format!("bank {one}"),
+        several => format!("banks {}", several.join(", ")),
+    };
+    let head = format!("Plan     {} {banks}: ", disk.path.display());
+    let mut first = Some(head);
+    work.iter()
+        .map(|line| {
+            let head = first.take().unwrap_or_else(|| "         ".into());
+            Line::new(line.tone, format!("{head}{line}"))
+        })
+        .collect()
 }
 
 /// The verdict on every device that is passed through.
-pub fn devices(plan: &Plan) -> Vec<String> {
-    let lines: Vec<String> = plan.devices.iter().flat_map(device_lines).collect();
-    laid_out(&lines)
+pub fn devices(plan: &Plan, detail: Detail) -> Vec<Line> {
+    match detail {
+        Detail::Full => laid_out(
+            &plan
+                .devices
+                .iter()
+                .flat_map(device_in_full)
+                .collect::<Vec<_>>(),
+        ),
+        Detail::Brief => devices_briefly(&plan.devices),
+    }
+}
+
+/// Two lines for each device; of many that stay as they are, only their number.
+fn devices_briefly(devices: &[Judged]) -> Vec<Line> {
+    let many = devices.len() > BRIEF_DEVICES;
+    let stays = |device: &&Judged| matches!(device.verdict, Verdict::Leave | Verdict::Stale);
+    let (staying, telling): (Vec<&Judged>, Vec<&Judged>) = devices.iter().partition(stays);
+    let shown = match many {
+        true => telling,
+        false => devices.iter().collect(),
+    };
+    let none_shown = shown.is_empty();
+    let mut lines: Vec<Line> = shown.into_iter().flat_map(device_briefly).collect();
+    if many && !staying.is_empty() {
+        let (number, more) = (staying.len(), if none_shown { "" } else { "more " });
+        let text = format!("Device   {number} {more}that ESXi does not need stay passed through");
+        lines.push(Line::new(Tone::Quiet, text));
+    }
+    lines
+}
+
+fn device_briefly(device: &Judged) -> Vec<Line> {
+    let (address, verdict) = (address_of(device), verdict_words(device.verdict));
+    let what = shortened(&what_it_is(device), WIDTH - DEVICE_TEXT);
+    let reason = Line::new(
+        verdict_tone(device.verdict),
+        format!("         {verdict:<12}  {}", device.reason),
+    );
+    let mut lines = vec![Line::plain(format!("Device   {address:<12}  {what}"))];
+    lines.extend(reason.folded(DEVICE_TEXT));
+    lines.extend(moved(device));
+    lines
+}
+
+fn device_in_full(device: &Judged) -> Vec<Line> {
+    let address = address_of(device);
+    let function = device.present.as_ref();
+    let what = function
+        .map(|function| format!(" {} {}", function.class, function.id))
+        .unwrap_or_default();
+    let name = function.and_then(|function| function.name.clone());
+    let spelled = match device.text == address {
+        true => String::new(),
+        false => format!(" [{}]", device.text),
+    };
+    let mut lines = vec![Line::plain(format!("Device   {address}{spelled}{what}"))];
+    lines.extend(name.map(|name| Line::plain(format!("         {name}"))));
+    lines.push(Line::new(
+        verdict_tone(device.verdict),
+        format!(
+            "         {}: {}",
+            verdict_words(device.verdict),
+            device.reason
+        ),
+    ));
+    lines.extend(moved(device));
+    lines
+}
+
+fn moved(device: &Judged) -> Option<Line> {
+    let (was, now) = (device.was?, device.present.as_ref()?);
+    Some(warning(format!(
+        "was {was}, now {}: a card was moved",
+        now.id
+    )))
+}
+
+fn address_of(device: &Judged) -> String {
+    let address = device.address.map(|address| address.to_string());
+    address.unwrap_or_else(|| device.text.clone())
+}
+
+/// What sits there: class, IDs and, where known, maker and model.
+pub fn what_it_is(device: &Judged) -> String {
+    let told = |function: &PciFunction| match &function.name {
+        Some(name) => format!("{} {} {name}", function.class, function.id),
+        None => format!("{} {}", function.class, function.id),
+    };
+    let recorded = || device.recorded.map(|id| format!("{id}, not there now"));
+    let present = device.present.as_ref().map(told);
+    present
+        .or_else(recorded)
+        .unwrap_or_else(|| "unknown".into())
 }
 
 /// A verdict as a person reads it.
-pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
+pub fn verdict_words(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::GiveBack => "give back",
         Verdict::Leave => "leave",
@@ -216,74 +362,51 @@ pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
     }
 }
 
-fn device_lines(device: &Judged) -> Vec<String> {
-    let address = device
-        .address
-        .map_or_else(|| device.text.clone(), |address| address.to_string());
-    let what = device
-        .present
-        .as_ref()
-        .map(|function| format!(" {} {}", function.class, function.id))
-        .unwrap_or_default();
-    let name = device
-        .present
-        .as_ref()
-        .and_then(|function| function.name.clone());
-    let spelled = match device.text == address {
-        true => String::new(),
-        false => format!(" [{}]", device.text),
-    };
-    let mut lines = vec![format!("Device   {address}{spelled}{what}")];
-    lines.extend(name.map(|name| format!("         {name}")));
-    lines.push(format!(
-        "         {}: {}",
-        verdict_words(device.verdict),
-        device.reason
-    ));
-    if let (Some(was), Some(now)) = (device.was, &device.present) {
-        lines.push(format!(
-            "         ! was {was}, now {}: a card was moved",
-            now.id
-        ));
+fn verdict_tone(verdict: Verdict) -> Tone {
+    match verdict {
+        Verdict::GiveBack => Tone::Good,
+        Verdict::Unsure => Tone::Warning,
+        Verdict::Leave | Verdict::Stale => Tone::Plain,
+    }
+}
+
+/// The work on a bank, without saying which one.
+fn work_lines(plan: &BankPlan) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if plan.settle {
+        lines.push(Line::plain("settle what an interrupted repair left"));
+    }
+    match &plan.action {
+        Action::Nothing { why } => lines.push(Line::plain(format!("nothing to do, {why}"))),
+        Action::Refuse { why, remedy } => {
+            lines.push(Line::new(Tone::Bad, format!("REFUSED, {why}")));
+            lines.push(Line::new(Tone::Warning, format!("what to do: {remedy}")));
+        }
+        Action::Replace(changes) => lines.extend(changes.iter().map(|change| {
+            let devices = addresses(&change.devices).join(", ");
+            Line::new(
+                Tone::Good,
+                format!("{} gives {devices} back to ESXi", change.name),
+            )
+        })),
+        Action::Restore(restores) => lines.extend(restores.iter().map(|restore| {
+            Line::new(Tone::Good, format!("{} back to its original", restore.name))
+        })),
     }
     lines
 }
 
-fn plan_lines(inventory: &Inventory, plan: &BankPlan) -> Vec<String> {
-    let disk = &inventory.disks[plan.disk];
-    let bank = &disk.banks[plan.bank];
-    let head = format!("Plan     {} bank {}:", disk.path.display(), bank.partition);
-    let mut lines = Vec::new();
-    if plan.settle {
-        lines.push(format!("{head} settle what an interrupted repair left"));
-    }
-    match &plan.action {
-        Action::Nothing { why } => lines.push(format!("{head} nothing to do, {why}")),
-        Action::Refuse { why, remedy } => {
-            lines.push(format!("{head} REFUSED, {why}"));
-            lines.push(format!("         what to do: {remedy}"));
-        }
-        Action::Replace(changes) => lines.extend(changes.iter().map(|change| {
-            let devices: Vec<&str> = change
-                .devices
-                .iter()
-                .map(|device| device.text.as_str())
-                .collect();
-            format!(
-                "{head} {} gives {} back to ESXi",
-                change.name,
-                devices.join(", ")
-            )
-        })),
-        Action::Restore(restores) => {
-            lines.extend(
-                restores
-                    .iter()
-                    .map(|restore| format!("{head} {} back to its original", restore.name)),
-            );
+/// Each device once, even where two files name it.
+fn addresses(devices: &[DeviceChange]) -> Vec<String> {
+    let mut addresses: Vec<String> = Vec::new();
+    for device in devices {
+        let address = device.address.map(|address| address.to_string());
+        let address = address.unwrap_or_else(|| device.text.clone());
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
-    lines
+    addresses
 }
 
 /// How it ended: failures first, then one plain sentence, then what to do next.
@@ -292,7 +415,8 @@ pub fn result(
     inventory: &Inventory,
     plan: Option<&Plan>,
     receipt: Option<&Receipt>,
-) -> Vec<String> {
+) -> Vec<Line> {
+    let bad = |text: String| Line::new(Tone::Bad, text);
     let mut lines = Vec::new();
     for (planned, done) in plan
         .iter()
@@ -300,33 +424,48 @@ pub fn result(
         .zip(receipt.iter().flat_map(|receipt| &receipt.banks))
     {
         match &done.outcome {
-            Outcome::Failed { why, .. } => lines.push(format!("FAILED   {why}")),
+            Outcome::Failed { why, .. } => lines.push(bad(format!("FAILED   {why}"))),
             Outcome::Refused { why } if !matches!(planned.action, Action::Refuse { .. }) => {
-                lines.push(format!("REFUSED  {why}; its archive is as it was"));
+                lines.push(bad(format!("REFUSED  {why}; its archive is as it was")));
             }
             _ => {}
         }
     }
     lines.extend(inventory.unreadable_disks().map(|(path, why)| {
         let path = path.display();
-        format!(
-            "REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written"
-        )
+        bad(Unread::Disk {
+            path: path.to_string(),
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
     lines.extend(inventory.unreadable().map(|(name, why)| {
-        format!("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")
+        bad(Unread::Partition {
+            name,
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
-    lines.extend(
-        report
-            .broken_promises()
-            .iter()
-            .map(|promise| format!("FAILED   {promise}")),
-    );
-    lines.push(format!("Result   {}", report.summary()));
+    let broken = report.broken_promises().iter();
+    lines.extend(broken.map(|promise| bad(format!("FAILED   {promise}"))));
+    let banner = Tone::Banner(mood(report.result));
+    lines.push(Line::new(banner, format!("Result   {}", report.summary())));
     let heads = std::iter::once("Next").chain(std::iter::repeat(""));
     let steps = report.next_steps().iter().zip(heads);
-    lines.extend(steps.map(|(step, head)| format!("{head:9}{step}")));
+    lines.extend(steps.map(|(step, head)| Line::plain(format!("{head:9}{step}"))));
     laid_out(&lines)
+}
+
+fn mood(result: ResultWord) -> Mood {
+    match result {
+        ResultWord::Inspected
+        | ResultWord::Planned
+        | ResultWord::Reverted
+        | ResultWord::Restored
+        | ResultWord::Clean => Mood::Good,
+        ResultWord::Refused | ResultWord::NoneFound => Mood::Warning,
+        ResultWord::Failed => Mood::Bad,
+    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,13 @@ use serde_json::json;
 use super::look::Seen;
 use super::say;
 use super::task::Task;
+use super::way_back;
 use crate::cli::{now, open_readable, open_writable};
+use crate::firmware::WayBack;
 use crate::init::Machine;
+use crate::init::console::Consoles;
 use crate::repair::{self, Receipt};
-use crate::report::{self, Command, Report};
+use crate::report::{self, Command, Line, Report, Tone, framed};
 use crate::settings::Key;
 use crate::verify;
 
@@ -31,11 +34,11 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Repo
     let (plan, host) = (Some(&task.plan), Some(&seen.host));
     let receipt = receipt.as_ref();
     let report = Report::new(task.command, &seen.inventory, host, plan, receipt, broken)
-        .with_explanation(explanation)
-        .with_image(about_image(machine));
+        .with_explanation(explanation);
     let result = report::result(&report, &seen.inventory, plan, receipt);
-    say(machine, &result);
-    report
+    say(machine, &framed(result));
+    let way_back = way_back::after(machine, seen, report.result);
+    report.with_image(about_image(machine, way_back.as_ref()))
 }
 
 /// The last station at which every ESXi disk is as it was found: what must be safe before the
@@ -46,8 +49,7 @@ fn before_first_write(machine: &mut Machine) {
 
 fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt, Vec<String>) {
     let consoles = machine.consoles.clone();
-    let mut tell =
-        |event: &repair::Event| consoles.line(&report::escape(&format!("Write    {event}")));
+    let mut tell = |event: &repair::Event| tell(&consoles, event);
     let (plan, inventory) = (&task.plan, &seen.inventory);
     let receipt = repair::carry_out(plan, inventory, &open_writable, now(), &mut tell);
     machine.times.mark("repair");
@@ -59,7 +61,22 @@ fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt
     (receipt, broken)
 }
 
-fn about_image(machine: &Machine) -> serde_json::Value {
+/// What is under way stands in one line that what is done takes the place of.
+fn tell(consoles: &Consoles, event: &repair::Event) {
+    let text = format!("Write    {event}");
+    match event {
+        repair::Event::Intent { .. } => {
+            let line = Line::plain(text).cut();
+            consoles.note(&line.text);
+            consoles.status(&line.text);
+        }
+        repair::Event::Settled { .. } | repair::Event::Done { .. } => {
+            consoles.show(&Line::new(Tone::Good, text));
+        }
+    }
+}
+
+fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Value {
     json!({
         "drivers_loaded": machine.devices.drivers_loaded(),
         "driver_failures": machine.devices.driver_failures(),
@@ -67,6 +84,7 @@ fn about_image(machine: &Machine) -> serde_json::Value {
         "waits": machine.devices.waits(),
         "phase_ends": machine.times,
         "warnings": machine.warnings,
+        "way_back": way_back,
         "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }

@@ -9,8 +9,7 @@ use crate::host::Host;
 use crate::init::{self, Machine};
 use crate::inventory::Inventory;
 use crate::plan::Plan;
-use crate::report::{self, Detail};
-use crate::settings::Mode;
+use crate::report::{self, Detail, Line, Tone};
 
 /// The machine as it was found.
 #[derive(Debug)]
@@ -24,12 +23,10 @@ impl Seen {
     pub(super) fn look(machine: &mut Machine) -> Self {
         let deadline = machine.devices.deadline(machine.settings.wait);
         loop {
-            let host = Host::read(&machine.root);
-            let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
-            let inventory = discover::discover(&paths, &open_readable);
-            if inventory.banks().next().is_some() {
+            let seen = Self::now(machine);
+            if seen.inventory.banks().next().is_some() {
                 machine.times.mark("discovery");
-                return Self { host, inventory };
+                return seen;
             }
             let consoles = machine.consoles.clone();
             let mut waiting = init::waiting_line(&consoles, deadline);
@@ -37,31 +34,45 @@ impl Seen {
             consoles.status("");
             if more.is_empty() {
                 machine.times.mark("discovery");
-                return Self { host, inventory };
+                return seen;
             }
         }
     }
 
-    /// Shows it, and what went wrong on the way here.
+    /// Looks once more, for a person who stays after the work: what is there is there by now.
+    pub(super) fn once_more(machine: &Machine) -> Self {
+        Self::now(machine)
+    }
+
+    fn now(machine: &Machine) -> Self {
+        let host = Host::read(&machine.root);
+        let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
+        let inventory = discover::discover(&paths, &open_readable);
+        Self { host, inventory }
+    }
+
+    /// Shows it on a fresh page.
     pub(super) fn show(&self, machine: &Machine) {
-        let detail = match machine.settings.mode {
-            Mode::Inspect => Detail::Full,
-            Mode::Auto | Mode::Restore => Detail::Brief,
-        };
+        machine.consoles.begin_page();
+        say(machine, &self.overview(machine, Detail::Brief));
+    }
+
+    /// The machine, its disks, and what went wrong on the way here.
+    pub(super) fn overview(&self, machine: &Machine, detail: Detail) -> Vec<Line> {
         let title = format!("esxi-rescue {}", env!("CARGO_PKG_VERSION"));
-        say(machine, &[String::new(), title]);
-        let name_plate = &self.host.name_plate;
-        let host = report::escape(&format!("Host     {name_plate}"));
-        say(machine, &[host]);
+        let mut lines = vec![
+            Line::new(Tone::Title, title),
+            Line::plain(format!("Host     {}", self.host.name_plate)),
+        ];
         let host = Some(&self.host);
-        say(machine, &report::findings(&self.inventory, host, detail));
+        lines.extend(report::findings(&self.inventory, host, detail));
         let problems = machine.devices.driver_problems();
         let problems = problems.iter().map(|one| format!("Driver   ! {one}"));
         let warnings = machine.warnings.iter();
         let warnings = warnings.map(|warning| format!("Warning  {warning}"));
-        for line in problems.chain(self.waiting(machine)).chain(warnings) {
-            say(machine, &[report::escape(&line)]);
-        }
+        let all = problems.chain(self.waiting(machine)).chain(warnings);
+        lines.extend(all.map(|text| Line::new(Tone::Warning, text)));
+        lines
     }
 
     /// What was waited for, where it matters: something did not come, or no bank was found.
@@ -72,7 +83,7 @@ impl Seen {
     }
 
     /// The reasoning behind the verdicts of a plan.
-    pub(super) fn explanation(&self, plan: &Plan) -> Vec<String> {
+    pub(super) fn explanation(&self, plan: &Plan) -> Vec<Line> {
         report::explain(&self.inventory, Some(&self.host), plan)
     }
 }

@@ -1,7 +1,8 @@
 //! The rescue as it runs on the image, from the first look at the disks to the end of the machine.
 //!
 //! The way, one module per station: [`look`] (what is there) → [`task`] (what is to be done) →
-//! [`decide`] (a person may still say otherwise) → [`carry_out`] (repair, prove, show the result) →
+//! [`decide`] (a person may still say otherwise,
+//! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
 //! [`deliver`] (the report, where it is wanted) → [`leave`] (how the machine goes on).
 //!
 //! What is done with the disks is the same code as behind the command line; what is around it
@@ -12,14 +13,17 @@ mod decide;
 mod deliver;
 mod leave;
 mod look;
+mod menu;
 mod task;
+mod way_back;
 
 use thiserror::Error;
 
 use crate::init::{self, Machine, Outcome};
 use crate::plan::PlanError;
-use crate::report::{self, ResultWord};
+use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 use decide::Decision;
+use leave::Next;
 use look::Seen;
 use task::Task;
 
@@ -35,23 +39,32 @@ impl init::Rescue for ImageRescue {
 
 /// The whole way. Each station is one line; a reason to stop leaves before any write.
 fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
-    let seen = Seen::look(machine);
+    let mut seen = Seen::look(machine);
     // From here on `machine.settings` is final: a layer from the medium belongs before this line.
     seen.show(machine);
     let task = Task::from_settings(machine, &seen)?;
-    task.show(machine, &seen);
-    let task = match decide::decide(machine, task) {
-        Decision::CarryOut(task) => task,
-        Decision::Leave(outcome) => return Ok(outcome),
-    };
-    let report = carry_out::carry_out(machine, &seen, &task);
-    deliver::deliver(machine, &report);
-    Ok(leave::leave(machine, &report))
+    say(machine, &task.lines(&seen));
+    let mut decision = decide::decide(machine, &seen, task);
+    loop {
+        let task = match decision {
+            Decision::CarryOut(task) => task,
+            Decision::LocalDisk => return Ok(leave::to_local_disk(machine, &seen)),
+            Decision::Leave(how) => return Ok(Outcome::Chosen(how)),
+        };
+        let report = carry_out::carry_out(machine, &seen, &task);
+        deliver::deliver(machine, &report);
+        if let Next::Leave(outcome) = leave::leave(machine, &report) {
+            return Ok(outcome);
+        }
+        seen = Seen::once_more(machine);
+        let left = Task::what_is_left(machine, &seen);
+        decision = menu::open(machine, &seen, left);
+    }
 }
 
 /// Why nothing is done at all, although nothing has failed: somebody has to look.
 #[derive(Debug, Error)]
-enum Stop {
+pub(crate) enum Stop {
     /// The settings make no sense on this machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -61,23 +74,22 @@ impl Stop {
     /// Nothing has been written when this is said.
     fn tell(&self, machine: &mut Machine) -> Outcome {
         let result = match self {
-            Self::Plan(_) => "the setting `devices` was not understood. Nothing was written.",
+            Self::Plan(_) => Sentence::BadWish,
         };
-        say(
-            machine,
-            &[
-                report::escape(&format!("Setting  {self}")),
-                format!("Result   {result}"),
-            ],
-        );
+        let banner = Tone::Banner(Mood::Warning);
+        let lines = vec![
+            Line::new(Tone::Bad, format!("Setting  {self}")),
+            Line::new(banner, format!("Result   {result}")),
+        ];
+        say(machine, &framed(lines));
         let last_line = report::last_line(ResultWord::Refused, 0, 0);
         machine.consoles.serial_line(&last_line);
         Outcome::NeedsAttention
     }
 }
 
-fn say(machine: &Machine, lines: &[String]) {
+fn say(machine: &Machine, lines: &[Line]) {
     for line in lines {
-        machine.consoles.line(line);
+        machine.consoles.show(line);
     }
 }

@@ -1,11 +1,10 @@
 //! What is to be done: the wish of the settings or of a person, and the plan made of it.
 
 use super::look::Seen;
-use super::say;
 use crate::init::Machine;
-use crate::plan::{self, Plan, PlanError};
+use crate::plan::{self, Judged, Plan, PlanError};
 use crate::policy::{Policy, Selection, Source};
-use crate::report::{self, Command};
+use crate::report::{self, Command, Detail, Line};
 use crate::settings::Mode;
 
 /// A wish and its plan.
@@ -21,21 +20,43 @@ impl Task {
     /// # Errors
     /// [`PlanError`] when the settings make no sense on this machine.
     pub(super) fn from_settings(machine: &Machine, seen: &Seen) -> Result<Self, PlanError> {
-        let settings = &machine.settings;
-        let command = match settings.mode {
+        let command = match machine.settings.mode {
             Mode::Auto => Command::Revert,
             Mode::Inspect => Command::Inspect,
             Mode::Restore => return Ok(Self::restore(machine, seen)),
         };
-        let plan = revert(machine, seen, settings.devices.clone())?;
+        let plan = revert(machine, seen, machine.settings.devices.clone())?;
         Ok(Self { command, plan })
     }
 
-    fn restore(machine: &Machine, seen: &Seen) -> Self {
-        let plan = plan::restore(&seen.inventory, &machine.settings.banks);
+    /// What is left to do on a machine on which this program has done something already.
+    pub(super) fn what_is_left(machine: &Machine, seen: &Seen) -> Self {
+        Self::from_settings(machine, seen).unwrap_or_else(|_| Self {
+            command: Command::Inspect,
+            plan: plan::listing(&seen.inventory, Some(&seen.host)),
+        })
+    }
+
+    /// To give back what a person chose.
+    ///
+    /// # Errors
+    /// [`PlanError`] when the choice makes no sense on this machine.
+    pub(super) fn giving_back(
+        machine: &Machine,
+        seen: &Seen,
+        devices: Selection,
+    ) -> Result<Self, PlanError> {
+        Ok(Self {
+            command: Command::Revert,
+            plan: revert(machine, seen, devices)?,
+        })
+    }
+
+    /// To bring the originals back.
+    pub(super) fn restore(machine: &Machine, seen: &Seen) -> Self {
         Self {
             command: Command::Restore,
-            plan,
+            plan: plan::restore(&seen.inventory, &machine.settings.banks),
         }
     }
 
@@ -44,15 +65,12 @@ impl Task {
         self.plan.writes() && matches!(self.command, Command::Revert | Command::Restore)
     }
 
-    /// Shows what is meant.
-    pub(super) fn show(&self, machine: &Machine, seen: &Seen) {
+    /// What is meant, in few lines.
+    pub(super) fn lines(&self, seen: &Seen) -> Vec<Line> {
         match self.command {
-            Command::Inspect | Command::DryRun => {
-                say(machine, &report::devices(&self.plan));
-                say(machine, &seen.explanation(&self.plan));
-            }
+            Command::Inspect | Command::DryRun => report::devices(&self.plan, Detail::Brief),
             Command::Revert | Command::Restore => {
-                say(machine, &report::intentions(&seen.inventory, &self.plan));
+                report::intentions(&seen.inventory, &self.plan, Detail::Brief)
             }
         }
     }
@@ -65,4 +83,11 @@ fn revert(machine: &Machine, seen: &Seen, devices: Selection) -> Result<Plan, Pl
         source: Source::Own,
     };
     plan::revert(&seen.inventory, &policy, Some(&seen.host))
+}
+
+/// What is passed through, with the verdicts that the settings lead to.
+pub(super) fn judged(machine: &Machine, seen: &Seen) -> Vec<Judged> {
+    let plan = revert(machine, seen, machine.settings.devices.clone());
+    plan.unwrap_or_else(|_| plan::listing(&seen.inventory, Some(&seen.host)))
+        .devices
 }

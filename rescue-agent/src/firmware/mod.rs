@@ -1,0 +1,556 @@
+//! The way back: after the work the machine is to start ESXi, and not this medium once more.
+//!
+//! On UEFI the next start, and only that, is directed to the boot entry of the ESXi disk
+//! (`BootNext`). The entry is known by the partition in its device path, which must be the EFI
+//! system partition of a disk that holds boot banks; names are free text and prove nothing. Where
+//! that cannot be done, and on BIOS, the medium itself remembers that this host is done, and its boot
+//! menu hands over to the local disk once; a CD or a boot from the network cannot remember anything.
+//!
+//! Nothing here touches an ESXi disk, and whatever fails changes no result: the worst that can happen
+//! is that the medium starts again, finds nothing to do and leaves.
+//!
+//! Sources: UEFI specification 2.10, section 3.1 (boot manager) and 3.3 (boot variables).
+
+pub mod device_path;
+pub mod load_option;
+pub mod variables;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::disk::partition::{Partition, PartitionKind, PartitionTable};
+use crate::inventory::{Disk, Inventory};
+use crate::settings::BootNext;
+use device_path::{DevicePath, HardDrive, PartitionId};
+use load_option::LoadOption;
+use variables::{BootNumber, VariableError, Variables};
+
+/// The folder that exists where the firmware is UEFI, relative to `/`.
+pub const UEFI: &str = "sys/firmware/efi";
+
+/// The boot program of an entry made here: where firmware looks by itself on every disk, and where
+/// ESXi's installer puts its loader (UEFI specification 2.10, section 3.5.1.1).
+const LOADER: &str = "\\EFI\\BOOT\\BOOTX64.EFI";
+/// The name of an entry made here.
+const DESCRIPTION: &str = "VMware ESXi (esxi-rescue)";
+/// The last number of a primary partition of an MBR disk. Firmware looks into no others.
+const LAST_PRIMARY: u32 = 4;
+
+/// By what the next start gets to ESXi.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    /// By the firmware's `BootNext`.
+    BootNext,
+    /// By the boot menu of the medium, which remembers this host.
+    Medium,
+    /// By nothing of ours: the firmware does what it does.
+    Nothing,
+}
+
+/// How the next start gets to ESXi, as the report tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WayBack {
+    /// By what.
+    pub by: By,
+    /// The boot entry, such as `Boot0004`.
+    pub entry: Option<String>,
+    /// The entry's name in the firmware's menu.
+    pub description: Option<String>,
+    /// Whether the entry was made by this run.
+    pub created: bool,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+impl WayBack {
+    fn by_boot_next(chosen: &Chosen) -> Self {
+        let Chosen {
+            number,
+            description,
+            home,
+            created,
+        } = chosen;
+        let made = if *created { ", made now" } else { "" };
+        Self {
+            by: By::BootNext,
+            entry: Some(number.to_string()),
+            description: Some(description.clone()),
+            created: *created,
+            text: format!(
+                "the next start is ESXi from {home}, by {number} \"{description}\"{made}."
+            ),
+        }
+    }
+
+    fn by_medium(before: &str) -> Self {
+        Self {
+            by: By::Medium,
+            entry: None,
+            description: None,
+            created: false,
+            text: format!("{before}started again, this medium hands over to the local disk, once."),
+        }
+    }
+
+    fn by_nothing(text: String) -> Self {
+        Self {
+            by: By::Nothing,
+            entry: None,
+            description: None,
+            created: false,
+            text,
+        }
+    }
+}
+
+/// The EFI system partition of a disk that holds boot banks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Home {
+    name: String,
+    id: PartitionId,
+    drive: HardDrive,
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// The boot entry that was decided on.
+#[derive(Debug)]
+struct Chosen {
+    number: BootNumber,
+    description: String,
+    home: Home,
+    created: bool,
+}
+
+/// Sees to it that the next start of the machine below `root` is ESXi, and says what was done.
+///
+/// `remember` has the medium remember that this host is done, or says why it cannot. It is asked
+/// where the firmware cannot be told, so that never both are waiting: what is left over would
+/// surprise somebody later.
+pub fn lead_back(
+    root: &Path,
+    setting: BootNext,
+    inventory: &Inventory,
+    remember: &mut dyn FnMut() -> Result<(), String>,
+) -> WayBack {
+    if setting == BootNext::Off {
+        return WayBack::by_nothing("left to the firmware, as bootnext=off says.".into());
+    }
+    if !root.join(UEFI).is_dir() {
+        return match remember() {
+            Ok(()) => WayBack::by_medium(""),
+            Err(why) => WayBack::by_nothing(format!(
+                "{why}. Pull the medium, or the BIOS may start it again; it then finds nothing to do."
+            )),
+        };
+    }
+    let variables = Variables::below(root);
+    let why = match set_boot_next(&variables, setting, &homes(inventory)) {
+        Ok(chosen) => return WayBack::by_boot_next(&chosen),
+        Err(why) => why.to_string(),
+    };
+    match remember() {
+        Ok(()) => WayBack::by_medium(&format!("{why}; ")),
+        Err(_) => WayBack::by_nothing(format!("{why}. {}", own_order(&variables))),
+    }
+}
+
+/// Why `BootNext` was not set.
+#[derive(Debug, thiserror::Error)]
+enum NotSet {
+    #[error(transparent)]
+    Variable(#[from] VariableError),
+    #[error("the ESXi disk has no EFI system partition")]
+    NoPartition,
+    #[error("no boot entry of the firmware leads to {0}")]
+    NoEntry(String),
+}
+
+fn set_boot_next(
+    variables: &Variables,
+    setting: BootNext,
+    homes: &[Home],
+) -> Result<Chosen, NotSet> {
+    let first = homes.first().ok_or(NotSet::NoPartition)?;
+    let entries = variables.entries()?;
+    let chosen = match choose(&entries, &variables.boot_order()?, homes) {
+        Some(chosen) => chosen,
+        None if setting == BootNext::Create => create(variables, first)?,
+        None => {
+            let all: Vec<&str> = homes.iter().map(|home| home.name.as_str()).collect();
+            return Err(NotSet::NoEntry(all.join(" or ")));
+        }
+    };
+    variables.set_boot_next(chosen.number)?;
+    Ok(chosen)
+}
+
+/// The entry that leads to one of `homes`: rather one that the firmware tries by itself, and of
+/// several the one that it tries first.
+fn choose(
+    entries: &[(BootNumber, LoadOption)],
+    order: &[BootNumber],
+    homes: &[Home],
+) -> Option<Chosen> {
+    let rank = |number: BootNumber| order.iter().position(|one| *one == number);
+    entries
+        .iter()
+        .filter(|(_, entry)| entry.is_for_booting())
+        .filter_map(|(number, entry)| {
+            let id = entry.path.drive?.id?;
+            let home = homes.iter().find(|home| home.id == id)?;
+            let preference = (!entry.is_active(), rank(*number).unwrap_or(usize::MAX));
+            let chosen = Chosen {
+                number: *number,
+                description: entry.description.clone(),
+                home: home.clone(),
+                created: false,
+            };
+            Some((preference, chosen))
+        })
+        .min_by_key(|(preference, chosen)| (*preference, chosen.number))
+        .map(|(_, chosen)| chosen)
+}
+
+fn create(variables: &Variables, home: &Home) -> Result<Chosen, VariableError> {
+    let path = DevicePath::to_file(&home.drive, LOADER);
+    let number = variables.add_entry(&LoadOption::active(DESCRIPTION, &path))?;
+    Ok(Chosen {
+        number,
+        description: DESCRIPTION.to_owned(),
+        home: home.clone(),
+        created: true,
+    })
+}
+
+fn homes(inventory: &Inventory) -> Vec<Home> {
+    let with_banks = inventory.disks.iter().filter(|disk| !disk.banks.is_empty());
+    with_banks.flat_map(homes_of).collect()
+}
+
+fn homes_of(disk: &Disk) -> Vec<Home> {
+    let Ok(table) = &disk.table else {
+        return Vec::new();
+    };
+    let system = table.partitions.iter().filter(|one| is_system(one));
+    let home = |partition: &Partition| {
+        let id = identity(table, partition)?;
+        let sector = u64::from(table.sector_size.bytes());
+        Some(Home {
+            name: disk.partition_name(partition.number),
+            id,
+            drive: HardDrive {
+                id: Some(id),
+                number: partition.number,
+                start_lba: partition.start.0 / sector,
+                sectors: partition.length / sector,
+            },
+        })
+    };
+    system.filter_map(home).collect()
+}
+
+/// On an MBR disk ESXi's system partition is a plain FAT one.
+fn is_system(partition: &Partition) -> bool {
+    let of_its_type = match partition.kind {
+        PartitionKind::EfiSystem => true,
+        PartitionKind::Fat(_) => partition.number <= LAST_PRIMARY,
+        _ => false,
+    };
+    of_its_type && partition.problem.is_none()
+}
+
+/// `None` where the table tells the partition from no other.
+fn identity(table: &PartitionTable, partition: &Partition) -> Option<PartitionId> {
+    if let Some(guid) = partition.guid {
+        return (!guid.is_nil()).then_some(PartitionId::Gpt(guid));
+    }
+    let signature = table.disk_signature.filter(|signature| *signature != 0)?;
+    let number = partition.number;
+    Some(PartitionId::Mbr { signature, number })
+}
+
+/// What the firmware does by itself, as far as it can be told.
+fn own_order(variables: &Variables) -> String {
+    let current = variables.boot_current().ok().flatten();
+    let first = variables
+        .boot_order()
+        .ok()
+        .and_then(|order| order.first().copied());
+    let entries = variables.entries().unwrap_or_default();
+    let name = |number: BootNumber| {
+        let entry = entries.iter().find(|(one, _)| *one == number);
+        entry.map_or_else(
+            || number.to_string(),
+            |(_, entry)| format!("{number} \"{}\"", entry.description),
+        )
+    };
+    match first {
+        Some(first) if current == Some(first) => format!(
+            "The firmware's order begins with what was started now, {}: pull the medium, or it starts again.",
+            name(first)
+        ),
+        Some(first) => format!(
+            "The firmware goes by its order, which begins with {}.",
+            name(first)
+        ),
+        None => "The firmware decides what starts next: pull the medium if it starts again.".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::variables::tests::machine;
+    use super::*;
+    use crate::disk::device::{ByteOffset, SectorSize};
+    use crate::disk::partition::{Guid, TableKind};
+
+    const ESP: [u8; 16] = [0x11; 16];
+    const OTHER: [u8; 16] = [0x22; 16];
+
+    fn home() -> Home {
+        let id = PartitionId::Gpt(Guid::from_efi_bytes(ESP));
+        let drive = HardDrive {
+            id: Some(id),
+            number: 1,
+            start_lba: 64,
+            sectors: 8128,
+        };
+        Home {
+            name: "/dev/sda partition 1".into(),
+            id,
+            drive,
+        }
+    }
+
+    fn entry(description: &str, guid: [u8; 16], attributes: u32) -> Vec<u8> {
+        let drive = HardDrive {
+            id: Some(PartitionId::Gpt(Guid::from_efi_bytes(guid))),
+            ..home().drive
+        };
+        let path = DevicePath::to_file(&drive, "\\EFI\\VMware\\safeboot64.efi");
+        let mut bytes = LoadOption::active(description, &path);
+        bytes[..4].copy_from_slice(&attributes.to_le_bytes());
+        bytes
+    }
+
+    /// A whole disk, as firmware names it by itself: no partition in its path.
+    fn whole_disk() -> Vec<u8> {
+        LoadOption::active("VMware ESXi", &[2, 1, 4, 0, 0x7f, 0xff, 4, 0])
+    }
+
+    fn chosen(variables: &[(&str, &[u8])]) -> Option<String> {
+        let root = machine(variables);
+        let variables = Variables::below(root.path());
+        let entries = variables.entries().unwrap();
+        let order = variables.boot_order().unwrap();
+        choose(&entries, &order, &[home()]).map(|chosen| chosen.number.to_string())
+    }
+
+    #[test]
+    fn the_entry_is_known_by_its_partition_and_never_by_its_name() {
+        let decoys = [
+            ("BootOrder", [1, 0, 2, 0, 3, 0].as_slice()),
+            ("Boot0001", &entry("VMware ESXi", OTHER, 1)),
+            ("Boot0002", &whole_disk()),
+        ];
+        assert_eq!(chosen(&decoys), None);
+        let mut all = decoys.to_vec();
+        let real = entry("unnamed", ESP, 1);
+        all.push(("Boot0003", &real));
+        assert_eq!(chosen(&all).as_deref(), Some("Boot0003"));
+    }
+
+    #[test]
+    fn of_several_entries_the_first_of_the_order_is_taken() {
+        let one = entry("a", ESP, 1);
+        let passive = entry("b", ESP, 0);
+        let tool = entry("c", ESP, 0x101);
+        for (order, entries, expected) in [
+            (
+                [3_u8, 0, 1, 0],
+                [("Boot0001", &one), ("Boot0003", &one)],
+                "Boot0003",
+            ),
+            (
+                [1, 0, 3, 0],
+                [("Boot0001", &one), ("Boot0003", &one)],
+                "Boot0001",
+            ),
+            // One that is in no order comes last, but counts.
+            (
+                [3, 0, 7, 0],
+                [("Boot0001", &one), ("Boot0003", &one)],
+                "Boot0003",
+            ),
+            (
+                [8, 0, 9, 0],
+                [("Boot0004", &one), ("Boot0003", &one)],
+                "Boot0003",
+            ),
+            // Switched off by somebody, or no boot entry at all.
+            (
+                [1, 0, 3, 0],
+                [("Boot0001", &passive), ("Boot0003", &one)],
+                "Boot0003",
+            ),
+            (
+                [1, 0, 3, 0],
+                [("Boot0001", &tool), ("Boot0003", &passive)],
+                "Boot0003",
+            ),
+        ] {
+            let mut variables = vec![("BootOrder", order.as_slice())];
+            variables.extend(entries.map(|(name, bytes)| (name, bytes.as_slice())));
+            assert_eq!(chosen(&variables).as_deref(), Some(expected), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_set_for_the_next_start_or_made_if_asked() {
+        let there = entry("VMware ESXi", ESP, 1);
+        let root = machine(&[("BootOrder", &[5, 0, 4, 0]), ("Boot0004", &there)]);
+        let variables = Variables::below(root.path());
+        for setting in [BootNext::Auto, BootNext::Create] {
+            let chosen = set_boot_next(&variables, setting, &[home()]).unwrap();
+            assert!(!chosen.created);
+            assert_eq!(variables.boot_next().unwrap(), Some(BootNumber(4)));
+        }
+
+        let root = machine(&[("BootOrder", &[5, 0]), ("Boot0005", &whole_disk())]);
+        let variables = Variables::below(root.path());
+        let error = set_boot_next(&variables, BootNext::Auto, &[home()]).unwrap_err();
+        assert!(
+            error.to_string().ends_with("leads to /dev/sda partition 1"),
+            "{error}"
+        );
+        assert_eq!(variables.boot_next().unwrap(), None);
+        let made = set_boot_next(&variables, BootNext::Create, &[home()]).unwrap();
+        assert!(made.created);
+        assert_eq!(variables.boot_next().unwrap(), Some(made.number));
+        assert_eq!(
+            variables.boot_order().unwrap(),
+            [BootNumber(5), made.number]
+        );
+        // The next run finds it, and makes no other.
+        let again = set_boot_next(&variables, BootNext::Create, &[home()]).unwrap();
+        assert_eq!((again.number, again.created), (made.number, false));
+        let way = WayBack::by_boot_next(&made);
+        assert_eq!(way.entry.as_deref(), Some("Boot0000"));
+        assert!(way.text.contains("made now"), "{}", way.text);
+    }
+
+    fn table(kind: TableKind, disk_signature: Option<u32>, partitions: Vec<Partition>) -> Disk {
+        Disk {
+            path: "/dev/sda".into(),
+            size: 0,
+            table_unreadable: false,
+            table: Ok(PartitionTable {
+                kind,
+                sector_size: SectorSize::S512,
+                disk_signature,
+                partitions,
+                warnings: Vec::new(),
+            }),
+            banks: Vec::new(),
+            not_banks: Vec::new(),
+            unreadable: Vec::new(),
+            boots_next: None,
+            boots_after_rollback: None,
+        }
+    }
+
+    fn partition(number: u32, kind: PartitionKind, guid: Option<[u8; 16]>) -> Partition {
+        Partition {
+            number,
+            start: ByteOffset(32 * 512),
+            length: 8160 * 512,
+            kind,
+            guid: guid.map(Guid::from_efi_bytes),
+            name: String::new(),
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn the_system_partition_is_told_by_its_type_and_needs_an_identity() {
+        let mbr = |signature| {
+            let fat = PartitionKind::Fat;
+            let partitions = vec![partition(4, fat(4), None), partition(5, fat(6), None)];
+            homes_of(&table(TableKind::Mbr, signature, partitions))
+        };
+        let homes = mbr(Some(0x5e5c_1ba2));
+        assert_eq!(homes.len(), 1);
+        let drive = homes[0].drive;
+        assert_eq!(
+            (drive.number, drive.start_lba, drive.sectors),
+            (4, 32, 8160)
+        );
+        assert!(mbr(Some(0)).is_empty() && mbr(None).is_empty());
+
+        for (guid, count) in [(ESP, 1), ([0; 16], 0)] {
+            let partitions = vec![
+                partition(1, PartitionKind::EfiSystem, Some(guid)),
+                partition(5, PartitionKind::BasicData, Some(OTHER)),
+            ];
+            let gpt = TableKind::Mbr;
+            assert_eq!(homes_of(&table(gpt, None, partitions)).len(), count);
+        }
+    }
+
+    fn lead(root: &Path, setting: BootNext, answer: Result<(), String>) -> (WayBack, u32) {
+        let asked = Cell::new(0);
+        let mut remember = || {
+            asked.set(asked.get() + 1);
+            answer.clone()
+        };
+        let way = lead_back(root, setting, &Inventory::default(), &mut remember);
+        (way, asked.get())
+    }
+
+    #[test]
+    fn on_bios_the_medium_remembers_or_says_why_not() {
+        let root = tempfile::tempdir().unwrap();
+        let (way, asked) = lead(root.path(), BootNext::Auto, Ok(()));
+        assert_eq!((way.by, asked), (By::Medium, 1));
+        let cannot = Err("a CD cannot remember".to_owned());
+        let (way, _) = lead(root.path(), BootNext::Create, cannot);
+        assert_eq!(way.by, By::Nothing);
+        assert!(
+            way.text.starts_with("a CD cannot remember. Pull"),
+            "{}",
+            way.text
+        );
+        let (way, asked) = lead(root.path(), BootNext::Off, Ok(()));
+        assert_eq!((way.by, asked), (By::Nothing, 0));
+    }
+
+    #[test]
+    fn where_the_firmware_cannot_be_told_the_medium_remembers_or_the_order_is_named() {
+        let medium = LoadOption::active("UEFI DVD", &[0x7f, 0xff, 4, 0]);
+        let root = machine(&[
+            ("BootOrder", &[1, 0, 2, 0]),
+            ("BootCurrent", &[1, 0]),
+            ("Boot0001", &medium),
+        ]);
+        let (way, _) = lead(root.path(), BootNext::Auto, Ok(()));
+        assert_eq!(way.by, By::Medium);
+        let (way, _) = lead(root.path(), BootNext::Auto, Err("no".into()));
+        assert_eq!(way.by, By::Nothing);
+        let words = "begins with what was started now, Boot0001 \"UEFI DVD\": pull";
+        assert!(way.text.contains(words), "{}", way.text);
+
+        let root = machine(&[("BootOrder", &[2, 0]), ("BootCurrent", &[1, 0])]);
+        let (way, _) = lead(root.path(), BootNext::Auto, Err("no".into()));
+        assert!(way.text.ends_with("begins with Boot0002."), "{}", way.text);
+    }
+}

@@ -1,0 +1,648 @@
+//! The medium's file system, read: FAT16 and FAT32 with long names, as `mkfs.fat`, this project's
+//! builder, Windows and macOS leave them.
+//!
+//! It is looked for on every disk of a machine, so that anything may turn up here: every number is
+//! checked, every walk is bounded. Writing is done by the crate `fatfs`, which takes a volume at its
+//! word, and therefore only after [`survey`] has found it sound.
+//!
+//! Not for: boot banks, whose volumes have a reader and a writer of their own ([`crate::fat`]).
+//!
+//! Source: Microsoft, *FAT: General Overview of On-Disk Format*, version 1.03.
+
+use std::io;
+use std::ops::Range;
+
+use super::window::Window;
+
+/// Bytes of a directory entry.
+const ENTRY_BYTES: usize = 32;
+/// First cluster counts that are no longer FAT12 and no longer FAT16.
+const FAT16_FROM_CLUSTERS: u32 = 4085;
+const FAT32_FROM_CLUSTERS: u32 = 65_525;
+/// Largest allocation table that is looked at as a whole, in bytes: clusters of 32 KiB on 128 GB.
+const MAX_TABLE_BYTES: u64 = 16 << 20;
+/// Largest directory there can be, in bytes: 65 536 entries.
+const MAX_DIRECTORY_BYTES: u64 = 65_536 * 32;
+/// Deepest nesting of folders that is followed.
+const MAX_DEPTH: usize = 32;
+
+/// Attribute bits of an entry.
+const VOLUME_LABEL: u8 = 0x08;
+const DIRECTORY: u8 = 0x10;
+const LONG_NAME: u8 = 0x0f;
+/// First byte of a slot whose file was deleted.
+const DELETED: u8 = 0xe5;
+
+/// Width of a table entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Fat16,
+    Fat32,
+}
+
+/// What a table says of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Free,
+    Next(u32),
+    End,
+    /// Bad, or a number that means nothing.
+    None,
+}
+
+impl Kind {
+    pub(super) fn entry_bytes(self) -> usize {
+        match self {
+            Self::Fat16 => 2,
+            Self::Fat32 => 4,
+        }
+    }
+
+    /// The value of an entry; the four upper bits of FAT32 mean nothing.
+    fn value(self, entry: &[u8]) -> u32 {
+        match (self, entry) {
+            (Self::Fat16, [a, b, ..]) => u32::from(u16::from_le_bytes([*a, *b])),
+            (Self::Fat32, [a, b, c, d, ..]) => u32::from_le_bytes([*a, *b, *c, *d]) & 0x0fff_ffff,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn is_free(self, entry: &[u8]) -> bool {
+        self.value(entry) == 0
+    }
+
+    fn link(self, entry: &[u8], clusters: u32) -> Link {
+        let value = self.value(entry);
+        let end = match self {
+            Self::Fat16 => 0xfff8,
+            Self::Fat32 => 0x0fff_fff8,
+        };
+        match value {
+            0 => Link::Free,
+            next if (2..clusters + 2).contains(&next) => Link::Next(next),
+            last if last >= end => Link::End,
+            _ => Link::None,
+        }
+    }
+
+    /// A piece of a table with everything that `now` claims and nothing that it releases.
+    pub(super) fn claims_only(self, before: &[u8], now: &[u8]) -> Vec<u8> {
+        let entries = before
+            .chunks(self.entry_bytes())
+            .zip(now.chunks(self.entry_bytes()));
+        let kept = entries.map(|(before, now)| if self.is_free(now) { before } else { now });
+        kept.flatten().copied().collect()
+    }
+}
+
+/// Where the root directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Root {
+    /// At a place of its own (FAT16).
+    Fixed(Range<u64>),
+    /// In a chain like any other (FAT32).
+    Chain(u32),
+}
+
+/// The shape of a volume; places are bytes from its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub(super) kind: Kind,
+    sector_bytes: u64,
+    pub(super) cluster_bytes: u64,
+    tables_at: u64,
+    table_bytes: u64,
+    tables: u64,
+    root: Root,
+    data_at: u64,
+    clusters: u32,
+}
+
+fn u16_at(sector: &[u8], at: usize) -> u64 {
+    u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]))
+}
+
+fn u32_at(sector: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]])
+}
+
+impl Geometry {
+    /// Reads the parameter block of the volume in `window`.
+    ///
+    /// # Errors
+    /// In words, what makes it no FAT16 or FAT32 volume.
+    pub(super) fn read(window: &Window<'_>) -> Result<Self, String> {
+        let mut sector = [0; 512];
+        window
+            .read_exact_at(0, &mut sector)
+            .map_err(|error| format!("reading its first sector: {error}"))?;
+        Self::parse(&sector, window.length())
+    }
+
+    fn parse(sector: &[u8; 512], partition_bytes: u64) -> Result<Self, String> {
+        if sector[510..] != [0x55, 0xaa] {
+            return Err("no boot signature 55 aa in its first sector".into());
+        }
+        let sector_bytes = u16_at(sector, 11);
+        let cluster_sectors = u64::from(sector[13]);
+        if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) || !cluster_sectors.is_power_of_two() {
+            return Err(format!(
+                "{sector_bytes} bytes per sector and {cluster_sectors} sectors per cluster"
+            ));
+        }
+        let (reserved, tables) = (u16_at(sector, 14), u64::from(sector[16]));
+        if reserved == 0 || !matches!(tables, 1 | 2) {
+            return Err(format!(
+                "{reserved} reserved sectors and {tables} allocation tables"
+            ));
+        }
+        let wide = u16_at(sector, 22) == 0;
+        let table_sectors = match u16_at(sector, 22) {
+            0 => u64::from(u32_at(sector, 36)),
+            narrow => narrow,
+        };
+        let total = match u16_at(sector, 19) {
+            0 => u64::from(u32_at(sector, 32)),
+            small => small,
+        };
+        if total * sector_bytes > partition_bytes {
+            return Err(format!("its {total} sectors do not fit into its partition"));
+        }
+        let root_bytes = u16_at(sector, 17) * ENTRY_BYTES as u64;
+        if !root_bytes.is_multiple_of(sector_bytes) || (root_bytes == 0) != wide {
+            return Err(format!("a root directory of {root_bytes} bytes"));
+        }
+        let tables_at = reserved * sector_bytes;
+        let table_bytes = table_sectors * sector_bytes;
+        let root_at = tables_at + tables * table_bytes;
+        let data_at = root_at + root_bytes;
+        let cluster_bytes = cluster_sectors * sector_bytes;
+        let data_bytes = (total * sector_bytes).saturating_sub(data_at);
+        let clusters = u32::try_from(data_bytes / cluster_bytes)
+            .ok()
+            .filter(|clusters| *clusters < 0x0fff_fff5)
+            .ok_or("too many clusters")?;
+        let kind = match (clusters >= FAT32_FROM_CLUSTERS, wide) {
+            (true, true) => Kind::Fat32,
+            (false, false) if clusters >= FAT16_FROM_CLUSTERS => Kind::Fat16,
+            _ => return Err(format!("{clusters} clusters do not fit its kind of tables")),
+        };
+        let root = match kind {
+            Kind::Fat16 => Root::Fixed(root_at..data_at),
+            Kind::Fat32 => Root::Chain(fat32_root(sector, clusters)?),
+        };
+        let needed = (u64::from(clusters) + 2) * kind.entry_bytes() as u64;
+        if needed > table_bytes {
+            return Err(format!(
+                "tables of {table_bytes} bytes for {clusters} clusters"
+            ));
+        }
+        Ok(Self {
+            kind,
+            sector_bytes,
+            cluster_bytes,
+            tables_at,
+            table_bytes,
+            tables,
+            root,
+            data_at,
+            clusters,
+        })
+    }
+
+    /// Where the entry of a cluster is in a table.
+    pub(super) fn entry_at(&self, table: u64, cluster: u32) -> u64 {
+        let entry = u64::from(cluster) * self.kind.entry_bytes() as u64;
+        self.tables_at + table * self.table_bytes + entry
+    }
+
+    pub(super) fn is_table(&self, at: u64) -> bool {
+        (self.tables_at..self.tables_end()).contains(&at)
+    }
+
+    pub(super) fn tables_end(&self) -> u64 {
+        self.tables_at + self.tables * self.table_bytes
+    }
+
+    /// The cluster at a place, if it is in one.
+    pub(super) fn cluster_at(&self, at: u64) -> Option<u32> {
+        let number = at.checked_sub(self.data_at)? / self.cluster_bytes + 2;
+        u32::try_from(number)
+            .ok()
+            .filter(|number| self.is_cluster(*number))
+    }
+
+    fn is_cluster(&self, number: u32) -> bool {
+        (2..self.clusters + 2).contains(&number)
+    }
+
+    fn cluster_place(&self, cluster: u32) -> u64 {
+        self.data_at + u64::from(cluster.saturating_sub(2)) * self.cluster_bytes
+    }
+}
+
+fn fat32_root(sector: &[u8; 512], clusters: u32) -> Result<u32, String> {
+    /// "Only one table is in use", in the extended flags.
+    const NOT_MIRRORED: u64 = 0x80;
+    if u16_at(sector, 40) & NOT_MIRRORED != 0 || u16_at(sector, 42) != 0 {
+        return Err("a variety of FAT32 that is not understood".into());
+    }
+    let root = u32_at(sector, 44);
+    (2..clusters + 2)
+        .contains(&root)
+        .then_some(root)
+        .ok_or_else(|| format!("a root directory in cluster {root}"))
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) is_directory: bool,
+    first: u32,
+    size: u32,
+}
+
+impl Entry {
+    fn is_dots(&self) -> bool {
+        self.name == "." || self.name == ".."
+    }
+}
+
+/// Why a file or folder cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error(transparent)]
+    Device(#[from] io::Error),
+    #[error("{0}")]
+    Damaged(String),
+    #[error("it has {size} bytes; at most {limit} are read")]
+    TooLarge { size: u64, limit: u64 },
+}
+
+/// A volume to read from.
+#[derive(Clone, Copy)]
+pub(super) struct Volume<'w, 'd> {
+    window: &'w Window<'d>,
+    geometry: &'w Geometry,
+}
+
+impl<'w, 'd> Volume<'w, 'd> {
+    pub(super) fn new(window: &'w Window<'d>, geometry: &'w Geometry) -> Self {
+        Self { window, geometry }
+    }
+
+    /// The entry at a path below the root, names parted by `/`, without regard to case.
+    pub(super) fn find(&self, path: &str) -> Result<Option<Entry>, ReadError> {
+        let mut folder = self.root()?;
+        let mut parts = path.split('/').peekable();
+        while let Some(part) = parts.next() {
+            let found = entries(&folder)
+                .into_iter()
+                .find(|entry| entry.name.eq_ignore_ascii_case(part));
+            let Some(entry) = found else { return Ok(None) };
+            if parts.peek().is_none() {
+                return Ok(Some(entry));
+            }
+            if !entry.is_directory {
+                return Ok(None);
+            }
+            folder = self.content(&entry, MAX_DIRECTORY_BYTES)?;
+        }
+        Ok(None)
+    }
+
+    /// The content of the file at a path; `None` where there is no such file.
+    pub(super) fn read(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        match self.find(path)? {
+            Some(entry) if !entry.is_directory => self.content(&entry, limit).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The names in the folder at a path; none where there is no such folder.
+    pub(super) fn list(&self, path: &str) -> Result<Vec<Entry>, ReadError> {
+        match self.find(path)? {
+            Some(entry) if entry.is_directory => {
+                let content = self.content(&entry, MAX_DIRECTORY_BYTES)?;
+                let listed = entries(&content).into_iter();
+                Ok(listed.filter(|entry| !entry.is_dots()).collect())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn root(&self) -> Result<Vec<u8>, ReadError> {
+        match &self.geometry.root {
+            Root::Fixed(place) => self.bytes(place.start, place.end - place.start),
+            Root::Chain(first) => self.chained(*first, None, MAX_DIRECTORY_BYTES),
+        }
+    }
+
+    fn content(&self, entry: &Entry, limit: u64) -> Result<Vec<u8>, ReadError> {
+        if entry.is_directory {
+            return self.chained(entry.first, None, limit);
+        }
+        if entry.size == 0 {
+            return Ok(Vec::new());
+        }
+        self.chained(entry.first, Some(u64::from(entry.size)), limit)
+    }
+
+    /// What a chain holds: `size` bytes of it, or all.
+    fn chained(&self, first: u32, size: Option<u64>, limit: u64) -> Result<Vec<u8>, ReadError> {
+        if let Some(size) = size.filter(|size| *size > limit) {
+            return Err(ReadError::TooLarge { size, limit });
+        }
+        let step = self.geometry.cluster_bytes;
+        let (mut bytes, mut next) = (Vec::new(), first);
+        loop {
+            if !self.geometry.is_cluster(next) {
+                return Err(ReadError::Damaged(format!(
+                    "a chain leads to cluster {next}"
+                )));
+            }
+            let left = size.map_or(step, |size| size - bytes.len() as u64);
+            let place = self.geometry.cluster_place(next);
+            bytes.extend(self.bytes(place, left.min(step))?);
+            let length = bytes.len() as u64;
+            match self.link(next)? {
+                _ if size == Some(length) => return Ok(bytes),
+                Link::Next(_) if length >= limit => {
+                    let size = length + step;
+                    return Err(ReadError::TooLarge { size, limit });
+                }
+                Link::Next(number) => next = number,
+                Link::End if size.is_none() => return Ok(bytes),
+                _ => {
+                    return Err(ReadError::Damaged(format!(
+                        "a chain breaks off at cluster {next}"
+                    )));
+                }
+            }
+        }
+    }
+
+    fn link(&self, cluster: u32) -> io::Result<Link> {
+        let mut entry = vec![0; self.geometry.kind.entry_bytes()];
+        self.window
+            .read_exact_at(self.geometry.entry_at(0, cluster), &mut entry)?;
+        Ok(self.geometry.kind.link(&entry, self.geometry.clusters))
+    }
+
+    fn bytes(&self, at: u64, length: u64) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.window.read_exact_at(at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Where the first slots of the folder at a path are, for [`super::writing`].
+    pub(super) fn folder_place(&self, path: &str) -> Result<Option<u64>, ReadError> {
+        let entry = self.find(path)?.filter(|entry| entry.is_directory);
+        Ok(entry
+            .filter(|entry| self.geometry.is_cluster(entry.first))
+            .map(|entry| self.geometry.cluster_place(entry.first)))
+    }
+}
+
+/// The entries of a directory, long names joined; labels and deleted ones are left out.
+fn entries(directory: &[u8]) -> Vec<Entry> {
+    let mut found = Vec::new();
+    let mut long = LongName::default();
+    for slot in directory.as_chunks::<ENTRY_BYTES>().0 {
+        match (slot[0], slot[11]) {
+            (0, _) => break,
+            (DELETED, _) => long = LongName::default(),
+            (_, LONG_NAME) => long.take(slot),
+            (_, attributes) if attributes & VOLUME_LABEL != 0 => long = LongName::default(),
+            (_, attributes) => {
+                let name = std::mem::take(&mut long).finish(slot);
+                let first = u16_at(slot, 26) | u16_at(slot, 20) << 16;
+                found.push(Entry {
+                    name: name.unwrap_or_else(|| short_name(slot)),
+                    is_directory: attributes & DIRECTORY != 0,
+                    // Sixteen and sixteen bits.
+                    first: u32::try_from(first).unwrap_or(0),
+                    size: u32_at(slot, 28),
+                });
+            }
+        }
+    }
+    found
+}
+
+/// A long name as it is put together from its slots, which stand last part first.
+#[derive(Default)]
+struct LongName {
+    units: Vec<u16>,
+    next: u8,
+    checksum: u8,
+}
+
+impl LongName {
+    const LAST: u8 = 0x40;
+
+    fn take(&mut self, slot: &[u8; ENTRY_BYTES]) {
+        let (number, checksum) = (slot[0] & !Self::LAST, slot[13]);
+        let begins = slot[0] & Self::LAST != 0;
+        if begins {
+            *self = Self {
+                units: Vec::new(),
+                next: number,
+                checksum,
+            };
+        }
+        if number == 0 || number != self.next || checksum != self.checksum {
+            *self = Self::default();
+            return;
+        }
+        let text = [&slot[1..11], &slot[14..26], &slot[28..32]].concat();
+        let units = text
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|unit| u16::from_le_bytes(*unit));
+        self.units.splice(0..0, units);
+        self.next = number - 1;
+    }
+
+    /// The name, if it is whole and belongs to the short name in `slot`.
+    fn finish(self, slot: &[u8; ENTRY_BYTES]) -> Option<String> {
+        let checksum = slot[..11]
+            .iter()
+            .fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        if self.units.is_empty() || self.next != 0 || checksum != self.checksum {
+            return None;
+        }
+        let end = self.units.iter().position(|unit| *unit == 0);
+        let units = &self.units[..end.unwrap_or(self.units.len())];
+        Some(String::from_utf16_lossy(units))
+    }
+}
+
+fn short_name(slot: &[u8; ENTRY_BYTES]) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned();
+    let (base, extension) = (text(&slot[..8]), text(&slot[8..11]));
+    match extension.is_empty() {
+        true => base,
+        false => format!("{base}.{extension}"),
+    }
+}
+
+/// What a walk over the whole volume found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Survey {
+    /// Clusters that may be used.
+    pub(super) free: u32,
+    /// Clusters that the tables disagree about and nobody owns: a write to the medium was cut off.
+    pub(super) differing: Vec<u32>,
+}
+
+/// Walks over the whole volume: whether its files contradict one another or the tables.
+///
+/// # Errors
+/// In words, what makes it unsafe to write to.
+pub(super) fn survey(window: &Window<'_>, geometry: &Geometry) -> Result<Survey, String> {
+    if geometry.sector_bytes < window.sector_bytes() {
+        return Err("its sectors are smaller than those of its disk".into());
+    }
+    let used = (u64::from(geometry.clusters) + 2) * geometry.kind.entry_bytes() as u64;
+    if used > MAX_TABLE_BYTES {
+        return Err(format!("it is too large: {} clusters", geometry.clusters));
+    }
+    let volume = Volume::new(window, geometry);
+    let table = |number| {
+        let bytes = volume.bytes(geometry.entry_at(number, 0), used);
+        bytes.map_err(|error| format!("reading its allocation table: {error}"))
+    };
+    let first = table(0)?;
+    let mut walk = Walk {
+        owned: vec![false; geometry.clusters as usize + 2],
+        links: links(&first, geometry),
+        volume,
+    };
+    let root = match &geometry.root {
+        Root::Fixed(_) => Vec::new(),
+        Root::Chain(cluster) => walk.claim(*cluster, "the root directory")?,
+    };
+    let content = match &geometry.root {
+        Root::Fixed(_) => walk.volume.root().map_err(|error| error.to_string())?,
+        Root::Chain(_) => walk.content(&root)?,
+    };
+    walk.directory(&content, 0)?;
+    let differing = match geometry.tables {
+        1 => Vec::new(),
+        _ => walk.differing(&first, &table(1)?)?,
+    };
+    let free = walk
+        .links
+        .iter()
+        .skip(2)
+        .filter(|link| **link == Link::Free);
+    Ok(Survey {
+        free: u32::try_from(free.count()).unwrap_or(0),
+        differing,
+    })
+}
+
+fn links(table: &[u8], geometry: &Geometry) -> Vec<Link> {
+    let entries = table.chunks(geometry.kind.entry_bytes());
+    entries
+        .map(|entry| geometry.kind.link(entry, geometry.clusters))
+        .collect()
+}
+
+struct Walk<'w, 'd> {
+    volume: Volume<'w, 'd>,
+    links: Vec<Link>,
+    owned: Vec<bool>,
+}
+
+impl Walk<'_, '_> {
+    fn directory(&mut self, content: &[u8], depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("its folders are nested more than {MAX_DEPTH} deep"));
+        }
+        for entry in entries(content).iter().filter(|entry| !entry.is_dots()) {
+            let name = &entry.name;
+            if entry.first == 0 && entry.size == 0 && !entry.is_directory {
+                continue;
+            }
+            let chain = self.claim(entry.first, name)?;
+            let holds = chain.len() as u64 * self.volume.geometry.cluster_bytes;
+            if entry.is_directory {
+                let content = self.content(&chain)?;
+                self.directory(&content, depth + 1)?;
+            } else if holds < u64::from(entry.size) {
+                return Err(format!(
+                    "{name} has {} bytes, and its clusters hold {holds}",
+                    entry.size
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The clusters of a chain, which nobody else may own.
+    fn claim(&mut self, first: u32, name: &str) -> Result<Vec<u32>, String> {
+        let (mut chain, mut next) = (Vec::new(), first);
+        loop {
+            let link = self.links.get(next as usize).copied();
+            let Some(link) = link.filter(|_| self.volume.geometry.is_cluster(next)) else {
+                return Err(format!(
+                    "{name} leads to cluster {next}, which does not exist"
+                ));
+            };
+            let owned = &mut self.owned[next as usize];
+            if *owned {
+                return Err(format!(
+                    "{name} shares cluster {next} with another file, or is a loop"
+                ));
+            }
+            *owned = true;
+            chain.push(next);
+            match link {
+                Link::Next(number) => next = number,
+                Link::End => return Ok(chain),
+                Link::Free | Link::None => {
+                    return Err(format!("{name} breaks off at cluster {next}"));
+                }
+            }
+        }
+    }
+
+    fn content(&self, chain: &[u32]) -> Result<Vec<u8>, String> {
+        let geometry = self.volume.geometry;
+        if chain.len() as u64 * geometry.cluster_bytes > MAX_DIRECTORY_BYTES {
+            return Err(format!("a folder of {} clusters", chain.len()));
+        }
+        let mut content = Vec::new();
+        for cluster in chain {
+            let place = geometry.cluster_place(*cluster);
+            let bytes = self.volume.bytes(place, geometry.cluster_bytes);
+            content.extend(bytes.map_err(|error| format!("reading a folder: {error}"))?);
+        }
+        Ok(content)
+    }
+
+    /// Where the tables disagree. About clusters in use they must not.
+    fn differing(&self, first: &[u8], second: &[u8]) -> Result<Vec<u32>, String> {
+        let kind = self.volume.geometry.kind;
+        let entries = first
+            .chunks(kind.entry_bytes())
+            .zip(second.chunks(kind.entry_bytes()));
+        let mut differing = Vec::new();
+        for (cluster, (a, b)) in (0_u32..).zip(entries).skip(2) {
+            if kind.value(a) == kind.value(b) {
+                continue;
+            }
+            if self.owned[cluster as usize] {
+                return Err(format!(
+                    "its two allocation tables disagree about cluster {cluster}"
+                ));
+            }
+            differing.push(cluster);
+        }
+        Ok(differing)
+    }
+}

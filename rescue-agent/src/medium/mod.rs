@@ -1,0 +1,303 @@
+//! The medium that the image was started from, where it is one that can be written: a USB stick
+//! with the `.img` on it.
+//!
+//! It brings settings (`rescue.toml`) and takes reports, copies of the original archives, and what
+//! GRUB has to know for the next start. It is told by a file that names the image,
+//! `/.disk/esxi-rescue-IDENTITY`; nothing is ever mounted.
+//!
+//! Whatever happens to it, the repair of an ESXi disk goes on: work on it is done in a thread with
+//! a deadline, and a failure is a warning. A disk that holds anything of ESXi's is never the medium.
+//!
+//! Not for: ESXi disks, which only [`crate::repair`] writes.
+
+mod error;
+mod fat;
+pub mod handover;
+#[cfg(test)]
+mod tests;
+mod window;
+mod worker;
+mod writing;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::MediumError;
+pub use writing::MediumFile;
+
+use crate::discover;
+use crate::disk::BlockDevice;
+use crate::fat::Region;
+use crate::inventory::{Disk, Inventory};
+use crate::settings::MAX_FILE_BYTES;
+use fat::{Geometry, Volume};
+use window::Window;
+use worker::Worker;
+
+/// The file in the initramfs that holds the image's identity, relative to `/`.
+const IDENTITY_FILE: &str = "etc/rescue-identity";
+/// Its longest identity, in bytes.
+const MAX_IDENTITY_BYTES: usize = 64;
+/// What precedes the identity in the name of the file that marks a medium.
+const MARK: &str = ".disk/esxi-rescue-";
+/// The settings on it.
+pub const SETTINGS: &str = "rescue.toml";
+/// The word of the kernel command line by which GRUB's menu on the stick says where it was read
+/// from. It is none of the settings.
+const STARTED_FROM_STICK: &str = "rescue_from=usb";
+/// How long a file may take to be written, while nothing waits for it but the end of the run.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a disk is opened.
+pub type Open = Arc<dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>> + Send + Sync>;
+
+/// How the medium is opened: for looking, and for writing.
+#[derive(Clone)]
+pub struct Access {
+    /// For reading.
+    pub read: Open,
+    /// For writing.
+    pub write: Open,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Access")
+    }
+}
+
+/// Which image this is: a word that its builder made up, and that the medium's mark repeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity(String);
+
+impl Identity {
+    /// Takes a word of letters, digits, `-`, `_` and `.`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let usable =
+            !text.is_empty() && text.len() <= MAX_IDENTITY_BYTES && text.chars().all(plain);
+        usable.then(|| Self(text.to_owned()))
+    }
+
+    /// The identity of the image whose `/` is `root`; `None` where it has none.
+    pub fn of_image(root: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(root.join(IDENTITY_FILE)).ok()?)
+    }
+
+    fn mark(&self) -> String {
+        format!("{MARK}{}", self.0)
+    }
+}
+
+/// Whether the kernel command line says that the image was started from a stick.
+pub fn started_from_stick(command_line: &str) -> bool {
+    let mut words = command_line.split_ascii_whitespace();
+    words.any(|word| word == STARTED_FROM_STICK)
+}
+
+/// The medium. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Medium {
+    place: Place,
+    access: Access,
+    worker: Worker,
+}
+
+/// Where the medium is, and how it is known again.
+#[derive(Debug, Clone)]
+struct Place {
+    disk: PathBuf,
+    partition: u32,
+    region: Region,
+    identity: Identity,
+}
+
+/// Looks for the medium of this image among the disks.
+///
+/// # Errors
+/// [`MediumError::Ambiguous`] if there are several.
+pub fn find(
+    inventory: &Inventory,
+    identity: &Identity,
+    access: &Access,
+) -> Result<Option<Medium>, MediumError> {
+    let disks = inventory.disks.iter().filter(|disk| may_be_medium(disk));
+    let mut places: Vec<Place> = disks
+        .flat_map(|disk| places_on(disk, identity, access))
+        .collect();
+    if places.len() > 1 {
+        return Err(MediumError::Ambiguous(
+            places.iter().map(Place::name).collect(),
+        ));
+    }
+    Ok(places.pop().map(|place| Medium {
+        place,
+        access: access.clone(),
+        worker: Worker::start(),
+    }))
+}
+
+/// A disk with anything of ESXi's on it, or with anything that could not be told, is not.
+fn may_be_medium(disk: &Disk) -> bool {
+    let untouched_by_esxi = disk.not_banks.is_empty() && disk.unreadable.is_empty();
+    disk.table.is_ok() && !disk.belongs_to_esxi() && untouched_by_esxi
+}
+
+fn places_on(disk: &Disk, identity: &Identity, access: &Access) -> Vec<Place> {
+    let Ok(device) = (access.read)(&disk.path) else {
+        return Vec::new();
+    };
+    let partitions = disk.table.iter().flat_map(|table| &table.partitions);
+    partitions
+        .filter(|partition| partition.kind.may_hold_bank() && partition.problem.is_none())
+        .map(|partition| Place {
+            disk: disk.path.clone(),
+            partition: partition.number,
+            region: Region {
+                start: partition.start,
+                length: partition.length,
+            },
+            identity: identity.clone(),
+        })
+        .filter(|place| place.is_marked(device.as_ref()))
+        .collect()
+}
+
+impl Place {
+    fn name(&self) -> String {
+        format!("{} partition {}", self.disk.display(), self.partition)
+    }
+
+    /// Whether the mark is there. What cannot be read is no medium.
+    fn is_marked(&self, device: &dyn BlockDevice) -> bool {
+        let Ok(window) = Window::new(device, self.region) else {
+            return false;
+        };
+        let Ok(geometry) = Geometry::read(&window) else {
+            return false;
+        };
+        let found = Volume::new(&window, &geometry).find(&self.identity.mark());
+        matches!(found, Ok(Some(entry)) if !entry.is_directory)
+    }
+
+    /// Fails unless the disk is still the one that was found: a stick may have been exchanged, and
+    /// then its name may belong to any other disk.
+    fn still_there(&self, access: &Access) -> Result<(), MediumError> {
+        let open = Arc::clone(&access.read);
+        let paths = [self.disk.clone()];
+        let inventory = discover::discover(&paths, &move |path: &Path| open(path));
+        let disk = inventory.disks.first().filter(|disk| may_be_medium(disk));
+        let found = disk.is_some_and(|disk| {
+            let places = places_on(disk, &self.identity, access);
+            places
+                .iter()
+                .any(|place| (place.partition, place.region) == (self.partition, self.region))
+        });
+        found.then_some(()).ok_or(MediumError::Gone)
+    }
+
+    fn read(
+        &self,
+        access: &Access,
+        file: &str,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, MediumError> {
+        self.with_volume(access, |volume| volume.read(file, limit))
+            .map_err(|why| MediumError::File {
+                file: file.to_owned(),
+                why,
+            })
+    }
+
+    fn list(&self, access: &Access, folder: &str) -> Result<Vec<String>, MediumError> {
+        let entries = self
+            .with_volume(access, |volume| volume.list(folder))
+            .map_err(|why| MediumError::File {
+                file: folder.to_owned(),
+                why,
+            })?;
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
+    }
+
+    fn with_volume<T>(
+        &self,
+        access: &Access,
+        work: impl FnOnce(&Volume<'_, '_>) -> Result<T, fat::ReadError>,
+    ) -> Result<T, String> {
+        let device = (access.read)(&self.disk).map_err(|error| error.to_string())?;
+        let window =
+            Window::new(device.as_ref(), self.region).map_err(|error| error.to_string())?;
+        let geometry = Geometry::read(&window)?;
+        work(&Volume::new(&window, &geometry)).map_err(|error| error.to_string())
+    }
+}
+
+impl Medium {
+    /// What it is called in messages.
+    pub fn name(&self) -> String {
+        self.place.name()
+    }
+
+    /// Its `rescue.toml`; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`MediumError::File`], [`MediumError::Slow`].
+    pub fn settings(&self) -> Result<Option<Vec<u8>>, MediumError> {
+        // One byte beyond the limit would be enough for the parser to see that it is too long, but
+        // a file is read whole or not at all.
+        self.read(SETTINGS, 2 * MAX_FILE_BYTES as u64)
+    }
+
+    /// The content of a file on it, if that is not longer than `limit`; `None` if there is no such
+    /// file.
+    ///
+    /// # Errors
+    /// As [`Medium::settings`].
+    pub fn read(&self, file: &str, limit: u64) -> Result<Option<Vec<u8>>, MediumError> {
+        let (place, access, file) = (self.place.clone(), self.access.clone(), file.to_owned());
+        self.worker
+            .run(PATIENCE, move || place.read(&access, &file, limit))
+    }
+
+    /// The names in a folder of it; none if there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Medium::settings`].
+    pub fn list(&self, folder: &str) -> Result<Vec<String>, MediumError> {
+        let (place, access, folder) = (self.place.clone(), self.access.clone(), folder.to_owned());
+        self.worker
+            .run(PATIENCE, move || place.list(&access, &folder))
+    }
+
+    /// Puts files on it, each in place of one of the same name: all of them or none. After
+    /// `patience` nobody waits any more, although it may still happen.
+    ///
+    /// # Errors
+    /// [`MediumError`]; a warning to whoever runs a repair.
+    pub fn put(&self, files: Vec<MediumFile>, patience: Duration) -> Result<(), MediumError> {
+        let (place, access) = (self.place.clone(), self.access.clone());
+        self.worker.run(patience, move || {
+            place.still_there(&access)?;
+            let device = (access.write)(&place.disk).map_err(MediumError::Write)?;
+            writing::put(device.as_ref(), place.region, &files)
+        })
+    }
+
+    /// Tells GRUB on it whether the next start of the host with this system UUID goes to its local
+    /// disk. Nothing happens where that is no UUID.
+    ///
+    /// # Errors
+    /// As [`Medium::put`].
+    pub fn write_handover(&self, uuid: &str, on: bool) -> Result<(), MediumError> {
+        let Some(path) = handover::path(uuid) else {
+            return Ok(());
+        };
+        let content = handover::block(on);
+        self.put(vec![MediumFile { path, content }], PATIENCE)
+    }
+}

@@ -1,0 +1,527 @@
+//! The medium on volumes made and judged by outside programs: sgdisk, mkfs.fat, fsck.fat, mtools.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+use super::*;
+use crate::disk::{Access as Mode, ByteOffset, FileDevice, SectorSize};
+
+const START: u64 = 2048 * 512;
+const KIB: u64 = 40_000;
+
+fn run(program: &str, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .env("MTOOLS_SKIP_CHECK", "1")
+        .env("TZ", "UTC")
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (output.status.success(), said)
+}
+
+fn must(program: &str, arguments: &[&str]) -> String {
+    let (ok, said) = run(program, arguments);
+    assert!(ok, "{program} {arguments:?}: {said}");
+    said
+}
+
+/// A disk image with one FAT partition.
+struct Stick {
+    folder: tempfile::TempDir,
+}
+
+impl Stick {
+    fn new(bits: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let stick = Self { folder };
+        let image = stick.image();
+        File::create(&image)
+            .unwrap()
+            .set_len(START + (KIB + 100) * 1024)
+            .unwrap();
+        let image = image.to_str().unwrap();
+        let size = format!("-n=1:2048:+{KIB}K");
+        must("sgdisk", &[&size, "-t=1:EF00", image]);
+        let (kib, cluster) = (KIB.to_string(), if bits == "32" { "1" } else { "4" });
+        must(
+            "mkfs.fat",
+            &["-F", bits, "-s", cluster, "--offset", "2048", image, &kib],
+        );
+        stick
+    }
+
+    fn marked(bits: &str) -> Self {
+        let stick = Self::new(bits);
+        stick.folder_made(".disk");
+        stick.give(".disk/esxi-rescue-test-1", b"");
+        stick
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("stick.img")
+    }
+
+    fn at(&self) -> String {
+        format!("{}@@{START}", self.image().display())
+    }
+
+    fn folder_made(&self, name: &str) {
+        must("mmd", &["-i", &self.at(), &format!("::{name}")]);
+    }
+
+    fn give(&self, name: &str, content: &[u8]) {
+        let file = self.folder.path().join("file");
+        fs::write(&file, content).unwrap();
+        let (file, to) = (file.to_str().unwrap(), format!("::{name}"));
+        must("mcopy", &["-o", "-i", &self.at(), file, &to]);
+    }
+
+    fn take(&self, name: &str) -> Vec<u8> {
+        let file = self.folder.path().join("taken");
+        let _ = fs::remove_file(&file);
+        let (file, from) = (file.to_str().unwrap(), format!("::{name}"));
+        must("mcopy", &["-i", &self.at(), &from, file]);
+        fs::read(file).unwrap()
+    }
+
+    fn names(&self) -> String {
+        must("mdir", &["-/", "-b", "-i", &self.at(), "::"])
+    }
+
+    /// What fsck.fat says of the volume; it is to find nothing.
+    fn fsck(&self) -> (bool, String) {
+        let volume = self.folder.path().join("volume");
+        let bytes = fs::read(self.image()).unwrap();
+        let (start, length) = (START as usize, KIB as usize * 1024);
+        fs::write(&volume, &bytes[start..start + length]).unwrap();
+        run("fsck.fat", &["-n", "-v", volume.to_str().unwrap()])
+    }
+
+    fn assert_sound(&self) {
+        let (ok, said) = self.fsck();
+        assert!(ok && !said.contains("differ"), "{said}");
+    }
+
+    fn inventory(&self) -> Inventory {
+        let access = plain();
+        let open = move |path: &Path| (access.read)(path);
+        discover::discover(&[self.image()], &open)
+    }
+
+    fn medium(&self) -> Medium {
+        self.medium_through(&plain()).unwrap()
+    }
+
+    fn medium_through(&self, access: &Access) -> Option<Medium> {
+        find(&self.inventory(), &identity(), access).unwrap()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.image()).unwrap()
+    }
+
+    /// Overwrites bytes of the partition.
+    fn patch(&self, at: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(self.image()).unwrap();
+        file.write_all_at(bytes, START + at).unwrap();
+    }
+}
+
+fn identity() -> Identity {
+    Identity::parse("test-1\n").unwrap()
+}
+
+fn plain() -> Access {
+    Access {
+        read: Arc::new(|path| Ok(Box::new(FileDevice::open(path, Mode::Read)?))),
+        write: Arc::new(|path| Ok(Box::new(FileDevice::open(path, Mode::Write)?))),
+    }
+}
+
+fn file(path: &str, content: &[u8]) -> MediumFile {
+    MediumFile {
+        path: path.into(),
+        content: content.to_vec(),
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+}
+
+#[test]
+fn the_medium_is_told_by_the_mark_of_this_very_image() {
+    for bits in ["16", "32"] {
+        let stick = Stick::new(bits);
+        assert!(stick.medium_through(&plain()).is_none());
+        stick.folder_made(".disk");
+        stick.give(".disk/esxi-rescue-test-2", b"");
+        assert!(stick.medium_through(&plain()).is_none());
+        stick.give(".disk/esxi-rescue-test-1", b"");
+        assert!(stick.medium().name().ends_with("stick.img partition 1"));
+    }
+}
+
+#[test]
+fn two_media_of_one_image_are_ambiguous_and_named() {
+    let (one, two) = (Stick::marked("32"), Stick::marked("16"));
+    let mut inventory = one.inventory();
+    inventory.disks.extend(two.inventory().disks);
+    let error = find(&inventory, &identity(), &plain()).unwrap_err();
+    let text = error.to_string();
+    for stick in [&one, &two] {
+        assert!(text.contains(stick.image().to_str().unwrap()), "{text}");
+    }
+}
+
+#[test]
+fn a_disk_with_vmwares_mark_or_a_datastore_is_never_the_medium() {
+    let stick = Stick::marked("16");
+    let image = stick.image();
+    must(
+        "sgdisk",
+        &[
+            "-n=2:0:0",
+            "-t=2:AA31E02A-400F-11DB-9590-000C2911D1B8",
+            image.to_str().unwrap(),
+        ],
+    );
+    assert!(stick.medium_through(&plain()).is_none());
+    let stick = Stick::marked("16");
+    stick.patch(512, b"VMWARE FAT16    0123456789abcdef");
+    assert!(stick.medium_through(&plain()).is_none());
+}
+
+#[test]
+fn identities_are_plain_words() {
+    assert!(Identity::parse("0.1.0-4f2a").is_some());
+    for no in ["", "\n", "a b", "../x", "ä", &"x".repeat(65)] {
+        assert!(Identity::parse(no).is_none(), "{no:?}");
+    }
+    assert!(started_from_stick("quiet rescue_from=usb x"));
+    assert!(!started_from_stick(
+        "rescue_from=usb2 rescue.rescue_from=usb"
+    ));
+}
+
+#[test]
+fn settings_are_read_and_one_that_is_too_long_is_an_error() {
+    let stick = Stick::marked("32");
+    assert_eq!(stick.medium().settings().unwrap(), None);
+    stick.give("Rescue.toml", b"mode = \"inspect\"\n");
+    let found = stick.medium().settings().unwrap().unwrap();
+    assert_eq!(found, b"mode = \"inspect\"\n");
+    stick.give("Rescue.toml", &vec![b' '; 3 * MAX_FILE_BYTES]);
+    let error = stick.medium().settings().unwrap_err().to_string();
+    assert!(error.starts_with("rescue.toml cannot be read"), "{error}");
+}
+
+#[test]
+fn files_are_put_replaced_and_read_back_by_others() {
+    for bits in ["16", "32"] {
+        let stick = Stick::marked(bits);
+        let medium = stick.medium();
+        let (long, longer) = (noise(70_000), noise(90_001));
+        let name = "reports/7XK2P03-20260102-030405.json";
+        let first = vec![
+            file(name, b"started"),
+            file(
+                "originals/7XK2P03/sda-bank5-STATE.TGZ-0123456789abcdef",
+                &long,
+            ),
+        ];
+        medium.put(first, PATIENCE).unwrap();
+        stick.assert_sound();
+        assert_eq!(stick.take(name), b"started");
+        medium.put(vec![file(name, &longer)], PATIENCE).unwrap();
+        stick.assert_sound();
+        assert_eq!(stick.take(name), longer);
+        assert_eq!(
+            stick.take("originals/7XK2P03/sda-bank5-STATE.TGZ-0123456789abcdef"),
+            long
+        );
+        assert_eq!(medium.read(name, 100_000).unwrap().unwrap(), longer);
+        assert_eq!(medium.list("originals").unwrap(), ["7XK2P03"]);
+        assert_eq!(
+            stick
+                .names()
+                .lines()
+                .filter(|line| line.contains("reports/"))
+                .count(),
+            2
+        );
+    }
+}
+
+#[test]
+fn many_files_let_their_folder_grow() {
+    let stick = Stick::marked("32");
+    let medium = stick.medium();
+    for number in 0..30 {
+        let name = format!("reports/a-rather-long-host-name-20260102-0304{number:02}.json");
+        medium
+            .put(vec![file(&name, name.as_bytes())], PATIENCE)
+            .unwrap();
+    }
+    stick.assert_sound();
+    for number in 0..30 {
+        let name = format!("reports/a-rather-long-host-name-20260102-0304{number:02}.json");
+        assert_eq!(stick.take(&name), name.as_bytes());
+    }
+}
+
+#[test]
+fn the_handover_is_a_block_as_grub_writes_it() {
+    let stick = Stick::marked("16");
+    let uuid = "4C4C4544-0037-5810-8032-B7C04F503033";
+    stick.medium().write_handover(uuid, true).unwrap();
+    let name = "hosts/4c4c4544-0037-5810-8032-b7c04f503033.env";
+    let mut expected = b"# GRUB Environment Block\nhandover=1\n".to_vec();
+    expected.resize(1024, b'#');
+    assert_eq!(stick.take(name), expected);
+    stick.medium().write_handover(uuid, false).unwrap();
+    assert!(
+        stick
+            .take(name)
+            .starts_with(b"# GRUB Environment Block\nhandover=0\n#")
+    );
+    let before = stick.bytes();
+    stick
+        .medium()
+        .write_handover("../boot/grub/rescue", true)
+        .unwrap();
+    assert_eq!(stick.bytes(), before);
+}
+
+#[test]
+fn a_full_medium_is_told_and_not_written() {
+    let stick = Stick::marked("16");
+    stick.give("filler", &noise(37 << 20));
+    let (medium, before) = (stick.medium(), stick.bytes());
+    let error = medium
+        .put(vec![file("reports/a", &noise(3_000_000))], PATIENCE)
+        .unwrap_err();
+    assert!(matches!(error, MediumError::Full { .. }), "{error}");
+    assert_eq!(stick.bytes(), before);
+}
+
+/// Places in the volume, by the parameter block.
+struct Shape {
+    table: u64,
+    second: u64,
+    root: u64,
+}
+
+fn shape(stick: &Stick) -> Shape {
+    let bytes = stick.bytes();
+    let boot = &bytes[START as usize..];
+    let word = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
+    let sectors = match word(22) {
+        0 => word(36),
+        narrow => narrow,
+    };
+    let table = word(14) * 512;
+    Shape {
+        table,
+        second: table + sectors * 512,
+        root: table + 2 * sectors * 512,
+    }
+}
+
+#[test]
+fn a_damaged_medium_is_refused_and_not_written() {
+    type Harm = fn(&Stick, &Shape);
+    let harms: [(&str, Harm); 5] = [
+        ("tables disagree about a cluster in use", |stick, shape| {
+            stick.patch(shape.second + 3 * 2, &[0xf7, 0xff]);
+        }),
+        ("a chain that breaks off", |stick, shape| {
+            stick.patch(shape.table + 3 * 2, &[0, 0]);
+            stick.patch(shape.second + 3 * 2, &[0, 0]);
+        }),
+        ("a loop", |stick, shape| {
+            stick.patch(shape.table + 3 * 2, &[3, 0]);
+            stick.patch(shape.second + 3 * 2, &[3, 0]);
+        }),
+        ("a chain out of the volume", |stick, shape| {
+            stick.patch(shape.table + 3 * 2, &[0xf0, 0xff]);
+            stick.patch(shape.second + 3 * 2, &[0xf0, 0xff]);
+        }),
+        ("a file that is longer than its chain", |stick, shape| {
+            // The second entry of the root, behind `.disk`'s long name and itself.
+            let at = (0..16).map(|slot| shape.root + slot * 32).find(|at| {
+                let bytes = stick.bytes();
+                bytes[(START + at) as usize..].starts_with(b"VICTIM  BIN")
+            });
+            stick.patch(at.unwrap() + 28, &9_000_000_u32.to_le_bytes());
+        }),
+    ];
+    for (what, harm) in harms {
+        let stick = Stick::marked("16");
+        stick.give("victim.bin", &noise(20_000));
+        // Its chain is the one that begins behind the clusters of `.disk`.
+        let medium = stick.medium();
+        harm(&stick, &shape(&stick));
+        let before = stick.bytes();
+        let error = medium
+            .put(vec![file("reports/a", b"a")], PATIENCE)
+            .unwrap_err();
+        assert!(
+            matches!(error, MediumError::Unsound { .. }),
+            "{what}: {error}"
+        );
+        assert_eq!(stick.bytes(), before, "{what}");
+    }
+}
+
+#[test]
+fn tables_that_a_cut_write_let_differ_about_nobodys_clusters_are_made_equal() {
+    let stick = Stick::marked("16");
+    stick.patch(shape(&stick).second + 9000 * 2, &[0xff, 0xff]);
+    stick
+        .medium()
+        .put(vec![file("reports/a", b"a")], PATIENCE)
+        .unwrap();
+    stick.assert_sound();
+    assert_eq!(stick.take("reports/a"), b"a");
+}
+
+#[test]
+fn hostile_first_sectors_are_no_medium() {
+    let stick = Stick::marked("32");
+    let original = stick.bytes();
+    // Every byte of the parameter block, at its extremes: no panic, no endless walk.
+    for at in 11..90 {
+        for value in [0_u8, 1, 0x7f, 0x80, 0xff] {
+            stick.patch(at, &[value]);
+            if let Some(medium) = stick.medium_through(&plain()) {
+                let _ = medium.settings();
+                let _ = medium.put(vec![file("reports/a", b"a")], PATIENCE);
+            }
+            fs::write(stick.image(), &original).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_medium_that_was_exchanged_is_not_written() {
+    let stick = Stick::marked("16");
+    let medium = stick.medium();
+    must("mdel", &["-i", &stick.at(), "::.disk/esxi-rescue-test-1"]);
+    let before = stick.bytes();
+    let error = medium
+        .put(vec![file("reports/a", b"a")], PATIENCE)
+        .unwrap_err();
+    assert!(matches!(error, MediumError::Gone), "{error}");
+    assert_eq!(stick.bytes(), before);
+}
+
+/// Records writes, or takes its time.
+#[derive(Debug)]
+struct Odd {
+    inner: FileDevice,
+    writes: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+    sleep: Duration,
+}
+
+impl BlockDevice for Odd {
+    fn sector_size(&self) -> SectorSize {
+        self.inner.sector_size()
+    }
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: ByteOffset, data: &[u8]) -> io::Result<()> {
+        thread::sleep(self.sleep);
+        for (number, sector) in data.chunks(512).enumerate() {
+            let at = offset.0 + number as u64 * 512;
+            self.writes.lock().unwrap().push((at, sector.to_vec()));
+        }
+        self.inner.write_at(offset, data)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+type Writes = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+
+fn odd(sleep: Duration) -> (Access, Writes) {
+    let writes = Writes::default();
+    let kept = Arc::clone(&writes);
+    let access = Access {
+        write: Arc::new(move |path| {
+            Ok(Box::new(Odd {
+                inner: FileDevice::open(path, Mode::Write)?,
+                writes: Arc::clone(&kept),
+                sleep,
+            }))
+        }),
+        ..plain()
+    };
+    (access, writes)
+}
+
+#[test]
+fn a_medium_that_hangs_is_left_behind() {
+    let stick = Stick::marked("16");
+    let (access, _) = odd(Duration::from_secs(2));
+    let medium = stick.medium_through(&access).unwrap();
+    let begun = std::time::Instant::now();
+    let error = medium
+        .put(vec![file("reports/a", b"a")], Duration::from_millis(200))
+        .unwrap_err();
+    assert!(matches!(error, MediumError::Slow(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_millis(1900));
+}
+
+#[test]
+fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_can_be_written() {
+    for bits in ["16", "32"] {
+        let stick = Stick::marked(bits);
+        let (access, writes) = odd(Duration::ZERO);
+        let name = "reports/7XK2P03-20260102-030405.json";
+        let (old, new) = (noise(3000), noise(5000));
+        stick
+            .medium()
+            .put(vec![file(name, &old)], PATIENCE)
+            .unwrap();
+        let before = stick.bytes();
+        let medium = stick.medium_through(&access).unwrap();
+        medium.put(vec![file(name, &new)], PATIENCE).unwrap();
+        let writes = writes.lock().unwrap().clone();
+        // New clusters, both tables twice, the folder.
+        assert!(
+            writes.len() >= 5000_usize.div_ceil(512) + 5,
+            "{}",
+            writes.len()
+        );
+        for cut in 0..=writes.len() {
+            let mut image = before.clone();
+            for (at, sector) in &writes[..cut] {
+                image[*at as usize..][..512].copy_from_slice(sector);
+            }
+            fs::write(stick.image(), &image).unwrap();
+            let found = stick.take(name);
+            assert!(
+                found == old || found == new,
+                "FAT{bits}, cut after {cut} writes"
+            );
+            stick
+                .medium()
+                .put(vec![file("reports/next", b"next")], PATIENCE)
+                .unwrap();
+            assert_eq!(stick.take("reports/next"), b"next");
+        }
+    }
+}

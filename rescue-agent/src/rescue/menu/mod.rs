@@ -1,0 +1,281 @@
+//! The menu for a person who has stopped the countdown, or stays after the work.
+//!
+//! Here is what is shown and read; which key does what is decided by values without a terminal
+//! ([`entries`], [`devices`], [`pager`]). Every console shows the same, and keys count from all.
+//! Nothing is written while the menu is open, so Ctrl-Alt-Del restarts at once.
+
+mod devices;
+mod entries;
+mod pager;
+mod shell;
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use self::devices::DeviceList;
+use self::entries::{Choice, Menu, Offer, Reaction};
+use self::pager::Pager;
+use super::decide::Decision;
+use super::look::Seen;
+use super::say;
+use super::task::{self, Task};
+use crate::init::console::OnSerial;
+use crate::init::keys::{Key, Keyboard};
+use crate::init::{Machine, finish};
+use crate::report::{self, Detail, Line, Tone};
+use crate::settings::{Finish, Mode};
+
+/// Messages of the kernel that are shown at most.
+const KERNEL_MESSAGES: usize = 5000;
+
+/// Opens the menu, and comes back with what the person wants. `task` is what `apply` stands for.
+pub(super) fn open(machine: &Machine, seen: &Seen, task: Task) -> Decision {
+    finish::allow_ctrl_alt_del(true);
+    let mut dialogue = Dialogue {
+        keyboard: Keyboard::new(&machine.consoles),
+        machine,
+        seen,
+    };
+    let decision = dialogue.menu(task);
+    finish::allow_ctrl_alt_del(false);
+    decision
+}
+
+/// A person and the machine.
+struct Dialogue<'m> {
+    machine: &'m Machine,
+    seen: &'m Seen,
+    keyboard: Keyboard,
+}
+
+impl Dialogue<'_> {
+    fn menu(&mut self, task: Task) -> Decision {
+        let mut menu = Menu::new(self.offer(&task));
+        loop {
+            let (choice, console) = self.choose(&mut menu);
+            let words = choice.words();
+            self.say(&[Line::plain(format!("Menu     {words} ({console})"))]);
+            match choice {
+                Choice::Apply => {
+                    self.show_again(&task);
+                    return Decision::CarryOut(task);
+                }
+                Choice::LocalDisk => return Decision::LocalDisk,
+                Choice::Reboot => return Decision::Leave(Finish::Reboot),
+                Choice::PowerOff => return Decision::Leave(Finish::Poweroff),
+                Choice::Devices => {
+                    if let Some(task) = self.devices() {
+                        return Decision::CarryOut(task);
+                    }
+                }
+                Choice::Restore => {
+                    let task = Task::restore(self.machine, self.seen);
+                    if let Some(task) = self.confirmed(task) {
+                        return Decision::CarryOut(task);
+                    }
+                }
+                Choice::Details => self.read(Pager::new(self.details(&task))),
+                Choice::Log => self.read(Pager::new(self.log()).at_end()),
+                Choice::Shell => self.shell(&console),
+            }
+            self.show_again(&task);
+        }
+    }
+
+    fn offer(&self, task: &Task) -> Offer {
+        let machine = self.machine;
+        Offer {
+            writing: machine.settings.mode != Mode::Inspect,
+            plan: task.writes(),
+            devices: !DeviceList::new(&task::judged(machine, self.seen)).is_empty(),
+            originals: Task::restore(machine, self.seen).writes(),
+            shell: shell::is_there(&machine.root),
+        }
+    }
+
+    fn choose(&mut self, menu: &mut Menu) -> (Choice, String) {
+        loop {
+            self.picture(&menu.lines(), &menu.status(), OnSerial::StatusOnly);
+            let (key, console) = self.keyboard.next_key();
+            if let Reaction::Chosen(choice) = menu.press(key) {
+                return (choice, console);
+            }
+        }
+    }
+
+    /// The devices that a person chooses, and the plan for them, if it is confirmed.
+    fn devices(&mut self) -> Option<Task> {
+        let mut list = DeviceList::new(&task::judged(self.machine, self.seen));
+        self.begin_page(&[
+            Line::new(Tone::Title, "Which devices go back to ESXi?"),
+            Line::plain("A device without [x] stays passed through."),
+            Line::plain("Number or Space: on, off.   Enter: make the plan.   q: back to the menu."),
+            Line::empty(),
+        ]);
+        loop {
+            self.picture(&list.lines(), &list.status(), OnSerial::StatusOnly);
+            match list.press(self.keyboard.next_key().0) {
+                devices::Reaction::None | devices::Reaction::Changed => {}
+                devices::Reaction::Back => return None,
+                devices::Reaction::Done => break,
+            }
+        }
+        let Some(selection) = list.selection() else {
+            self.pause("Nothing is chosen, so there is nothing to do.");
+            return None;
+        };
+        match Task::giving_back(self.machine, self.seen, selection) {
+            Ok(task) => self.confirmed(task),
+            Err(error) => {
+                self.pause(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Shows a new plan and asks.
+    fn confirmed(&mut self, task: Task) -> Option<Task> {
+        self.begin_page(&[Line::new(Tone::Title, "The new plan")]);
+        self.say(&task.lines(self.seen));
+        if !task.writes() {
+            self.pause("There is nothing to write.");
+            return None;
+        }
+        let consoles = &self.machine.consoles;
+        consoles.status("Carry this out? y: yes. Any other key: back to the menu.");
+        let key = self.keyboard.next_key().0;
+        consoles.status("");
+        (key == Key::Character('y')).then_some(task)
+    }
+
+    fn pause(&mut self, why: &str) {
+        self.say(&[Line::new(Tone::Warning, why)]);
+        self.machine.consoles.status("Any key: back to the menu.");
+        self.keyboard.next_key();
+    }
+
+    fn details(&self, task: &Task) -> Vec<Line> {
+        let (inventory, host) = (&self.seen.inventory, Some(&self.seen.host));
+        let mut lines = self.seen.overview(self.machine, Detail::Full);
+        lines.extend(report::intentions(inventory, &task.plan, Detail::Full));
+        lines.extend(report::explain(inventory, host, &task.plan));
+        lines
+    }
+
+    fn log(&self) -> Vec<Line> {
+        let mut lines = vec![Line::new(Tone::Title, "The kernel's messages")];
+        lines.extend(kernel_messages(&self.machine.root));
+        lines.push(Line::new(Tone::Title, "What was said on the consoles"));
+        lines.extend(self.machine.consoles.transcript().lines().map(Line::plain));
+        lines
+    }
+
+    fn read(&mut self, mut pager: Pager) {
+        self.begin_page(&[]);
+        loop {
+            self.picture(&pager.page(), &pager.status(), OnSerial::Again);
+            loop {
+                match pager.press(self.keyboard.next_key().0) {
+                    pager::Reaction::None => {}
+                    pager::Reaction::Turned => break,
+                    pager::Reaction::Done => return,
+                }
+            }
+        }
+    }
+
+    fn shell(&mut self, console: &str) {
+        self.begin_page(&[Line::new(
+            Tone::Title,
+            format!("A shell on {console}; `exit` leads back to the menu"),
+        )]);
+        let consoles = &self.machine.consoles;
+        consoles.drain(std::time::Duration::from_secs(1));
+        if let Err(error) = shell::run(&self.machine.root, console) {
+            self.pause(&format!("No shell on {console}: {error}"));
+        }
+        self.keyboard = Keyboard::new(consoles);
+    }
+
+    /// What was shown before the menu, because something else has taken its place.
+    fn show_again(&self, task: &Task) {
+        let mut lines = self.seen.overview(self.machine, Detail::Brief);
+        lines.extend(task.lines(self.seen));
+        lines.push(Line::empty());
+        self.begin_page(&lines);
+    }
+
+    /// A fresh screen that begins with these lines, which are not new.
+    fn begin_page(&self, lines: &[Line]) {
+        self.machine.consoles.begin_page();
+        self.machine.consoles.picture(lines, "", OnSerial::Again);
+        self.machine.consoles.end_picture();
+    }
+
+    fn picture(&self, lines: &[Line], status: &str, on_serial: OnSerial) {
+        self.machine.consoles.picture(lines, status, on_serial);
+    }
+
+    fn say(&self, lines: &[Line]) {
+        say(self.machine, lines);
+    }
+}
+
+/// What the kernel has to say of this start, as far as it still has it.
+///
+/// Source: Linux `Documentation/ABI/testing/dev-kmsg`: one message for each read.
+fn kernel_messages(root: &Path) -> Vec<Line> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(root.join("dev/kmsg"));
+    let Ok(mut file) = file else {
+        return vec![Line::plain("They cannot be read.")];
+    };
+    let mut lines = Vec::new();
+    let mut buffer = [0; 8192];
+    // A failed read is the end, or a message that was dropped meanwhile.
+    while let Ok(length) = file.read(&mut buffer) {
+        if length == 0 || lines.len() == KERNEL_MESSAGES {
+            break;
+        }
+        let message = String::from_utf8_lossy(&buffer[..length]);
+        lines.extend(kernel_message(&message));
+    }
+    lines
+}
+
+/// Seconds since the start, and the text: `6,339,5140900,-;text`, with more lines behind it.
+fn kernel_message(record: &str) -> Option<Line> {
+    let (head, text) = record.split_once(';')?;
+    let microseconds: u64 = head.split(',').nth(2)?.parse().ok()?;
+    let text = text.lines().next().unwrap_or_default();
+    let (seconds, rest) = (microseconds / 1_000_000, microseconds / 1000 % 1000);
+    Some(Line::plain(format!("[{seconds:>5}.{rest:03}] {text}")).cut())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_the_kernel_are_shown_with_their_time() {
+        let shown = |record| kernel_message(record).map(|line| line.text);
+        assert_eq!(
+            shown("6,339,5140900,-;NET: it\n SUBSYSTEM=acpi\n").as_deref(),
+            Some("[    5.140] NET: it")
+        );
+        assert_eq!(
+            shown("4,1,2,c,caller=T1;\\x1b[2Ja\u{1b}b").as_deref(),
+            Some("[    0.000] \\x1b[2Ja\\u{1b}b")
+        );
+        for odd in ["", "6;x", "6,1,x,-;t", "no message"] {
+            assert_eq!(shown(odd), None, "{odd:?}");
+        }
+    }
+}

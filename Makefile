@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep lint bench screenshot demo fuzz clean
+.PHONY: help image test test-boot test-deep lint bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -16,6 +16,12 @@ test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast
+
+test-boot: ## run all of the boot matrix: every route, firmware and controller
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test boot_first_light --test boot_devices \
+		--test boot_routes --test boot_controllers --test boot_matrix --test partition_tables -- --nocapture
 
 test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test

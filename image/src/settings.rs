@@ -24,6 +24,7 @@ pub const KEYS: &[(&str, &str)] = &[
         "console",
         "consoles to show the work on, for instance tty0,ttyS1",
     ),
+    ("bootnext", "auto, off or create"),
 ];
 
 /// One checked setting.
@@ -116,6 +117,7 @@ fn is_right(key: &str, value: &str) -> bool {
     match key {
         "mode" => ["auto", "inspect", "restore"].contains(&value),
         "finish" => ["reboot", "poweroff", "stay"].contains(&value),
+        "bootnext" => ["auto", "off", "create"].contains(&value),
         "countdown" | "wait" => value
             .parse::<u32>()
             .is_ok_and(|seconds| seconds <= MAX_SECONDS),

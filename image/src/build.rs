@@ -123,6 +123,7 @@ fn make_parts(
         &Base {
             agent: &inputs.agent,
             driver_table: &kernel.driver_table,
+            dictionary: &kernel.dictionary,
             names: &names,
             release: &format!("{release}\n"),
             identity: &format!("{identity}\n"),
@@ -138,12 +139,13 @@ fn make_parts(
     Ok(Parts {
         settings_block: personal.to_block()?,
         arguments: options.arguments.clone(),
-        release: format!("{release}\n"),
+        release,
+        driver_counts: (kernel.module_count, kernel.network_module_count),
         vmlinuz: kernel.vmlinuz.clone(),
         initrd,
         initrd_net: kernel.network_part.clone(),
         loaders,
-        reports: false,
+        reports: inputs.reports,
         epoch: options.epoch,
         identity,
     })

@@ -116,6 +116,9 @@ pub const LEFT_OUT: &[&str] = &[
     // Offer this machine's disks to others.
     "drivers/nvme/target/",
     "drivers/scsi/qla2xxx/tcm_qla2xxx",
+    // Chips of network switches, not cards of hosts; two of the largest modules there are.
+    "drivers/net/ethernet/marvell/prestera/",
+    "drivers/net/ethernet/mellanox/mlxsw/",
     // A disk that exists in memory only.
     "drivers/scsi/scsi_debug",
 ];

@@ -25,6 +25,8 @@ const DELETED: u8 = 0xe5;
 const FAT32_NUMBER: u32 = 0x0fff_ffff;
 /// Largest file that is read out of a finished volume, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Most entries of a directory that are listed.
+const MAX_ENTRIES: usize = 1000;
 
 /// Which FAT, with the cluster size that makes even a small volume one of that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +143,17 @@ pub fn read_file(volume: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
         .take(MAX_FILE_BYTES)
         .read_to_end(&mut bytes)?;
     Ok(Some(bytes))
+}
+
+/// The names in a directory.
+pub fn list(volume: &[u8], path: &str) -> io::Result<Vec<String>> {
+    let mut disk = ReadOnly(Cursor::new(volume));
+    let fs = open(&mut disk)?;
+    let dir = fs.root_dir().open_dir(path)?;
+    dir.iter()
+        .take(MAX_ENTRIES)
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
 }
 
 /// Replaces the content of a file of the root directory or below, in place; creates it if there is none.

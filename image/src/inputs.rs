@@ -37,6 +37,8 @@ pub struct Inputs {
     pub agent: Vec<u8>,
     /// The `rescue.toml` to build in.
     pub config: Option<Vec<u8>>,
+    /// Whether it asks for a report to be sent.
+    pub reports: bool,
     /// The packages.
     pub packages: Packages,
     /// All of it, for the manifest.
@@ -81,7 +83,10 @@ impl Packages {
 /// Reads and checks everything.
 pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Result<Inputs> {
     let agent = read_agent(&options.agent)?;
-    let config = options.config.as_deref().map(read_config).transpose()?;
+    let (config, reports) = match &options.config {
+        Some(path) => read_config(path).map(|(content, reports)| (Some(content), reports))?,
+        None => (None, false),
+    };
     let words: Vec<&str> = options.arguments.iter().map(String::as_str).collect();
     settings::check_arguments(&words)?;
     let builder = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
@@ -123,6 +128,7 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     Ok(Inputs {
         agent,
         config,
+        reports,
         packages,
         list,
         digest,
@@ -210,10 +216,11 @@ fn has_interpreter(elf: &[u8]) -> std::result::Result<bool, object::read::Error>
         .any(|segment| segment.p_type(endian) == PT_INTERP))
 }
 
-fn read_config(path: &Path) -> Result<Vec<u8>> {
-    let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-    settings::check_toml(path, &text)?;
-    Ok(text.into_bytes())
+/// The settings file, and whether it asks for a report to be sent.
+fn read_config(path: &Path) -> Result<(Vec<u8>, bool)> {
+    let content = fs::read(path).map_err(Error::io("read", path))?;
+    let settings = settings::check_toml(path, &content)?;
+    Ok((content, settings.report.is_some()))
 }
 
 /// The version of an installed package, or "unknown" where programs do not come from packages.

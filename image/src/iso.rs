@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime};
 use crate::error::{Error, Result};
 use crate::grub::{self, NetworkPart};
 use crate::parts::{self, Parts};
-use crate::personal;
 use crate::tool;
 
 /// The file's name.
@@ -55,13 +54,20 @@ pub fn make(parts: &Parts, with_network: bool, temp: &Path, out: &Path) -> Resul
         (true, true) => NetworkPart::Always,
     };
     let menu = grub::menu("/boot", network);
+    let (info, identity) = (parts.info(), grub::identity_file(&parts.identity));
+    let mut files = parts.medium_files(&menu, network);
+    files.push((parts::INFO.to_owned(), info.as_bytes()));
+    // The loaders are in the EFI partition.
+    let loaders = parts.loader_files();
+    let all = files.iter().chain(&loaders);
+    let sums = parts::sums(all.map(|(path, bytes)| (path.as_str(), *bytes)));
+    files.push((identity, sums.as_bytes()));
     let tree = Tree {
-        files: parts.medium_files(&menu, network),
+        files,
         bios_image: &grub::bios_cd_image(&parts.identity, temp)?,
         esp: &parts::iso_esp(parts)?,
     };
-    write(&tree, parts.epoch, temp, out)?;
-    personal::find(out, &personal::read_image(out)?).map(|_| ())
+    write(&tree, parts.epoch, temp, out)
 }
 
 /// Writes the ISO to `out`, working in `temp`; `epoch` (seconds since 1970) is the time of every file and of the volume.

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::dictionary;
 use crate::drivers::{self, DriverTable, ModuleTree};
 use crate::error::{Error, Result};
 use crate::hash;
@@ -14,6 +15,7 @@ use crate::progress::Progress;
 
 /// What shapes the packed modules beside the kernel package itself: this very code.
 const PACKING: &[&str] = &[
+    include_str!("dictionary.rs"),
     include_str!("drivers.rs"),
     include_str!("initramfs.rs"),
     include_str!("kernel.rs"),
@@ -34,6 +36,8 @@ pub struct Kernel {
     pub drivers_part: Vec<u8>,
     /// How many modules it has.
     pub module_count: usize,
+    /// What the modules of both parts are compressed with.
+    pub dictionary: Vec<u8>,
     /// The initramfs part with the network drivers and their table.
     pub network_part: Vec<u8>,
     /// How many modules that has.
@@ -79,6 +83,7 @@ fn load(dir: &Path) -> Result<Kernel> {
         drivers_part: read(DRIVERS)?,
         driver_table,
         module_count: base.modules.len(),
+        dictionary: read(DICTIONARY)?,
         network_part: read(NETWORK_DRIVERS)?,
         network_module_count: network.modules.len(),
     })
@@ -88,6 +93,7 @@ fn load(dir: &Path) -> Result<Kernel> {
 const VMLINUZ: &str = "vmlinuz";
 const TABLE: &str = "drivers.json";
 const DRIVERS: &str = "drivers.cpio";
+const DICTIONARY: &str = "dictionary";
 const NETWORK_TABLE: &str = "drivers-net.json";
 const NETWORK_DRIVERS: &str = "drivers-net.cpio";
 
@@ -104,12 +110,14 @@ fn make(deb: &Deb, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathB
     initramfs::check_kernel_config(&unpacked.join("boot").join(format!("config-{}", tree.abi())))?;
     let base = tree.select(drivers::BASE)?;
     let network = network::select(&tree, &base.drivers)?;
+    progress.step("learning what the drivers have in common");
+    let dictionary = dictionary::train(&base.files)?;
     let total = base.files.len() + network.files.len();
     let bar = progress.bar(&format!("compressing {total} drivers"), total);
     let tick = || bar.tick();
-    let drivers = initramfs::drivers_part(&base, mtime, &tick)?;
+    let drivers = initramfs::drivers_part(&base, &dictionary, mtime, &tick)?;
     let table = to_json(&tree.table(base.drivers))?;
-    let mut network_drivers = initramfs::drivers_part(&network, mtime, &tick)?;
+    let mut network_drivers = initramfs::drivers_part(&network, &dictionary, mtime, &tick)?;
     bar.finish();
     let network_table = to_json(&tree.further_table(network.drivers))?;
     let mut network_part = initramfs::network_table_part(&network_table, mtime)?;
@@ -124,6 +132,7 @@ fn make(deb: &Deb, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathB
         (VMLINUZ, &vmlinuz),
         (TABLE, &table),
         (DRIVERS, &drivers),
+        (DICTIONARY, &dictionary),
         (NETWORK_TABLE, &network_table),
         (NETWORK_DRIVERS, &network_part),
     ] {

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::grub::{self, NetworkPart};
-use crate::parts::Parts;
-use crate::personal;
+use crate::parts::{self, Parts};
 
 /// The directory's name.
 pub const DIR: &str = "netboot";
@@ -27,8 +26,8 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         NetworkPart::IfReporting
     };
     let mut files = vec![
-        (".disk/info", parts.release.clone().into_bytes()),
-        ("README.txt", include_bytes!("netboot/README.txt").to_vec()),
+        (parts::INFO, parts.info().into_bytes()),
+        (parts::README, include_bytes!("netboot/README.txt").to_vec()),
         ("bios/grub.0", grub::bios_pxe_image(temp)?),
         (
             "dnsmasq.conf",
@@ -44,15 +43,18 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         ("shimx64.efi", parts.loaders.shim.clone()),
         ("vmlinuz", parts.vmlinuz.clone()),
     ];
-    files.sort_by_key(|(path, _)| *path);
+    let sums = parts::sums(files.iter().map(|(path, bytes)| (*path, bytes.as_slice())));
     let identity = grub::identity_file(&parts.identity);
-    let mut files: Vec<(String, Vec<u8>)> = files
+    files.push((&identity, sums.into_bytes()));
+    files.sort_by_key(|(path, _)| *path);
+    Ok(files
         .into_iter()
         .map(|(path, bytes)| (path.to_owned(), bytes))
-        .collect();
-    files.insert(0, (identity, b"\n".to_vec()));
-    Ok(files)
+        .collect())
 }
+
+/// The example for dnsmasq.
+pub const DNSMASQ: &str = "dnsmasq.conf";
 
 /// The iPXE script with these settings in it.
 #[must_use]
@@ -71,8 +73,7 @@ pub fn write(files: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
         }
         fs::write(&path, bytes).map_err(Error::io("write", &path))?;
     }
-    let block = dir.join(SETTINGS_BLOCK);
-    personal::find(&block, &personal::read_image(&block)?).map(|_| ())
+    Ok(())
 }
 
 #[cfg(test)]

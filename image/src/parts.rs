@@ -3,11 +3,37 @@
 use crate::error::{Error, Result};
 use crate::fat;
 use crate::grub::{self, NetworkPart};
+use crate::hash;
 use std::io;
 use std::path::Path;
 
 /// File of the settings block on media with a `/boot`, see [`crate::personal`].
 pub const SETTINGS_BLOCK: &str = "boot/grub/rescue.env";
+/// What the image is, one line.
+pub const INFO: &str = ".disk/info";
+/// Files that people and `customize` may change.
+const CHANGEABLE: &[&str] = &[
+    SETTINGS_BLOCK,
+    crate::usb::SETTINGS_FILE,
+    crate::netboot::SETTINGS_BLOCK,
+    crate::netboot::IPXE_SCRIPT,
+    crate::netboot::DNSMASQ,
+    README,
+];
+/// For people.
+pub const README: &str = "README.txt";
+
+/// The content of the file that names the image: the digests of what nobody changes later, as sha256sum writes them.
+#[must_use]
+pub fn sums<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut lines: Vec<String> = files
+        .into_iter()
+        .filter(|(path, _)| !CHANGEABLE.contains(path))
+        .map(|(path, bytes)| format!("{}  {path}\n", hash::sha256(bytes)))
+        .collect();
+    lines.sort_by(|one, other| one[64..].cmp(&other[64..]));
+    lines.concat()
+}
 
 /// The programs that firmware starts, all signed.
 #[derive(Debug, Clone)]
@@ -43,11 +69,22 @@ pub struct Parts {
     pub arguments: Vec<String>,
     /// Whether settings that are built in ask for a report to be sent.
     pub reports: bool,
+    /// How many drivers there are, and how many of them for the network beside these.
+    pub driver_counts: (usize, usize),
     /// Time of everything, seconds since 1970.
     pub epoch: u64,
 }
 
 impl Parts {
+    /// What `.disk/info` says, one line.
+    #[must_use]
+    pub fn info(&self) -> String {
+        format!(
+            "{} drivers {} network-drivers {}\n",
+            self.release, self.driver_counts.0, self.driver_counts.1
+        )
+    }
+
     /// The files of a medium with a `/boot`, with this menu.
     #[must_use]
     pub fn medium_files<'a>(
@@ -56,8 +93,6 @@ impl Parts {
         network: NetworkPart,
     ) -> Vec<(String, &'a [u8])> {
         let mut files: Vec<(String, &[u8])> = vec![
-            (".disk/info".to_owned(), self.release.as_bytes()),
-            (grub::identity_file(&self.identity), b"\n"),
             ("boot/vmlinuz".to_owned(), &self.vmlinuz),
             ("boot/initrd.img".to_owned(), &self.initrd),
             ("boot/grub/grub.cfg".to_owned(), menu.as_bytes()),
@@ -128,7 +163,7 @@ pub(crate) mod tests {
         };
         Parts {
             identity: "12345678abcdef00".to_owned(),
-            release: "esxi-rescue 0 kernel test\n".to_owned(),
+            release: "esxi-rescue 0 kernel test".to_owned(),
             vmlinuz: vec![9; 50_000],
             initrd: vec![8; 60_000],
             initrd_net: vec![7; 70_000],
@@ -141,6 +176,7 @@ pub(crate) mod tests {
             settings_block: personal.to_block().unwrap(),
             arguments: Vec::new(),
             reports: false,
+            driver_counts: (3, 2),
             epoch: 1_700_000_000,
         }
     }

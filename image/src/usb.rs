@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::fat;
 use crate::grub::{self, NetworkPart};
 use crate::hash;
-use crate::parts::Parts;
+use crate::parts::{self, Parts};
+use crate::settings;
 
 /// The file's name.
 pub const FILE: &str = "esxi-rescue.img";
@@ -29,7 +30,8 @@ const SECTOR_BYTES: u64 = 512;
 const STICK_SECTORS: u64 = 64_000_000 / SECTOR_BYTES;
 /// Partitions start at a MiB, as every tool expects.
 const CORE_AT: u64 = 2048;
-const VOLUME_AT: u64 = 4096;
+/// First sector of the FAT volume.
+pub const VOLUME_AT: u64 = 4096;
 /// What the second copy of the GPT takes at the end of the disk, in sectors.
 const BACKUP_SECTORS: u64 = 33;
 /// Free room that is left for reports at least, and what the FAT itself takes, in sectors.
@@ -40,15 +42,19 @@ const DISK_SIGNATURE: usize = 440;
 const ACTIVE: u8 = 0x80;
 
 const README: &str = include_str!("usb-readme.txt");
-const SETTINGS: &str = include_str!("usb-rescue.toml");
 
 /// The finished image.
 pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
     let menu = grub::menu("/boot", NetworkPart::Always);
+    let settings = settings::template();
     let mut files = parts.medium_files(&menu, NetworkPart::Always);
     files.extend(parts.loader_files());
-    files.push((SETTINGS_FILE.to_owned(), SETTINGS.as_bytes()));
-    files.push(("README.txt".to_owned(), README.as_bytes()));
+    files.push((SETTINGS_FILE.to_owned(), settings.as_bytes()));
+    files.push((parts::README.to_owned(), README.as_bytes()));
+    let info = parts.info();
+    files.push((parts::INFO.to_owned(), info.as_bytes()));
+    let sums = parts::sums(files.iter().map(|(path, bytes)| (path.as_str(), *bytes)));
+    files.push((grub::identity_file(&parts.identity), sums.as_bytes()));
     let bios = grub::bios_disk(&parts.identity, CORE_AT, temp)?;
     let assemble = || -> io::Result<Vec<u8>> {
         let disk_sectors = disk_sectors(&files);

@@ -2,10 +2,39 @@
 
 use std::path::PathBuf;
 
+use thiserror::Error;
+
 use crate::discover::{self, Known, Open};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
+
+/// A promise that was not kept.
+#[derive(Debug, Error)]
+pub(crate) enum Broken<'n> {
+    /// A partition beside the banks.
+    #[error("{name} cannot be read any more ({why}); nothing was written to it")]
+    NowUnreadable { name: String, why: String },
+    /// The whole table.
+    #[error("{path}: its partition table cannot be read any more: {why}")]
+    TableGone { path: String, why: String },
+    /// The table says something else.
+    #[error("{path}: its partition table lists other partitions than before")]
+    OtherPartitions { path: String },
+    /// The table has a fault that it did not have.
+    #[error("{path}: {warning}; nothing was written to it")]
+    TableWorse { path: String, warning: String },
+    /// A bank, its volume, an archive or its original.
+    #[error("{name}: {what}; {in_force}")]
+    NotAsPlanned {
+        name: &'n str,
+        what: String,
+        in_force: &'static str,
+    },
+    /// The very thing that was asked for.
+    #[error("{name}: {device} is still passed through")]
+    StillPassedThrough { name: &'n str, device: &'n str },
+}
 
 /// Looks again at every disk that was looked at for the plan, and compares.
 ///
@@ -62,7 +91,8 @@ fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
         .filter(|(number, _)| !known(*number))
         .map(|(number, why)| {
             let name = before.partition_name(*number);
-            format!("{name} cannot be read any more ({why}); nothing was written to it")
+            let why = why.clone();
+            Broken::NowUnreadable { name, why }.to_string()
         })
         .collect()
 }
@@ -70,22 +100,24 @@ fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
 /// A partition table is never written: it has to list what it listed, and to be no worse. (Better it
 /// may be: what could not be read for a moment can be read now.)
 fn other_table(before: &Disk, after: &Disk) -> Option<String> {
-    let path = before.path.display();
+    let path = before.path.display().to_string();
     let (was, is) = match (&before.table, &after.table) {
         (Ok(was), Ok(is)) => (was, is),
         (Err(_), _) => return None,
-        (Ok(_), Err(why)) => return Some(format!("{path}: {why}")),
+        (Ok(_), Err(why)) => {
+            let why = why.clone();
+            return Some(Broken::TableGone { path, why }.to_string());
+        }
     };
     if was.partitions != is.partitions {
-        return Some(format!(
-            "{path}: its partition table lists other partitions than before"
-        ));
+        return Some(Broken::OtherPartitions { path }.to_string());
     }
     let new = is
         .warnings
         .iter()
         .find(|warning| !was.warnings.contains(warning))?;
-    Some(format!("{path}: {new}; nothing was written to it"))
+    let warning = new.to_string();
+    Some(Broken::TableWorse { path, warning }.to_string())
 }
 
 fn broken_promises(
@@ -104,35 +136,45 @@ fn broken_promises(
     });
     let Some(now) = now else {
         let why = why_not_found(was, after.disks.get(plan.disk));
-        return vec![format!(
-            "{name}: the bank is not found any more ({why}); {}",
-            in_force(outcome)
-        )];
+        let what = format!("the bank is not found any more ({why})");
+        return vec![not_as_planned(&name, what, outcome)];
     };
     let mut broken = Vec::new();
     for (archive, expected) in expected_hashes(plan, outcome, was) {
         let file = was.archives[archive].name;
         let found = now.archives.iter().find(|candidate| candidate.name == file);
         if let Some(what) = wrong_content(found, &expected) {
-            broken.push(format!("{name}: {file} {what}; {}", in_force(outcome)));
+            broken.push(not_as_planned(&name, format!("{file} {what}"), outcome));
         }
     }
     if matches!(outcome, Outcome::Replaced | Outcome::Restored)
         && let Some(what) = unsound(now)
     {
-        broken.push(format!("{name}: {what}; {}", in_force(outcome)));
+        broken.push(not_as_planned(&name, what, outcome));
     }
     if *outcome == Outcome::Replaced {
         broken.extend(
-            lost_originals(plan, was, now)
-                .map(|what| format!("{name}: {what}; {}", in_force(outcome))),
+            lost_originals(plan, was, now).map(|what| not_as_planned(&name, what, outcome)),
         );
-        broken.extend(
-            still_passed_through(plan, now)
-                .map(|device| format!("{name}: {device} is still passed through")),
-        );
+        broken.extend(still_passed_through(plan, now).map(|device| {
+            Broken::StillPassedThrough {
+                name: &name,
+                device,
+            }
+            .to_string()
+        }));
     }
     broken
+}
+
+fn not_as_planned(name: &str, what: String, outcome: &Outcome) -> String {
+    let in_force = in_force(outcome);
+    Broken::NotAsPlanned {
+        name,
+        what,
+        in_force,
+    }
+    .to_string()
 }
 
 /// What is known to be in force in a bank whose fresh look shows something else.

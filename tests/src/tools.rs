@@ -19,9 +19,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
+    ("cpio", "cpio"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
+    ("file", "file"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
@@ -43,6 +45,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("tar", "tar"),
     ("xorriso", "xorriso"),
+    ("zstd", "zstd"),
 ];
 
 /// Folders searched after `PATH`: an unprivileged user's `PATH` lacks those of gdisk and dosfstools.

@@ -251,3 +251,34 @@ fn an_unsigned_first_link_is_refused_by_secure_boot_and_only_by_that() -> Result
     // The same medium starts where nobody asks for a signature: it was refused for that alone.
     repairs(Firmware::Uefi, Medium::Cd(iso))
 }
+
+/// Starts a machine of little memory with a disk of 8.0, whose repair needs the most of it.
+fn repairs_with_memory_of(
+    mib: u32,
+    firmware: Firmware,
+    medium: fn(PathBuf) -> Medium,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let iso = hurried("esxi-rescue.iso", folder.path())?;
+    let made = EsxiDisk::v80().make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    let finished = Machine::new(firmware)
+        .medium(medium(iso))
+        .memory_mib(mib)
+        .disk(Bus::Ahci, &made.image)
+        .run()?;
+    judge
+        .repaired(&[0, 1], &[SATA])
+        .with_context(|| tail(&finished.serial))
+}
+
+#[test]
+fn with_256_mib_of_memory_by_bios() -> Result<()> {
+    repairs_with_memory_of(256, Firmware::Bios, Medium::Cd)
+}
+
+/// GRUB for UEFI itself gives up below this.
+#[test]
+fn with_320_mib_of_memory_by_secure_boot() -> Result<()> {
+    repairs_with_memory_of(320, Firmware::SecureBoot, Medium::Stick)
+}

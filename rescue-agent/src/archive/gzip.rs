@@ -8,8 +8,8 @@
 //! format itself is RFC 1952.
 
 use flate2::bufread::GzDecoder;
-use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
-use libdeflater::{CompressionLvl, Compressor};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use libdeflater::{CompressionLvl, Compressor, crc32};
 
 /// First two bytes of every gzip member.
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -258,9 +258,9 @@ fn check_trailer(trailer: [u8; TRAILER_BYTES], content: &[u8]) -> Result<(), Gzi
 
 /// CRC-32 and length modulo 2^32.
 fn check_values(content: &[u8]) -> (u32, u32) {
-    let mut crc = Crc::new();
-    crc.update(content);
-    (crc.sum(), crc.amount())
+    // Truncation is what the format asks for.
+    let length = content.len() as u64 & u64::from(u32::MAX);
+    (crc32(content), u32::try_from(length).unwrap_or_default())
 }
 
 /// The first bytes of a file, for a message.

@@ -332,6 +332,12 @@ impl Devices {
         self.drivers.loaded()
     }
 
+    /// Starts the drivers of all network cards, for sending the report: `false` if this image has none.
+    /// [`Devices::settle`] waits for them.
+    pub fn start_network(&mut self) -> bool {
+        self.drivers.start_network(&self.root)
+    }
+
     /// Starts a module that no device asks for, such as a file system: `false` if the image does
     /// not have it. [`Devices::settle`] waits for it.
     pub fn start_driver(&mut self, name: &str) -> bool {

@@ -6,14 +6,18 @@
 
 mod judge;
 mod needs;
+pub(crate) mod refusal;
 
 use thiserror::Error;
+
+use self::refusal::BankRefusal;
 
 pub use judge::{Judged, Verdict};
 
 use crate::archive::{ArchiveError, Edit, StateArchive};
 use crate::config::pci::PciAddress;
 use crate::fat::ShortName;
+use crate::fat::exchange::Assessment;
 use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
@@ -233,12 +237,7 @@ fn each_bank(
         .zip(actions)
         .map(|((disk_index, index), action)| {
             let disk = &inventory.disks[disk_index];
-            let action = action.unwrap_or_else(|| {
-                refuse(
-                    "planning failed unexpectedly",
-                    "use the other bank or a backup",
-                )
-            });
+            let action = action.unwrap_or_else(|| refuse(&BankRefusal::Unexpected));
             let volume = disk.banks[index].volume.as_ref();
             let unsettled = volume.is_ok_and(|volume| volume.unsettled);
             let refused = matches!(action, Action::Refuse { .. });
@@ -298,16 +297,10 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
         .iter()
         .any(|other| other.boot_cfg.build != bank.boot_cfg.build);
     if builds_differ {
-        return Err(refuse(
-            "the banks hold different builds of ESXi, and an archive of one need not fit the other",
-            "use --source own, which edits each bank's own archive",
-        ));
+        return Err(refuse(&BankRefusal::BuildsDiffer));
     }
     let Some((newest, content)) = newest(disk, archive.name) else {
-        return Err(refuse(
-            "no bank of this disk has a readable archive",
-            "restore a backup of the host's configuration",
-        ));
+        return Err(refuse(&BankRefusal::NoReadableArchive));
     };
     let (edit, devices) = edit(content, judge);
     if devices.is_empty() && archive.raw == newest.raw {
@@ -344,15 +337,12 @@ fn change(
         return Err(unreadable(archive));
     };
     let (new, content) = edited(raw, content, archive.name, edit)
-        .map_err(|error| refuse(format!("{}: {error}", archive.name), error.remedy()))?;
+        .map_err(|error| refuse(&BankRefusal::archive(archive.name, &error)))?;
     if let Some(device) = devices.iter().find(|device| device.is_missing_in(&content)) {
-        return Err(refuse(
-            format!(
-                "{}: the new archive would still pass {} through",
-                archive.name, device.text
-            ),
-            "this program does not know this archive well enough to change it",
-        ));
+        return Err(refuse(&BankRefusal::StillPassesThrough {
+            name: archive.name.to_string(),
+            device: device.text.clone(),
+        }));
     }
     Ok(FileChange {
         archive: index,
@@ -406,30 +396,22 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
     if changes.is_empty() {
         return Err(nothing(judge.why_nothing(bank)));
     }
-    let volume = bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then run the rescue again",
-        )
-    })?;
+    let volume = sound_volume(bank)?;
     // One archive after the other is exchanged, and each keeps its original: all need room.
     let bytes = changes.iter().map(|change| change.new.len()).sum();
-    volume.room_for(bytes).map_err(|error| {
-        refuse(error.to_string(), "free some space in this bank (old files of a repair by hand?) and run the rescue again")
-    })?;
+    volume
+        .room_for(bytes)
+        .map_err(|error| refuse(&BankRefusal::room(&error)))?;
     for change in &changes {
         if let Some(Err(why)) = bank.archives[change.archive]
             .undo
             .as_ref()
             .map(|undo| &undo.content)
         {
-            return Err(refuse(
-                format!(
-                    "a file named like our undo copy of {} is no archive: {why}",
-                    change.name
-                ),
-                "rename or remove that file and run the rescue again",
-            ));
+            return Err(refuse(&BankRefusal::StrangeUndo {
+                name: change.name.to_string(),
+                why: why.clone(),
+            }));
         }
     }
     Ok(Action::Replace(changes))
@@ -440,10 +422,10 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
     for archive in &bank.archives {
         let Some(undo) = &archive.undo else { continue };
         let content = undo.content.as_ref().map_err(|why| {
-            refuse(
-                format!("the undo copy of {} is no archive: {why}", archive.name),
-                "restore a backup of the host's configuration instead",
-            )
+            refuse(&BankRefusal::BrokenUndo {
+                name: archive.name.to_string(),
+                why: why.clone(),
+            })
         })?;
         let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
@@ -457,33 +439,28 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
             "it holds no undo copy: no repair has changed it, or it was restored already",
         ));
     }
-    bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then restore again",
-        )
-    })?;
+    sound_volume(bank)?;
     Ok(Action::Restore(restores))
+}
+
+fn sound_volume(bank: &Bank) -> Decision<&Assessment> {
+    let volume = bank.volume.as_ref();
+    volume.map_err(|error| refuse(&BankRefusal::volume(error)))
 }
 
 fn readable(archive: &ArchiveFile) -> Decision<&Content> {
     archive.content.as_ref().map_err(|error| match error {
         ContentError::File(_) => unreadable(archive),
-        ContentError::Archive(error) => {
-            refuse(format!("{}: {error}", archive.name), error.remedy())
-        }
+        ContentError::Archive(error) => refuse(&BankRefusal::archive(archive.name, error)),
     })
 }
 
 fn unreadable(archive: &ArchiveFile) -> Action {
     let why = match &archive.content {
-        Err(error) => format!("{} cannot be read: {error}", archive.name),
-        Ok(_) => format!("{} cannot be read", archive.name),
+        Err(ContentError::File(error)) => Some(error),
+        Err(ContentError::Archive(_)) | Ok(_) => None,
     };
-    refuse(
-        why,
-        "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup",
-    )
+    refuse(&BankRefusal::unreadable(archive.name, why))
 }
 
 fn no_archive() -> Action {
@@ -494,9 +471,9 @@ fn nothing(why: impl Into<String>) -> Action {
     Action::Nothing { why: why.into() }
 }
 
-fn refuse(why: impl Into<String>, remedy: impl Into<String>) -> Action {
+fn refuse(refusal: &BankRefusal) -> Action {
     Action::Refuse {
-        why: why.into(),
-        remedy: remedy.into(),
+        why: refusal.to_string(),
+        remedy: refusal.remedy().to_owned(),
     }
 }

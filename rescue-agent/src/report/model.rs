@@ -239,7 +239,8 @@ impl Report {
             command,
             result,
             exit_status: result.exit_status(),
-            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed)),
+            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed))
+                .to_string(),
             next_steps: advice::next_steps(result, plan),
             host: host.map(|host| host.name_plate.clone()),
             disks,

@@ -35,7 +35,6 @@ pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
 /// Starts the local disk, because a person asked for it.
 pub(super) fn to_local_disk(machine: &mut Machine, seen: &Seen) -> Outcome {
     way_back::by_hand(machine, seen);
-    machine.consoles.line("Restarting for the local disk.");
     Outcome::Chosen(Finish::Reboot)
 }
 

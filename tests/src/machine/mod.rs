@@ -500,6 +500,20 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Cuts the power of a machine that has nothing more to do, and gives what it left behind.
+    ///
+    /// # Errors
+    /// When its console cannot be read, or QEMU cannot be ended.
+    pub fn halt(self) -> Result<Finished> {
+        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        self.cut_power()?;
+        Ok(Finished {
+            ending: Ending::Other,
+            serial,
+            elapsed,
+        })
+    }
+
     /// Cuts the power.
     ///
     /// # Errors

@@ -140,6 +140,19 @@ impl Drivers {
         }
     }
 
+    /// Starts the drivers of all network cards that are there now, and from now on of those that come. Returns at once:
+    /// `false` if this image has no network drivers.
+    pub fn start_network(&mut self, root: &Path) -> bool {
+        self.with_network = true;
+        for modalias in sysfs::modaliases(root) {
+            let wanted = self.wanted_by(&modalias);
+            self.loading.request(&self.catalog, &wanted);
+            self.seen.insert(modalias);
+        }
+        let mut modules = self.catalog.modules().iter();
+        modules.any(|module| module.class == NETWORK_CLASS)
+    }
+
     /// Takes note that the kernel says this module can be used now.
     pub fn is_live(&mut self, name: &str) {
         if let Some(id) = self.catalog.find(name) {
@@ -289,6 +302,18 @@ mod tests {
             assert!(drivers.start_named("efivarfs") && drivers.start_named("ext4"));
             assert!(!drivers.start_named("vfat"));
         }
+    }
+
+    #[test]
+    fn network_drivers_can_be_asked_for_later() {
+        let (mut drivers, log) = drivers(false);
+        drivers.start_for_present(machine().root());
+        assert!(drivers.start_network(machine().root()));
+        drivers.start_for("pci:net2");
+        assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+        let log = log.lock().unwrap();
+        assert_eq!(log.iter().filter(|name| *name == "e1000").count(), 1);
+        assert_eq!(log.len(), 6);
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
         By::BootNext | By::Medium => Tone::Good,
         By::Nothing => Tone::Plain,
     };
-    let line = Line::new(tone, format!("Restart  {}", way.text));
+    let line = Line::new(tone, format!("Way back {}", way.text));
     say(machine, &line.folded(INDENT).collect::<Vec<_>>());
     way
 }

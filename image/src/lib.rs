@@ -7,6 +7,7 @@
 //! them; [`build`] leads. [`personal`] changes the settings of a finished image.
 
 pub mod build;
+pub mod collect;
 pub mod drivers;
 pub mod error;
 pub mod esp;

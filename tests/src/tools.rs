@@ -17,12 +17,14 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("cmp", "diffutils"),
+    ("curl", "curl"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
+    ("jq", "jq"),
     ("mattrib", "mtools"),
     ("mcopy", "mtools"),
     ("mdel", "mtools"),
@@ -30,6 +32,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.fat", "dosfstools"),
     ("mmd", "mtools"),
     ("mren", "mtools"),
+    ("openssl", "openssl"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),

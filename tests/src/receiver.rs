@@ -53,8 +53,8 @@ impl Certificate {
         let told = Tool::new("openssl")?
             .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
             .arg(&certificate)
-            .run()?;
-        let told = String::from_utf8(told.stdout)?;
+            .run_text()?;
+
         let (_, fingerprint) = told
             .trim()
             .split_once('=')

@@ -100,12 +100,10 @@ impl Collect {
             "/dev/null",
         ]);
         let data = format!("@{}", body.display());
-        let output = tool
-            .args(["--write-out", "%{http_code}", "--data-binary", &data])
+        tool.args(["--write-out", "%{http_code}", "--data-binary", &data])
             .args(more)
             .arg(&self.url)
-            .run()?;
-        Ok(String::from_utf8(output.stdout)?)
+            .run_text()
     }
 
     /// Ctrl-C: how it ends.
@@ -203,15 +201,15 @@ fn reports_of_two_hosts_are_kept_shown_and_listed() -> Result<()> {
         let told = Tool::new("jq")?
             .args(["-r", "[.host, .result, .report.banks_changed] | @tsv"])
             .arg(&lines)
-            .run()?;
-        ensure!(String::from_utf8(told.stdout)?.starts_with("7XK2P03\treverted\t2\n"));
+            .run_text()?;
+        ensure!(told.starts_with("7XK2P03\treverted\t2\n"));
         let program =
             "import json, sys; print(len([json.loads(line) for line in open(sys.argv[1])]))";
         let told = Tool::new("python3")?
             .args(["-c", program])
             .arg(&lines)
             .run()?;
-        ensure!(told.stdout == b"2\n");
+        ensure!(told == b"2\n");
     }
     Ok(())
 }

@@ -160,7 +160,7 @@ fn envelope_seal(bencher: Bencher<'_, '_>, bytes: usize) {
 
 /// A ConfigStore with one device that is passed through, among `rows` others.
 fn store(rows: usize) -> Vec<u8> {
-    let connection = rusqlite::Connection::open_in_memory().unwrap();
+    let mut connection = rusqlite::Connection::open_in_memory().unwrap();
     let table = "CREATE TABLE Config(Component TEXT,ConfigGroup TEXT,Name TEXT,Identifier TEXT,\
                  AutoConfValue TEXT,UserValue TEXT,CachedValue TEXT,DesiredValue TEXT,\
                  PRIMARY KEY(Component,ConfigGroup,Name,Identifier));\

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -30,10 +31,12 @@ use crate::init::drivers::{Undriven, UndrivenReason};
 use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
+use crate::medium::MediumError;
+use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
-use crate::rescue;
+use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
 use crate::verify::Broken;
 
@@ -77,6 +80,10 @@ fn results() -> Vec<String> {
         Sentence::Failed => Sentence::Failed,
         Sentence::NoneFound => Sentence::NoneFound,
         Sentence::BadWish => Sentence::BadWish,
+        Sentence::RepairedBefore => Sentence::RepairedBefore,
+        Sentence::BadSettings => Sentence::BadSettings,
+        Sentence::UnknownSettings => Sentence::UnknownSettings,
+        Sentence::Started => Sentence::Started,
     ]
 }
 
@@ -107,9 +114,57 @@ fn refused_banks() -> Vec<String> {
         BankRefusal::Room(_) => BankRefusal::Room(Refusal::NoSlot.to_string()),
         BankRefusal::StrangeUndo { .. } => BankRefusal::StrangeUndo { name: text(), why: text() },
         BankRefusal::BrokenUndo { .. } => BankRefusal::BrokenUndo { name: text(), why: text() },
+        BankRefusal::Copy { .. } => BankRefusal::copy(&Objection::Damaged {
+            file: text(),
+            place: text(),
+        }),
         BankRefusal::BuildsDiffer => BankRefusal::BuildsDiffer,
         BankRefusal::NoReadableArchive => BankRefusal::NoReadableArchive,
     ]
+}
+
+fn refused_copies() -> Vec<String> {
+    let (file, place) = (text(), text());
+    samples![
+        Objection::SavedSince { .. } => Objection::SavedSince {
+            archive: text(),
+            place: place.clone(),
+        },
+        Objection::Name { .. } => Objection::Name { file: file.clone(), place: place.clone() },
+        Objection::Unreadable { .. } => Objection::Unreadable {
+            file: file.clone(),
+            place: place.clone(),
+            why: text(),
+        },
+        Objection::Damaged { .. } => Objection::Damaged { file: file.clone(), place: place.clone() },
+    ]
+}
+
+fn medium() -> Vec<String> {
+    let mut messages = samples![
+        MediumError::Ambiguous(_) => MediumError::Ambiguous(vec![text(), text()]),
+        MediumError::Read { .. } => MediumError::Read { what: text(), source: failure() },
+        MediumError::File { .. } => MediumError::File { file: text(), why: text() },
+        MediumError::Unsound { .. } => MediumError::Unsound { why: text() },
+        MediumError::Full { .. } => MediumError::Full { needed: 2, free: 1 },
+        MediumError::Prepare(_) => MediumError::Prepare(text()),
+        MediumError::Write(_) => MediumError::Write(failure()),
+        MediumError::Gone => MediumError::Gone,
+        MediumError::Slow(_) => MediumError::Slow(Duration::from_secs(1)),
+        MediumError::Defect => MediumError::Defect,
+    ];
+    messages.extend(samples![
+        MediumWarning::Originals(_) => MediumWarning::Originals(MediumError::Gone),
+        MediumWarning::Note(_) => MediumWarning::Note(MediumError::Gone),
+        MediumWarning::Report(_) => MediumWarning::Report(MediumError::Gone),
+        MediumWarning::Unusable(_) => MediumWarning::Unusable(MediumError::Gone),
+    ]);
+    messages.extend(samples![
+        MediumStop::Unclear(_) => MediumStop::Unclear(MediumError::Gone),
+        MediumStop::Settings(_) => MediumStop::Settings(SettingsErrors(vec![unknown_key()])),
+        MediumStop::Missing(_) => MediumStop::Missing(Duration::from_secs(1)),
+    ]);
+    messages
 }
 
 fn refused_exchanges() -> Vec<String> {
@@ -251,6 +306,7 @@ fn stops() -> Vec<String> {
             selector: text(),
             passed_through: text(),
         }),
+        rescue::Stop::Medium(_) => rescue::Stop::Medium(MediumStop::Missing(Duration::ZERO)),
     ]);
     messages
 }
@@ -294,6 +350,7 @@ fn settings() -> Vec<String> {
             key,
             value: text(),
         },
+        SettingsError::PinWithoutTls { .. } => SettingsError::PinWithoutTls { place: place() },
         SettingsError::WrongType { .. } => SettingsError::WrongType {
             place: place(),
             key,
@@ -391,6 +448,8 @@ fn every_message() -> Vec<String> {
         results(),
         unread(),
         refused_banks(),
+        refused_copies(),
+        medium(),
         refused_exchanges(),
         volumes(),
         archives(),

@@ -504,13 +504,16 @@ impl Running {
     ///
     /// # Errors
     /// When its console cannot be read, or QEMU cannot be ended.
-    pub fn halt(self) -> Result<Finished> {
+    pub fn halt(mut self) -> Result<Finished> {
         let (serial, elapsed) = (self.serial()?, self.start.elapsed());
-        self.cut_power()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        let restarts = self.qmp.take().map_or(0, |qmp| qmp.ending().1);
         Ok(Finished {
             ending: Ending::Other,
             serial,
             elapsed,
+            restarts,
         })
     }
 

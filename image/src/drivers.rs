@@ -46,7 +46,8 @@ pub struct Wanted {
     class: Class,
 }
 
-const fn wanted(prefix: &'static str, class: Class) -> Wanted {
+/// Modules whose path starts so are for this.
+pub(crate) const fn wanted(prefix: &'static str, class: Class) -> Wanted {
     Wanted { prefix, class }
 }
 
@@ -115,6 +116,9 @@ pub const LEFT_OUT: &[&str] = &[
     // Offer this machine's disks to others.
     "drivers/nvme/target/",
     "drivers/scsi/qla2xxx/tcm_qla2xxx",
+    // Chips of network switches, not cards of hosts; two of the largest modules there are.
+    "drivers/net/ethernet/marvell/prestera/",
+    "drivers/net/ethernet/mellanox/mlxsw/",
     // A disk that exists in memory only.
     "drivers/scsi/scsi_debug",
 ];
@@ -148,7 +152,7 @@ pub struct BuiltinAliases {
     pub aliases: Vec<String>,
 }
 
-/// The driver table in the initramfs, `/lib/rescue/drivers.json`.
+/// A driver table in the initramfs: `/lib/rescue/drivers.json`, and `drivers-net.json` beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriverTable {
     /// [`SCHEMA`].
@@ -260,6 +264,18 @@ impl ModuleTree {
             drivers: chosen.into_values().collect(),
             files,
         })
+    }
+
+    /// The table for modules that add to those of another table.
+    #[must_use]
+    pub fn further_table(&self, drivers: Vec<Driver>) -> DriverTable {
+        DriverTable {
+            schema: SCHEMA.to_owned(),
+            kernel: self.abi.clone(),
+            modules: drivers,
+            builtin: Vec::new(),
+            builtin_aliases: Vec::new(),
+        }
     }
 
     /// The table for the chosen modules.
@@ -420,7 +436,7 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::modinfo::tests::elf_with;
 
@@ -429,7 +445,8 @@ mod tests {
         wanted("drivers/hid/hid", Class::Hid),
     ];
 
-    fn tree(modules: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
+    /// A tree of made-up modules: place and records, separated by `|`.
+    pub(crate) fn tree(modules: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("6.1.0-99-amd64");
         fs::create_dir_all(dir.join("kernel")).unwrap();

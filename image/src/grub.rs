@@ -1,7 +1,9 @@
-//! GRUB: its BIOS core image, its menu, and the few lines by which it finds the medium it came from.
+//! GRUB: its BIOS images for CD, disk and network, its menu, and the few lines by which it finds the medium it came
+//! from.
 //!
 //! The medium is known by a file named after the image's own identity, never by a label or by `/.disk/info` alone,
-//! which other media have too.
+//! which other media have too. Sources of the layout of the BIOS images: GRUB's grub-core/boot/i386/pc/boot.S and
+//! diskboot.S, include/grub/i386/pc/boot.h, util/setup.c.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +20,7 @@ pub const BIOS_DIR: &str = "/usr/lib/grub/i386-pc";
 /// serves the others.
 pub const BASE_ARGS: &str = "console=tty0 console=ttyS0,115200 loglevel=4 panic=30";
 
-/// Modules of the BIOS core image: all that the menu uses, so that no module directory is needed.
+/// Modules of every BIOS image: all that the menu uses, so that no module directory is needed.
 const BIOS_MODULES: &[&str] = &[
     "biosdisk",
     "boot",
@@ -29,6 +31,7 @@ const BIOS_MODULES: &[&str] = &[
     "fat",
     "halt",
     "iso9660",
+    "keystatus",
     "linux",
     "loadenv",
     "ls",
@@ -47,6 +50,42 @@ const BIOS_MODULES: &[&str] = &[
     "test",
     "true",
 ];
+/// What a BIOS image started over the network needs beside these.
+const PXE_MODULES: &[&str] = &["pxe", "tftp"];
+
+/// Size of a disk's sector and of each of GRUB's first two stages, in bytes.
+const SECTOR_BYTES: usize = 512;
+/// The part of the first sector that is GRUB's: code and its data before the disk signature and partition table of
+/// the MBR.
+pub const MBR_CODE_BYTES: usize = 440;
+/// Where `boot.img` holds the sector of the core image (`GRUB_BOOT_MACHINE_KERNEL_SECTOR`).
+const BOOT_KERNEL_SECTOR: usize = 0x5c;
+/// A jump in `boot.img` past a check of the drive number for BIOSes that pass a wrong one
+/// (`GRUB_BOOT_MACHINE_DRIVE_CHECK`). On disks, the check is switched on by two `nop`s, as grub-bios-setup does.
+const BOOT_DRIVE_CHECK: usize = 0x66;
+const NOP: u8 = 0x90;
+/// Where the core image's first sector says where its second is: the first entry of the block list at its end.
+const CORE_BLOCK_LIST: usize = SECTOR_BYTES - 12;
+
+/// Whether the menu hands the kernel the part with the network drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkPart {
+    /// The medium does not have it.
+    Absent,
+    /// When the settings that GRUB can see ask for a report to be sent.
+    IfReporting,
+    /// Always: settings that GRUB cannot read may ask for it.
+    Always,
+}
+
+/// Where GRUB's files of a BIOS disk go, and what is in them.
+#[derive(Debug)]
+pub struct BiosDisk {
+    /// Code for the first sector, [`MBR_CODE_BYTES`] long.
+    pub boot_code: Vec<u8>,
+    /// The core image, for the sectors it was made for.
+    pub core: Vec<u8>,
+}
 
 /// The file on the medium that names the image.
 #[must_use]
@@ -64,37 +103,105 @@ pub fn finder(identity: &str) -> String {
     )
 }
 
-/// The menu.
+/// The menu, for a medium whose kernel lies in the directory `files` ("" or with a leading `/`).
 #[must_use]
-pub fn menu() -> String {
-    include_str!("menu.cfg").replace("@BASE_ARGS@", BASE_ARGS)
+pub fn menu(files: &str, network: NetworkPart) -> String {
+    let network = match network {
+        NetworkPart::Absent => "absent",
+        NetworkPart::IfReporting => "if_reporting",
+        NetworkPart::Always => "always",
+    };
+    include_str!("menu.cfg")
+        .replace("@BASE_ARGS@", BASE_ARGS)
+        .replace("@FILES@", files)
+        .replace("@NETWORK@", network)
 }
 
 /// The El Torito boot image for BIOS: GRUB's CD loader followed by a core image.
 pub fn bios_cd_image(identity: &str, temp: &Path) -> Result<Vec<u8>> {
+    let mut image = read_stage("cdboot.img")?;
+    image.extend(core_image(
+        "i386-pc",
+        "/boot/grub",
+        &early(identity, "$root"),
+        &[],
+        temp,
+    )?);
+    Ok(image)
+}
+
+/// What makes a disk bootable by a BIOS, with the core image at sector `core_at`.
+pub fn bios_disk(identity: &str, core_at: u64, temp: &Path) -> Result<BiosDisk> {
+    let mut boot_code = read_stage("boot.img")?;
+    let mut core = core_image(
+        "i386-pc",
+        "/boot/grub",
+        &early(identity, "$root,"),
+        &[],
+        temp,
+    )?;
+    if boot_code.len() != SECTOR_BYTES || core.len() < 2 * SECTOR_BYTES {
+        return Err(Error::input(
+            Path::new(BIOS_DIR),
+            "GRUB's boot.img or core image has an unexpected size; this GRUB is not supported",
+        ));
+    }
+    boot_code.truncate(MBR_CODE_BYTES);
+    boot_code[BOOT_KERNEL_SECTOR..BOOT_KERNEL_SECTOR + 8].copy_from_slice(&core_at.to_le_bytes());
+    boot_code[BOOT_DRIVE_CHECK..BOOT_DRIVE_CHECK + 2].fill(NOP);
+    core[CORE_BLOCK_LIST..CORE_BLOCK_LIST + 8].copy_from_slice(&(core_at + 1).to_le_bytes());
+    Ok(BiosDisk { boot_code, core })
+}
+
+/// What a BIOS starts over PXE; it looks for its menu where GRUB for UEFI does, in `/grub` of the TFTP server.
+pub fn bios_pxe_image(temp: &Path) -> Result<Vec<u8>> {
+    core_image("i386-pc-pxe", "/grub", "", PXE_MODULES, temp)
+}
+
+/// Finds the medium before anything else; `hint` is where to look first.
+fn early(identity: &str, hint: &str) -> String {
+    format!(
+        "search --no-floppy --hint \"{hint}\" --file --set=root /{}\nset prefix=($root)/boot/grub\n",
+        identity_file(identity)
+    )
+}
+
+fn core_image(
+    format: &str,
+    prefix: &str,
+    script: &str,
+    more_modules: &[&str],
+    temp: &Path,
+) -> Result<Vec<u8>> {
     let early = temp.join("early.cfg");
     let core = temp.join("core.img");
-    let script = format!(
-        "search --no-floppy --hint $root --file --set=root /{}\nset prefix=($root)/boot/grub\n",
-        identity_file(identity)
-    );
-    fs::write(&early, script).map_err(Error::io("write", &early))?;
     let mut command = Command::new("grub-mkimage");
     command
-        .args(["--format", "i386-pc", "--prefix", "/boot/grub", "--config"])
-        .arg(&early)
+        .args([
+            "--format",
+            format,
+            "--prefix",
+            prefix,
+            "--directory",
+            BIOS_DIR,
+        ])
         .arg("--output")
-        .arg(&core)
-        .args(["--directory", BIOS_DIR])
-        .args(BIOS_MODULES);
+        .arg(&core);
+    if !script.is_empty() {
+        fs::write(&early, script).map_err(Error::io("write", &early))?;
+        command.arg("--config").arg(&early);
+    }
+    command.args(BIOS_MODULES).args(more_modules);
     tool::run(&mut command, "grub-common and grub-pc-bin")?;
-    let loader = Path::new(BIOS_DIR).join("cdboot.img");
-    let mut image = fs::read(&loader).map_err(|_| Error::ToolMissing {
-        tool: loader.display().to_string(),
+    fs::read(&core).map_err(Error::io("read", &core))
+}
+
+fn read_stage(name: &str) -> Result<Vec<u8>> {
+    let path = Path::new(BIOS_DIR).join(name);
+    fs::read(&path).map_err(|_| Error::ToolMissing {
+        tool: path.display().to_string(),
         package: "grub-pc-bin",
-    })?;
-    image.extend(fs::read(&core).map_err(Error::io("read", &core))?);
-    Ok(image)
+    })
 }
 
 #[cfg(test)]
@@ -103,13 +210,35 @@ mod tests {
 
     #[test]
     fn the_menu_has_its_four_entries_and_no_gaps() {
-        let menu = menu();
-        assert_eq!(menu.matches("\nmenuentry ").count(), 4);
-        assert!(menu.contains("console=ttyS0,115200") && !menu.contains('@'));
+        for network in [
+            NetworkPart::Absent,
+            NetworkPart::IfReporting,
+            NetworkPart::Always,
+        ] {
+            let menu = menu("/boot", network);
+            assert_eq!(menu.matches("\nmenuentry ").count(), 4);
+            assert!(menu.contains("console=ttyS0,115200") && !menu.contains('@'));
+        }
     }
 
     #[test]
     fn the_finder_asks_for_this_very_image() {
         assert!(finder("abc").contains("/.disk/esxi-rescue-abc\n"));
+    }
+
+    #[test]
+    fn a_bios_disk_says_in_both_stages_where_the_next_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let disk = bios_disk("abc", 0x0001_0203_0405, temp.path()).unwrap();
+        assert_eq!(disk.boot_code.len(), MBR_CODE_BYTES);
+        assert_eq!(
+            disk.boot_code[0x5c..0x64],
+            0x0001_0203_0405_u64.to_le_bytes()
+        );
+        assert_eq!(disk.boot_code[0x66..0x68], [NOP, NOP]);
+        assert_eq!(disk.core[0x1f4..0x1fc], 0x0001_0203_0406_u64.to_le_bytes());
+        // The list's own length in sectors (all but the first), which grub-mkimage fills in.
+        let sectors = u16::from_le_bytes([disk.core[0x1fc], disk.core[0x1fd]]);
+        assert_eq!(usize::from(sectors), disk.core.len().div_ceil(512) - 1);
     }
 }

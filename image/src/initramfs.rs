@@ -6,7 +6,7 @@
 //! byte-reproducible: fixed order, owners and times, inode numbers counted from 1.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 
 /// zstd level of both parts; beyond 19 the kernel's decompressor needs a larger window than is worth it.
 const ZSTD_LEVEL: i32 = 19;
+
+/// No base part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
+const MAX_BASE_BYTES: u64 = 256 << 20;
 
 const DIRECTORY: u32 = 0o040_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
@@ -53,10 +56,14 @@ pub struct Base<'a> {
     pub agent: &'a [u8],
     /// The driver table as JSON.
     pub driver_table: &'a [u8],
+    /// What the modules were compressed with; empty if nothing.
+    pub dictionary: &'a [u8],
     /// Names of PCI devices, in the format of `pci.ids`.
     pub names: &'a [u8],
     /// One line that says what this is.
     pub release: &'a str,
+    /// One line that names this very image.
+    pub identity: &'a str,
     /// Settings to build in, if any.
     pub settings: Option<&'a [u8]>,
 }
@@ -136,8 +143,25 @@ fn align(bytes: &mut Vec<u8>) {
 
 /// The compressed base part.
 pub fn base_part(base: &Base<'_>, mtime: u32) -> Result<Vec<u8>> {
+    compressed(base_archive(base, mtime))
+}
+
+/// The compressed part with the table of the network drivers.
+pub fn network_table_part(table: &[u8], mtime: u32) -> Result<Vec<u8>> {
+    let archive = || -> io::Result<Vec<u8>> {
+        let mut archive = Archive::new(mtime);
+        for name in ["lib", "lib/rescue"] {
+            archive.directory(name, 0o755)?;
+        }
+        archive.file("lib/rescue/drivers-net.json", 0o644, table)?;
+        archive.finish()
+    };
+    compressed(archive())
+}
+
+fn compressed(archive: io::Result<Vec<u8>>) -> Result<Vec<u8>> {
     let pack = || -> io::Result<Vec<u8>> {
-        let mut bytes = zstd::encode_all(base_archive(base, mtime)?.as_slice(), ZSTD_LEVEL)?;
+        let mut bytes = zstd::encode_all(archive?.as_slice(), ZSTD_LEVEL)?;
         align(&mut bytes);
         Ok(bytes)
     };
@@ -152,9 +176,13 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
     for (name, permissions, major, minor) in NODES {
         archive.node(name, *permissions, *major, *minor)?;
     }
+    archive.file("etc/rescue-identity", 0o644, base.identity.as_bytes())?;
     archive.file("etc/rescue-release", 0o644, base.release.as_bytes())?;
     archive.file("init", 0o755, base.agent)?;
     archive.file("lib/rescue/drivers.json", 0o644, base.driver_table)?;
+    if !base.dictionary.is_empty() {
+        archive.file("lib/rescue/modules/dictionary", 0o644, base.dictionary)?;
+    }
     archive.file("lib/rescue/pci.ids", 0o644, base.names)?;
     if let Some(settings) = base.settings {
         archive.file("rescue.toml", 0o644, settings)?;
@@ -162,13 +190,32 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
     archive.finish()
 }
 
-/// The part with the modules; `tick` is called once per module.
+/// A file of the base part at the start of an initramfs; nothing if it has none of that name.
+pub fn file_of_base_part(initrd: &[u8], name: &str) -> io::Result<Option<Vec<u8>>> {
+    let frame = zstd::Decoder::with_buffer(initrd)?.single_frame();
+    let mut archive: Box<dyn Read + '_> = Box::new(frame.take(MAX_BASE_BYTES));
+    loop {
+        let mut reader = newc::Reader::new(archive)?;
+        if reader.entry().is_trailer() {
+            return Ok(None);
+        }
+        if reader.entry().name() == name {
+            let mut content = Vec::new();
+            reader.read_to_end(&mut content)?;
+            return Ok(Some(content));
+        }
+        archive = reader.finish()?;
+    }
+}
+
+/// The part with the modules, compressed with the dictionary (none if empty); `tick` is called once per module.
 pub fn drivers_part(
     selection: &Selection,
+    dictionary: &[u8],
     mtime: u32,
     tick: &(dyn Fn() + Sync),
 ) -> Result<Vec<u8>> {
-    let modules = compress_all(selection, tick)?;
+    let modules = compress_all(selection, dictionary, tick)?;
     let pack = || -> io::Result<Vec<u8>> {
         let mut archive = Archive::new(mtime);
         for name in ["lib", "lib/rescue", "lib/rescue/modules"] {
@@ -186,14 +233,18 @@ pub fn drivers_part(
     pack().map_err(Error::io("pack", Path::new("the kernel modules")))
 }
 
-fn compress_all(selection: &Selection, tick: &(dyn Fn() + Sync)) -> Result<Vec<Vec<u8>>> {
+fn compress_all(
+    selection: &Selection,
+    dictionary: &[u8],
+    tick: &(dyn Fn() + Sync),
+) -> Result<Vec<Vec<u8>>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<Vec<u8>>)>> = Mutex::new(Vec::new());
     let work = || {
         while let Some((index, path)) = Some(next.fetch_add(1, Ordering::Relaxed))
             .and_then(|index| Some((index, selection.files.get(index)?)))
         {
-            let result = compress(path);
+            let result = compress(path, dictionary);
             done.lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .push((index, result));
@@ -213,9 +264,11 @@ fn compress_all(selection: &Selection, tick: &(dyn Fn() + Sync)) -> Result<Vec<V
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn compress(path: &Path) -> Result<Vec<u8>> {
+fn compress(path: &Path, dictionary: &[u8]) -> Result<Vec<u8>> {
     let bytes = read_module_bytes(path)?;
-    zstd::bulk::compress(&bytes, ZSTD_LEVEL).map_err(Error::io("compress", path))
+    zstd::bulk::Compressor::with_dictionary(ZSTD_LEVEL, dictionary)
+        .and_then(|mut compressor| compressor.compress(&bytes))
+        .map_err(Error::io("compress", path))
 }
 
 /// Says whether a kernel built with this configuration can unpack the base part, and if not, what to do.
@@ -248,8 +301,10 @@ mod tests {
         Base {
             agent: b"agent",
             driver_table: b"{}",
+            dictionary: b"common",
             names: b"10de  NVIDIA\n",
             release: "esxi-rescue 0 kernel test\n",
+            identity: "12345678abcdef00\n",
             settings: Some(b"countdown = 0\n"),
         }
     }
@@ -262,7 +317,7 @@ mod tests {
                 return found;
             }
             let mut content = Vec::new();
-            io::Read::read_to_end(&mut reader, &mut content).unwrap();
+            Read::read_to_end(&mut reader, &mut content).unwrap();
             let entry = reader.entry();
             found.push((
                 entry.name().to_owned(),
@@ -282,7 +337,7 @@ mod tests {
             .unwrap()
             .single_frame();
         let mut raw = Vec::new();
-        io::Read::read_to_end(&mut { frame }, &mut raw).unwrap();
+        Read::read_to_end(&mut { frame }, &mut raw).unwrap();
         let entries = entries(&raw);
         let find = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap();
         assert_eq!(find("init").1, 0o100_755);
@@ -326,8 +381,10 @@ mod tests {
             });
         }
         let ticks = AtomicUsize::new(0);
-        let part =
-            drivers_part(&selection, 1, &|| _ = ticks.fetch_add(1, Ordering::Relaxed)).unwrap();
+        let part = drivers_part(&selection, b"", 1, &|| {
+            _ = ticks.fetch_add(1, Ordering::Relaxed)
+        })
+        .unwrap();
         assert_eq!(ticks.into_inner(), 9);
         let entries = entries(&part);
         assert_eq!(entries.len(), 3 + 9);

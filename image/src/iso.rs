@@ -11,8 +11,12 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::grub;
+use crate::grub::{self, NetworkPart};
+use crate::parts::{self, Parts};
 use crate::tool;
+
+/// The file's name.
+pub const FILE: &str = "esxi-rescue.iso";
 
 /// Volume label of the ISO.
 pub const LABEL: &str = "ESXI_RESCUE";
@@ -38,8 +42,32 @@ pub struct Tree<'a> {
     pub files: Vec<(String, &'a [u8])>,
     /// The BIOS boot image, see [`grub::bios_cd_image`].
     pub bios_image: &'a [u8],
-    /// The EFI system partition, see [`crate::esp::volume`].
+    /// The EFI system partition, see [`parts::iso_esp`].
     pub esp: &'a [u8],
+}
+
+/// Makes the ISO at `out`, working in `temp`; the network drivers are on it if `with_network`.
+pub fn make(parts: &Parts, with_network: bool, temp: &Path, out: &Path) -> Result<()> {
+    let network = match (with_network, parts.reports) {
+        (false, _) => NetworkPart::Absent,
+        (true, false) => NetworkPart::IfReporting,
+        (true, true) => NetworkPart::Always,
+    };
+    let menu = grub::menu("/boot", network);
+    let (info, identity) = (parts.info(), grub::identity_file(&parts.identity));
+    let mut files = parts.medium_files(&menu, network);
+    files.push((parts::INFO.to_owned(), info.as_bytes()));
+    // The loaders are in the EFI partition.
+    let loaders = parts.loader_files();
+    let all = files.iter().chain(&loaders);
+    let sums = parts::sums(all.map(|(path, bytes)| (path.as_str(), *bytes)));
+    files.push((identity, sums.as_bytes()));
+    let tree = Tree {
+        files,
+        bios_image: &grub::bios_cd_image(&parts.identity, temp)?,
+        esp: &parts::iso_esp(parts)?,
+    };
+    write(&tree, parts.epoch, temp, out)
 }
 
 /// Writes the ISO to `out`, working in `temp`; `epoch` (seconds since 1970) is the time of every file and of the volume.

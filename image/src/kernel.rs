@@ -4,12 +4,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::dictionary;
 use crate::drivers::{self, DriverTable, ModuleTree};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::initramfs;
+use crate::network;
 use crate::packages::Deb;
 use crate::progress::Progress;
+
+/// What shapes the packed modules beside the kernel package itself: this very code.
+const PACKING: &[&str] = &[
+    include_str!("dictionary.rs"),
+    include_str!("drivers.rs"),
+    include_str!("initramfs.rs"),
+    include_str!("kernel.rs"),
+    include_str!("modinfo.rs"),
+    include_str!("network.rs"),
+];
 
 /// A prepared kernel.
 #[derive(Debug)]
@@ -24,19 +36,18 @@ pub struct Kernel {
     pub drivers_part: Vec<u8>,
     /// How many modules it has.
     pub module_count: usize,
+    /// What the modules of both parts are compressed with.
+    pub dictionary: Vec<u8>,
+    /// The initramfs part with the network drivers and their table.
+    pub network_part: Vec<u8>,
+    /// How many modules that has.
+    pub network_module_count: usize,
 }
 
-/// Prepares the kernel of a `linux-image-*` package, or takes the prepared one from the cache. `builder` is the digest of
-/// this program: another builder may choose or pack differently.
-pub fn prepare(
-    deb: &Deb,
-    cache: &Path,
-    builder: &str,
-    mtime: u32,
-    progress: &Progress,
-) -> Result<Kernel> {
-    let key = hash::sha256(format!("{}\n{builder}\n{mtime}", deb.release.sha256).as_bytes());
-    let dir = cache.join(format!("kernel-{}", &key[..16]));
+/// Prepares the kernel of a `linux-image-*` package, or takes the prepared one from the cache.
+pub fn prepare(deb: &Deb, cache: &Path, mtime: u32, progress: &Progress) -> Result<Kernel> {
+    let key = format!("{}\n{mtime}\n{}", deb.release.sha256, PACKING.concat());
+    let dir = cache.join(format!("kernel-{}", &hash::sha256(key.as_bytes())[..16]));
     if !dir.exists() {
         let temp = tempfile::Builder::new()
             .prefix("unpack-")
@@ -54,21 +65,37 @@ fn load(dir: &Path) -> Result<Kernel> {
         let path = dir.join(name);
         fs::read(&path).map_err(Error::io("read", &path))
     };
-    let driver_table = read("drivers.json")?;
-    let table: DriverTable = serde_json::from_slice(&driver_table).map_err(|error| {
-        Error::input(
-            &dir.join("drivers.json"),
-            format!("{error}; delete this directory and build again"),
-        )
-    })?;
+    let table = |name: &str| -> Result<(Vec<u8>, DriverTable)> {
+        let bytes = read(name)?;
+        let table = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::input(
+                &dir.join(name),
+                format!("{error}; delete this directory and build again"),
+            )
+        })?;
+        Ok((bytes, table))
+    };
+    let (driver_table, base) = table(TABLE)?;
+    let (_, network) = table(NETWORK_TABLE)?;
     Ok(Kernel {
-        abi: table.kernel,
-        vmlinuz: read("vmlinuz")?,
-        drivers_part: read("drivers.cpio")?,
+        abi: base.kernel,
+        vmlinuz: read(VMLINUZ)?,
+        drivers_part: read(DRIVERS)?,
         driver_table,
-        module_count: table.modules.len(),
+        module_count: base.modules.len(),
+        dictionary: read(DICTIONARY)?,
+        network_part: read(NETWORK_DRIVERS)?,
+        network_module_count: network.modules.len(),
     })
 }
+
+/// Names of the prepared files.
+const VMLINUZ: &str = "vmlinuz";
+const TABLE: &str = "drivers.json";
+const DRIVERS: &str = "drivers.cpio";
+const DICTIONARY: &str = "dictionary";
+const NETWORK_TABLE: &str = "drivers-net.json";
+const NETWORK_DRIVERS: &str = "drivers-net.cpio";
 
 fn make(deb: &Deb, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathBuf> {
     progress.step(&format!(
@@ -81,31 +108,43 @@ fn make(deb: &Deb, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathB
     progress.step("reading what each kernel module serves and needs");
     let tree = ModuleTree::scan(&modules)?;
     initramfs::check_kernel_config(&unpacked.join("boot").join(format!("config-{}", tree.abi())))?;
-    let mut selection = tree.select(drivers::BASE)?;
-    let bar = progress.bar(
-        &format!("compressing {} drivers", selection.files.len()),
-        selection.files.len(),
-    );
-    let part = initramfs::drivers_part(&selection, mtime, &|| bar.tick())?;
+    let base = tree.select(drivers::BASE)?;
+    let network = network::select(&tree, &base.drivers)?;
+    progress.step("learning what the drivers have in common");
+    let dictionary = dictionary::train(&base.files)?;
+    let total = base.files.len() + network.files.len();
+    let bar = progress.bar(&format!("compressing {total} drivers"), total);
+    let tick = || bar.tick();
+    let drivers = initramfs::drivers_part(&base, &dictionary, mtime, &tick)?;
+    let table = to_json(&tree.table(base.drivers))?;
+    let mut network_drivers = initramfs::drivers_part(&network, &dictionary, mtime, &tick)?;
     bar.finish();
-    let table = tree.table(std::mem::take(&mut selection.drivers));
-    let made = temp.join("kernel");
-    fs::create_dir(&made).map_err(Error::io("create", &made))?;
-    let json =
-        serde_json::to_vec(&table).map_err(|error| Error::input(&made, error.to_string()))?;
+    let network_table = to_json(&tree.further_table(network.drivers))?;
+    let mut network_part = initramfs::network_table_part(&network_table, mtime)?;
+    network_part.append(&mut network_drivers);
     let vmlinuz = unpacked
         .join("boot")
         .join(format!("vmlinuz-{}", tree.abi()));
     let vmlinuz = fs::read(&vmlinuz).map_err(Error::io("read", &vmlinuz))?;
+    let made = temp.join("kernel");
+    fs::create_dir(&made).map_err(Error::io("create", &made))?;
     for (name, bytes) in [
-        ("vmlinuz", &vmlinuz),
-        ("drivers.json", &json),
-        ("drivers.cpio", &part),
+        (VMLINUZ, &vmlinuz),
+        (TABLE, &table),
+        (DRIVERS, &drivers),
+        (DICTIONARY, &dictionary),
+        (NETWORK_TABLE, &network_table),
+        (NETWORK_DRIVERS, &network_part),
     ] {
         let path = made.join(name);
         fs::write(&path, bytes).map_err(Error::io("write", &path))?;
     }
     Ok(made)
+}
+
+fn to_json(table: &DriverTable) -> Result<Vec<u8>> {
+    serde_json::to_vec(table)
+        .map_err(|error| Error::input(Path::new("the driver table"), error.to_string()))
 }
 
 /// The only directory of `lib/modules`; from Debian 13 on it is below `usr`.

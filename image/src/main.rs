@@ -9,12 +9,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use rescue_agent::settings::{Key, Origin};
 use rescue_image::build::{self, Options};
 use rescue_image::collect;
+use rescue_image::finished::Finished;
 use rescue_image::manifest;
-use rescue_image::personal::{self, Personal};
 use rescue_image::progress::Progress;
-use rescue_image::settings::{KEYS, Setting};
+use rescue_image::settings::{self, Setting};
 
 /// Makes rescue images for ESXi hosts whose boot storage controller was passed through to a virtual machine.
 #[derive(Debug, Parser)]
@@ -41,7 +42,7 @@ enum Action {
 /// Build the images into a directory
 ///
 /// Takes the kernel, shim and GRUB from Debian packages (downloaded and verified by apt, nothing is
-/// installed, no root needed) and writes esxi-rescue.iso, manifest.json and SHA256SUMS. What is already
+/// installed, no root needed) and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. What is already
 /// there and still right is not built again. The same inputs give the same bytes.
 #[derive(Debug, Args)]
 struct BuildArgs {
@@ -60,6 +61,9 @@ struct BuildArgs {
     /// A rescue.toml with settings to build in
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Put the network drivers on the ISO too (the USB image and the netboot tree always have them)
+    #[arg(long)]
+    net: bool,
     /// Ask nothing of the network: use the packages of the last build
     #[arg(long)]
     offline: bool,
@@ -73,28 +77,31 @@ struct BuildArgs {
 
 /// Change the settings of a finished image, without rebuilding and without root
 ///
-/// The settings are what the boot menu passes to the agent. Without -o the file is changed in place. Signatures
+/// The settings are what the boot menu passes to the agent. Without -o the image is changed in place. Signatures
 /// stay valid: nothing that Secure Boot verifies is touched. SHA256SUMS no longer fits a changed file.
 #[derive(Debug, Args)]
 struct CustomizeArgs {
-    /// The image, for instance dist/esxi-rescue.iso
-    file: PathBuf,
+    /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
+    image: PathBuf,
     /// A setting; may be given several times, replaces an earlier value of the key
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// A key to set back to the default
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
-    /// Write the changed image here and leave FILE as it is
+    /// A rescue.toml: on the USB image it becomes the file of that name, elsewhere its settings are taken over
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the changed image here and leave IMAGE as it is
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
 }
 
-/// Print what an image is and its settings
+/// Check that an image is whole, and print what it is and its settings
 #[derive(Debug, Args)]
 struct ShowArgs {
-    /// The image
-    file: PathBuf,
+    /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
+    image: PathBuf,
 }
 
 /// Receive the reports of hosts, keep them and show them as they come
@@ -150,10 +157,7 @@ fn main() -> ExitCode {
 }
 
 fn settings_help() -> String {
-    let lines: Vec<String> = KEYS
-        .iter()
-        .map(|(key, takes)| format!("  {key:<10} {takes}"))
-        .collect();
+    let lines = Key::ALL.map(|key| format!("  {key:<10} {}", key.allowed()));
     format!("Settings:\n{}", lines.join("\n"))
 }
 
@@ -164,6 +168,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         cache: args.cache,
         arguments: args.append.split_whitespace().map(str::to_owned).collect(),
         config: args.config,
+        network: args.net,
         offline: args.offline,
         force: args.force,
         epoch: epoch(env::var_os("SOURCE_DATE_EPOCH"))?,
@@ -183,7 +188,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         println!(
             "  {:>6.1} MiB  {}  {}",
             mib(artefact.size),
-            artefact.sha256,
+            &artefact.sha256[..16],
             options.out.join(&artefact.path).display()
         );
     }
@@ -222,54 +227,54 @@ fn epoch(text: Option<OsString>) -> Result<u64> {
 }
 
 fn run_customize(args: &CustomizeArgs) -> Result<()> {
-    if args.set.is_empty() && args.unset.is_empty() {
+    if args.set.is_empty() && args.unset.is_empty() && args.config.is_none() {
         bail!(
-            "nothing to change: give --set KEY=VALUE or --unset KEY (see rescue-image customize --help)"
+            "nothing to change: give --set KEY=VALUE, --unset KEY or --config FILE (see rescue-image customize --help)"
         );
     }
-    let mut image = personal::read_image(&args.file)?;
-    let (at, mut personal) = personal::find(&args.file, &image)?;
+    let mut image = Finished::open(&args.image)?;
+    if let Some(path) = &args.config {
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        image.set_config(path, &content)?;
+    }
     for key in &args.unset {
-        if !KEYS.iter().any(|(known, _)| known == key) {
-            bail!("--unset {key}: there is no such key (see rescue-image customize --help)");
-        }
-        personal.unset(key);
+        image.unset(settings::known_key(key)?);
     }
     for text in &args.set {
-        personal.set(&Setting::parse(text)?);
+        image.set(&Setting::parse(text)?);
     }
-    let block = personal.to_block()?;
-    image[at..at + block.len()].copy_from_slice(&block);
-    let target = args.output.as_deref().unwrap_or(&args.file);
-    replace(target, &image)?;
-    print_image(target, &personal);
-    Ok(())
-}
-
-/// Writes beside the target and renames, so that a failure leaves the old file whole.
-fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = target
-        .file_name()
-        .context("the output has no file name")?
-        .to_owned();
-    name.push(".new");
-    let temp = target.with_file_name(name);
-    fs::write(&temp, bytes).with_context(|| format!("writing {}", temp.display()))?;
-    fs::rename(&temp, target).with_context(|| format!("writing {}", target.display()))
+    let out = image.save(args.output.as_deref())?;
+    print_image(&out, &Finished::open(&out)?)
 }
 
 fn run_show(args: &ShowArgs) -> Result<()> {
-    let (_, personal) = personal::find(&args.file, &personal::read_image(&args.file)?)?;
-    print_image(&args.file, &personal);
-    Ok(())
+    print_image(&args.image, &Finished::open(&args.image)?)
 }
 
-fn print_image(path: &Path, personal: &Personal) {
-    println!("{}: {}", path.display(), personal.release);
-    if personal.arguments.is_empty() {
-        println!("  settings: the defaults");
+fn print_image(path: &Path, image: &Finished) -> Result<()> {
+    println!("{}: {}, whole", path.display(), image.kind());
+    println!("  {}", image.info()?);
+    println!("  image {}", image.identity());
+    let network = if image.has_network()? {
+        "has"
+    } else {
+        "does not have"
+    };
+    println!("  {network} the network drivers");
+    let settings = image.settings()?;
+    for key in Key::ALL {
+        let origin = match settings.origin(key) {
+            Origin::BuiltIn => "default",
+            Origin::CommandLine => "settings block",
+            Origin::File(name) => name,
+        };
+        println!(
+            "  {key:<10} {:<24} {origin}",
+            format!("{:?}", settings.value(key))
+        );
     }
-    for word in &personal.arguments {
-        println!("  {word}");
+    for word in image.other_words() {
+        println!("  {word:<35} kernel's own");
     }
+    Ok(())
 }

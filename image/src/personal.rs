@@ -5,20 +5,13 @@
 //! that start with `#` are passed over, and `#` fills the rest. A second line of our own makes the block findable.
 //! Nothing in the boot chain verifies it, nor does it need to: it holds what a person could type at the boot menu.
 
-use std::fs;
-use std::path::Path;
-
 use crate::error::{Error, Result};
 use crate::settings::{self, Setting};
 
+use rescue_agent::settings::Key;
+
 /// Size of the block, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
-
-/// Images keep files at multiples of this many bytes.
-const ALIGNMENT: usize = 512;
-
-/// No image of ours is larger.
-const MAX_IMAGE_BYTES: u64 = 1 << 30;
 
 const HEAD: &str = "# GRUB Environment Block\n# esxi-rescue personal settings, version 1\n";
 const VARIABLE: &str = "rescue_args=";
@@ -35,15 +28,14 @@ pub struct Personal {
 impl Personal {
     /// Puts a setting in, in place of an earlier one with the same key.
     pub fn set(&mut self, setting: &Setting) {
-        let key = format!("rescue.{}=", setting.key);
-        self.arguments.retain(|word| !word.starts_with(&key));
+        self.unset(setting.key);
         self.arguments.push(setting.argument());
     }
 
     /// Takes a setting out.
-    pub fn unset(&mut self, key: &str) {
-        let key = format!("rescue.{key}=");
-        self.arguments.retain(|word| !word.starts_with(&key));
+    pub fn unset(&mut self, key: Key) {
+        let prefix = settings::prefix(key);
+        self.arguments.retain(|word| !word.starts_with(&prefix));
     }
 
     /// The block, ready to be written.
@@ -66,7 +58,13 @@ impl Personal {
     }
 
     /// Reads a block.
-    fn from_block(block: &[u8]) -> std::result::Result<Self, String> {
+    pub fn from_block(block: &[u8]) -> std::result::Result<Self, String> {
+        if block.len() != BLOCK_BYTES {
+            return Err(format!(
+                "its settings block has {} bytes, not {BLOCK_BYTES}",
+                block.len()
+            ));
+        }
         let text =
             std::str::from_utf8(block).map_err(|_| "its settings block is not text".to_owned())?;
         let rest = text
@@ -87,54 +85,6 @@ impl Personal {
     }
 }
 
-/// Finds the block of an image: its place in bytes, and its content. A file that is not ours is refused.
-pub fn find(path: &Path, image: &[u8]) -> Result<(usize, Personal)> {
-    let places: Vec<usize> = image
-        .chunks(ALIGNMENT)
-        .enumerate()
-        .filter(|(_, chunk)| chunk.starts_with(HEAD.as_bytes()))
-        .map(|(index, _)| index * ALIGNMENT)
-        .collect();
-    let at = match places.as_slice() {
-        [] => {
-            return Err(Error::input(
-                path,
-                "this is no image of esxi-rescue (no settings block in it)",
-            ));
-        }
-        [at] => *at,
-        many => {
-            return Err(Error::input(
-                path,
-                format!(
-                    "{} settings blocks where there should be one; is this a disk with several images?",
-                    many.len()
-                ),
-            ));
-        }
-    };
-    let block = image.get(at..at + BLOCK_BYTES).ok_or_else(|| {
-        Error::input(
-            path,
-            "the file ends within its settings block; it is cut short",
-        )
-    })?;
-    let personal = Personal::from_block(block).map_err(|problem| Error::input(path, problem))?;
-    Ok((at, personal))
-}
-
-/// Reads a whole image file, refusing what cannot be one.
-pub fn read_image(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
-    if !metadata.is_file() || metadata.len() > MAX_IMAGE_BYTES {
-        return Err(Error::input(
-            path,
-            "not an image file of esxi-rescue; give the .iso file, not a device or a directory",
-        ));
-    }
-    fs::read(path).map_err(Error::io("read", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,34 +96,18 @@ mod tests {
         }
     }
 
-    fn image(block: &[u8]) -> Vec<u8> {
-        [
-            &vec![1_u8; 4 * ALIGNMENT][..],
-            block,
-            &vec![2_u8; 3 * ALIGNMENT],
-        ]
-        .concat()
-    }
-
     #[test]
     fn a_block_comes_back_as_it_went_in() {
         let before = personal(&["rescue.countdown=0", "console=ttyS1"]);
         let block = before.to_block().unwrap();
         assert_eq!(block.len(), BLOCK_BYTES);
-        let (at, after) = find(Path::new("x.iso"), &image(&block)).unwrap();
-        assert_eq!((at, after), (4 * ALIGNMENT, before));
+        assert_eq!(Personal::from_block(&block).unwrap(), before);
     }
 
     #[test]
     fn an_empty_block_has_no_arguments() {
         let block = personal(&[]).to_block().unwrap();
-        assert!(
-            find(Path::new("x"), &image(&block))
-                .unwrap()
-                .1
-                .arguments
-                .is_empty()
-        );
+        assert!(Personal::from_block(&block).unwrap().arguments.is_empty());
     }
 
     #[test]
@@ -181,13 +115,13 @@ mod tests {
         let mut personal = personal(&["rescue.wait=1", "quiet"]);
         personal.set(&Setting::parse("wait=2").unwrap());
         assert_eq!(personal.arguments, ["quiet", "rescue.wait=2"]);
-        personal.unset("wait");
+        personal.unset(Key::Wait);
         assert_eq!(personal.arguments, ["quiet"]);
     }
 
     #[test]
     fn what_does_not_fit_or_is_not_plain_is_refused() {
-        let long = format!("rescue.banks={}", "a".repeat(BLOCK_BYTES));
+        let long = "a".repeat(BLOCK_BYTES);
         assert!(
             personal(&[&long])
                 .to_block()
@@ -199,14 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn foreign_doubled_and_cut_files_are_refused() {
-        let path = Path::new("x.iso");
+    fn foreign_garbled_and_cut_blocks_are_refused() {
         let block = personal(&[]).to_block().unwrap();
-        let says = |bytes: &[u8]| find(path, bytes).unwrap_err().to_string();
-        assert!(says(&vec![0; 9000]).contains("no image of esxi-rescue"));
-        assert!(says(b"").contains("no image of esxi-rescue"));
-        assert!(says(&[image(&block), image(&block)].concat()).contains("2 settings blocks"));
-        assert!(says(&block[..1000]).contains("cut short"));
+        let says = |bytes: &[u8]| Personal::from_block(bytes).unwrap_err();
+        assert!(says(&[0; BLOCK_BYTES]).contains("another version"));
+        assert!(says(&block[..1000]).contains("1000 bytes"));
         let mut garbled = block.clone();
         garbled[200] = 0xff;
         assert!(says(&garbled).contains("not text"));

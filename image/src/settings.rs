@@ -1,37 +1,19 @@
-//! The agent's settings as far as the builder checks them: on the kernel command line (`rescue.KEY=VALUE`) and in
-//! `rescue.toml`. A wrong one is refused here, at the desk, and not by the host in the server room.
+//! The agent's settings as the builder meets them: words for the kernel command line, and `rescue.toml`. The keys and
+//! their parser are the agent's own; a wrong setting is refused here, at the desk, and not by the host in the server
+//! room.
 
 use std::path::Path;
 
+use rescue_agent::settings::{Key, Origin, Settings, SettingsSources};
+
 use crate::error::{Error, Result};
-
-/// Longest time that makes sense for a countdown or a wait: one day, in seconds.
-const MAX_SECONDS: u32 = 86_400;
-
-/// The keys, with what each takes.
-pub const KEYS: &[(&str, &str)] = &[
-    ("mode", "auto, inspect or restore"),
-    (
-        "devices",
-        "auto, all, or a comma-separated list of vendor:device, PCI address, class:storage",
-    ),
-    ("banks", "all, active, or a comma-separated list of banks"),
-    ("countdown", "seconds before the repair starts, 0 to 86400"),
-    ("wait", "seconds to wait for disks, 0 to 86400"),
-    ("finish", "reboot, poweroff or stay"),
-    ("report", "an http:// or https:// URL to send the report to"),
-    (
-        "console",
-        "consoles to show the work on, for instance tty0,ttyS1",
-    ),
-];
 
 /// One checked setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// One of [`KEYS`].
-    pub key: String,
-    /// Its value; never empty, without spaces, quotes or anything that GRUB or the kernel would interpret.
+    /// The key.
+    pub key: Key,
+    /// Its value, without spaces, quotes or anything that GRUB or the kernel would interpret.
     pub value: String,
 }
 
@@ -41,112 +23,105 @@ impl Setting {
         let (key, value) = text
             .split_once('=')
             .ok_or_else(|| wrong(text, "write KEY=VALUE".to_owned()))?;
-        let Some((_, takes)) = KEYS.iter().find(|(known, _)| *known == key) else {
-            let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-            return Err(wrong(
-                text,
-                format!("there is no such key; the keys are {}", known.join(", ")),
-            ));
-        };
-        if !is_right(key, value) {
-            return Err(wrong(text, format!("{key} takes {takes}")));
-        }
-        Ok(Self {
-            key: key.to_owned(),
+        Self::new(known_key(key)?, value)
+    }
+
+    fn new(key: Key, value: &str) -> Result<Self> {
+        let setting = Self {
+            key,
             value: value.to_owned(),
-        })
+        };
+        let word = setting.argument();
+        check_plain(&word)?;
+        SettingsSources {
+            files: Vec::new(),
+            command_line: word.clone(),
+        }
+        .resolve()
+        .map_err(|errors| wrong(&word, errors.to_string()))?;
+        Ok(setting)
     }
 
     /// As a word of the kernel command line.
     #[must_use]
     pub fn argument(&self) -> String {
-        format!("rescue.{}={}", self.key, self.value)
+        format!("{}{}", prefix(self.key), self.value)
     }
 }
 
-/// Whether a word can stand on the kernel command line and in a GRUB environment block as it is.
+/// What a word of the kernel command line that sets this key starts with.
 #[must_use]
-pub fn is_plain_word(word: &str) -> bool {
-    !word.is_empty()
-        && word
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._:,/@%?&=+-[]".contains(&byte))
+pub fn prefix(key: Key) -> String {
+    format!("rescue.{key}=")
 }
 
-/// Checks words for the kernel command line: settings by their keys, others only for their characters.
+/// The key of that name.
+pub fn known_key(name: &str) -> Result<Key> {
+    let known = Key::ALL.into_iter().find(|key| key.name() == name);
+    known.ok_or_else(|| {
+        let names = Key::ALL.map(Key::name).join(", ");
+        wrong(name, format!("there is no such key; the keys are {names}"))
+    })
+}
+
+/// Checks words for the kernel command line: settings by the agent's parser, all of them for their characters.
 pub fn check_arguments(words: &[&str]) -> Result<()> {
-    for word in words {
-        if let Some(setting) = word.strip_prefix("rescue.") {
-            Setting::parse(setting)?;
-        } else if !is_plain_word(word) {
-            return Err(wrong(
-                word,
-                "only letters, digits and ._:,/@%?&=+-[] can stand here".to_owned(),
-            ));
-        }
+    words.iter().try_for_each(|word| check_plain(word))?;
+    SettingsSources {
+        files: Vec::new(),
+        command_line: words.join(" "),
     }
-    Ok(())
+    .resolve()
+    .map(|_| ())
+    .map_err(|errors| wrong(&words.join(" "), errors.to_string()))
 }
 
-/// Checks a `rescue.toml`: the same keys, one level, values as strings or numbers.
-pub fn check_toml(path: &Path, text: &str) -> Result<()> {
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| Error::input(path, format!("not valid TOML: {error}")))?;
-    for (key, value) in &table {
-        let value = match value {
-            toml::Value::String(text) => text.clone(),
-            toml::Value::Integer(number) => number.to_string(),
-            other => {
-                return Err(wrong(
-                    &format!("{key} = {other}"),
-                    "write a string or a number".to_owned(),
-                ));
-            }
-        };
-        Setting::parse(&format!("{key}={value}"))?;
+/// A word stands on the kernel command line and in a GRUB environment block as it is.
+fn check_plain(word: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:,/@%?&=+-[]~".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return Ok(());
     }
-    Ok(())
+    Err(wrong(
+        word,
+        "only letters, digits and ._:,/@%?&=+-[]~ can stand on the kernel command line".to_owned(),
+    ))
 }
 
-fn is_right(key: &str, value: &str) -> bool {
-    if !is_plain_word(value) {
-        return false;
-    }
-    match key {
-        "mode" => ["auto", "inspect", "restore"].contains(&value),
-        "finish" => ["reboot", "poweroff", "stay"].contains(&value),
-        "countdown" | "wait" => value
-            .parse::<u32>()
-            .is_ok_and(|seconds| seconds <= MAX_SECONDS),
-        "report" => ["http://", "https://"].iter().any(|scheme| {
-            value
-                .strip_prefix(scheme)
-                .is_some_and(|rest| !rest.is_empty())
-        }),
-        "devices" => value.split(',').all(is_device_selector),
-        _ => value.split(',').all(|part| !part.is_empty()),
-    }
+/// Checks a `rescue.toml` and returns what it sets.
+pub fn check_toml(path: &Path, content: &[u8]) -> Result<Settings> {
+    SettingsSources::default()
+        .with_file(&path.display().to_string(), content.to_vec())
+        .resolve()
+        .map_err(|errors| Error::input(path, format!("wrong settings:\n{errors}")))
 }
 
-fn is_device_selector(text: &str) -> bool {
-    let hex = |part: &str, digits: usize| {
-        part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let slot = |part: &str| {
-        part.split_once('.').is_some_and(|(device, function)| {
-            hex(device, 2) && function.len() == 1 && matches!(function.as_bytes()[0], b'0'..=b'7')
-        })
-    };
-    match parts.as_slice() {
-        ["auto" | "all"] => true,
-        ["class", name] => !name.is_empty(),
-        [bus, last] if last.contains('.') => hex(bus, 2) && slot(last),
-        [vendor, device] => hex(vendor, 4) && hex(device, 4),
-        [segment, bus, last] => hex(segment, 4) && hex(bus, 2) && slot(last),
-        _ => false,
+/// The settings of a `rescue.toml` as words for the kernel command line.
+pub fn from_toml(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
+    let settings = check_toml(path, content)?;
+    Key::ALL
+        .into_iter()
+        .filter(|key| *settings.origin(*key) != Origin::BuiltIn)
+        .map(|key| Setting::new(key, &settings.value(key)))
+        .collect()
+}
+
+/// A `rescue.toml` with every key in it and none in force, for people to edit.
+#[must_use]
+pub fn template() -> String {
+    let mut text =
+        "# Settings of the ESXi rescue. Take away the leading # of a line to change a setting.\n\
+         # A wrong setting stops the program before it writes anything.\n"
+            .to_owned();
+    let defaults = Settings::default();
+    for key in Key::ALL {
+        text.push_str(&format!(
+            "\n# {}\n#{key} = {:?}\n",
+            key.allowed(),
+            defaults.value(key)
+        ));
     }
+    text
 }
 
 fn wrong(setting: &str, problem: String) -> Error {
@@ -164,16 +139,11 @@ mod tests {
     fn right_settings_pass() {
         for text in [
             "mode=inspect",
-            "devices=all",
             "devices=8086:3b25,0000:00:1f.2",
-            "devices=class:storage",
-            "devices=00:1f.2",
             "banks=active",
-            "banks=sda5,sda6",
-            "countdown=0",
             "wait=86400",
-            "finish=stay",
             "report=https://host:8443/x?y=1&z=%20",
+            "report=",
             "console=tty0,ttyS1",
         ] {
             assert_eq!(
@@ -188,16 +158,10 @@ mod tests {
         for (text, expected) in [
             ("mode", "KEY=VALUE"),
             ("colour=red", "the keys are mode"),
-            ("mode=repair", "auto, inspect or restore"),
-            ("devices=8086:3b2", "vendor:device"),
-            ("devices=00:1f.9", "vendor:device"),
-            ("devices=", "vendor:device"),
-            ("banks=a,,b", "active"),
-            ("countdown=-1", "seconds"),
+            ("mode=repair", "auto, inspect, restore"),
             ("wait=86401", "seconds"),
-            ("report=ftp://x", "http://"),
-            ("report=https://x y", "http://"),
-            ("console=$tty", "consoles"),
+            ("report=https://x y", "only letters"),
+            ("console=$tty", "only letters"),
         ] {
             let error = Setting::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
@@ -212,11 +176,34 @@ mod tests {
     }
 
     #[test]
-    fn a_settings_file_is_checked_key_by_key() {
+    fn a_settings_file_is_checked_and_becomes_words() {
         let path = Path::new("rescue.toml");
-        check_toml(path, "countdown = 0\nmode = \"inspect\"\n").unwrap();
-        for bad in ["countdown = \"x\"", "[mode]\na=1", "what = 1", "= 3"] {
-            assert!(check_toml(path, bad).is_err(), "{bad}");
-        }
+        let words = from_toml(path, b"countdown = 0\nmode = \"inspect\"\n").unwrap();
+        let words: Vec<String> = words.iter().map(Setting::argument).collect();
+        assert_eq!(words, ["rescue.mode=inspect", "rescue.countdown=0"]);
+        let error = check_toml(path, b"\nwhat = 1").unwrap_err().to_string();
+        assert!(error.contains("rescue.toml, line 2"), "{error}");
+    }
+
+    #[test]
+    fn the_template_sets_nothing_and_every_line_of_it_can_be_taken_into_use() {
+        let template = template();
+        assert!(
+            from_toml(Path::new("t"), template.as_bytes())
+                .unwrap()
+                .is_empty()
+        );
+        let used: String = template
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let set = check_toml(Path::new("t"), used.as_bytes()).unwrap();
+        assert!(
+            Key::ALL
+                .iter()
+                .all(|key| *set.origin(*key) != Origin::BuiltIn)
+        );
     }
 }

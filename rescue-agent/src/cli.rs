@@ -149,6 +149,10 @@ impl Wish {
     }
 }
 
+/// Why nothing is written without a terminal.
+pub(crate) const NOBODY_TO_ASK: &str =
+    "nobody to ask; say --yes to write without a question. Nothing was written.";
+
 /// Runs a command; returns the exit status.
 ///
 /// # Errors
@@ -288,9 +292,7 @@ fn carry_out(
 /// Asks at the terminal. Without one the answer is no, and why.
 fn confirmed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        eprintln!(
-            "rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written."
-        );
+        eprintln!("rescue-agent: {NOBODY_TO_ASK}");
         return Ok(false);
     }
     eprint!("Write this? [y/N] ");

@@ -1,55 +1,220 @@
 //! Looking: disks in, inventory out. Reads partition tables, the directories of FAT volumes with
 //! VMware's mark, boot.cfg and the archives, and nothing else; writes nothing.
 
+use std::collections::HashMap;
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::archive::{Configuration, StateArchive};
+use crate::archive::StateArchive;
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::disk::partition::{self, Partition, PartitionError, PartitionTable};
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
 use crate::hash::sha256_hex;
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, UndoContent, UndoCopy, devices_of,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, UndoContent, UndoCopy,
 };
+use crate::parallel;
 
 /// How disks are opened for reading; a parameter so that tests can put devices of their own in.
 pub type Open<'o> = &'o (dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>> + Sync);
 
-/// Disks looked at side by side. Enough to hide the latency of a slow one behind the others.
-const PARALLEL_DISKS: usize = 8;
+/// Disks looked at side by side. They are waited for rather than computed with: enough that the
+/// slowest one, and not their sum, is what takes time.
+const PARALLEL_DISKS: usize = 64;
 
-/// Looks at every disk of `paths`, several at once; the result keeps their order.
+/// Bytes of opened archives that are kept for the planning. What real hosts have is a hundredth of
+/// it; beyond, an archive is opened once more rather than more memory taken.
+const KEPT_BYTES_MAX: usize = 96 << 20;
+
+/// Bytes of archives up to which those of a disk are opened side by side, since each takes several
+/// times its size of memory meanwhile.
+const OPENED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
+
+/// What archives say whose bytes are known, by the SHA-256 of these bytes in hex.
+pub type Known = HashMap<String, Content>;
+
+/// Looks at every disk of `paths`, many at once; the result keeps their order.
 pub fn discover(paths: &[PathBuf], open: Open<'_>) -> Inventory {
-    let mut disks = Vec::with_capacity(paths.len());
-    for group in paths.chunks(PARALLEL_DISKS) {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = group
-                .iter()
-                .map(|path| (path, scope.spawn(move || look_at(path, open))))
-                .collect();
-            disks.extend(threads.into_iter().map(|(path, thread)| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| unreadable(path, 0, "looking at it failed unexpectedly"))
-            }));
-        });
-    }
-    Inventory { disks }
+    discover_again(paths, open, &Known::new())
 }
 
-fn look_at(path: &Path, open: Open<'_>) -> Disk {
-    let device = match open(path) {
-        Ok(device) => device,
-        Err(error) => return unreadable(path, 0, &format!("cannot be opened: {error}")),
+/// Like [`discover`]: every disk is read as if never seen, but an archive whose bytes turn out to be
+/// known is not opened once more.
+pub fn discover_again(paths: &[PathBuf], open: Open<'_>, known: &Known) -> Inventory {
+    let look = Look {
+        open,
+        known,
+        kept_bytes: AtomicUsize::new(0),
     };
-    match partition::read(device.as_ref()) {
-        Ok(table) => partitioned(path, device.as_ref(), table),
-        Err(error) => Disk {
-            table_unreadable: !matches!(error, PartitionError::NoTable { .. }),
-            ..unreadable(path, device.size(), &error.to_string())
-        },
+    let disks = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
+    let failed = |path: &PathBuf| unreadable(path, 0, "looking at it failed unexpectedly");
+    Inventory {
+        disks: disks
+            .into_iter()
+            .zip(paths)
+            .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
+            .collect(),
+    }
+}
+
+/// A look at disks, and what it has already seen and keeps.
+struct Look<'l> {
+    open: Open<'l>,
+    known: &'l Known,
+    kept_bytes: AtomicUsize,
+}
+
+impl Look<'_> {
+    fn at(&self, path: &Path) -> Disk {
+        let device = match (self.open)(path) {
+            Ok(device) => device,
+            Err(error) => return unreadable(path, 0, &format!("cannot be opened: {error}")),
+        };
+        match partition::read(device.as_ref()) {
+            Ok(table) => self.partitioned(path, device.as_ref(), table),
+            Err(error) => Disk {
+                table_unreadable: !matches!(error, PartitionError::NoTable { .. }),
+                ..unreadable(path, device.size(), &error.to_string())
+            },
+        }
+    }
+
+    fn partitioned(&self, path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> Disk {
+        let (mut found, mut not_banks, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+        for partition in table
+            .partitions
+            .iter()
+            .filter(|partition| partition.kind.may_hold_bank())
+        {
+            log::debug!(
+                "{}: looking for a boot bank in partition {} ({}, {} bytes at {})",
+                path.display(),
+                partition.number,
+                partition.kind,
+                partition.length,
+                partition.start
+            );
+            match bank_in(device, partition) {
+                Ok(Some(bank)) => found.push(bank),
+                Ok(None) => {}
+                Err(NoBank::Is(why)) => not_banks.push((partition.number, why)),
+                Err(NoBank::Unknown(why)) => unreadable.push((partition.number, why)),
+            }
+        }
+        let candidates: Vec<Candidate<'_>> = found
+            .iter()
+            .map(|bank| Candidate {
+                partition: bank.partition.number,
+                cfg: Some(&bank.boot_cfg),
+            })
+            .collect();
+        let election = bank::elect(&candidates);
+        let archives = self.open_all(&mut found);
+        let banks = found
+            .into_iter()
+            .zip(archives)
+            .zip(election.verdicts)
+            .map(|((found, archives), standing)| found.into_bank(archives, standing))
+            .collect();
+        Disk {
+            path: path.to_owned(),
+            size: device.size(),
+            table_unreadable: false,
+            table: Ok(table),
+            banks,
+            not_banks,
+            unreadable,
+            boots_next: election.next,
+            boots_after_rollback: election.after_shift_r,
+        }
+    }
+
+    /// Opens the archives of all banks. The disk is not asked any more: reading it is done in one
+    /// order always, computing is what several processors are for.
+    fn open_all(&self, found: &mut [Found<'_>]) -> Vec<Vec<ArchiveFile>> {
+        let counts: Vec<usize> = found.iter().map(|bank| bank.files.len()).collect();
+        let files: Vec<Files> = found
+            .iter_mut()
+            .flat_map(|bank| std::mem::take(&mut bank.files))
+            .collect();
+        let at_once = match files.iter().map(Files::bytes).sum::<usize>() {
+            0..=OPENED_AT_ONCE_BYTES_MAX => parallel::computing(),
+            _ => 1,
+        };
+        let mut opened = parallel::map(files, at_once, |files| self.open_files(files))
+            .into_iter()
+            .map(|opened| opened.unwrap_or_else(|| resume_unwind(Box::new("opening an archive"))));
+        counts
+            .into_iter()
+            .map(|count| opened.by_ref().take(count).collect())
+            .collect()
+    }
+
+    fn open_files(&self, files: Files) -> ArchiveFile {
+        let (raw, sha256, content) = match files.archive {
+            Ok(raw) => {
+                let sha256 = sha256_hex(&raw);
+                let content = match self.known.get(&sha256) {
+                    Some(content) => Ok(content.clone()),
+                    None => self.open_archive(&raw, files.entry.name()),
+                };
+                (
+                    Some(raw),
+                    Some(sha256),
+                    content.map_err(ContentError::Archive),
+                )
+            }
+            Err(error) => (None, None, Err(ContentError::File(error))),
+        };
+        ArchiveFile {
+            name: files.entry.name(),
+            size: files.entry.size(),
+            modified: files.entry.modified(),
+            raw,
+            sha256,
+            content,
+            undo: files.undo.map(|(entry, raw)| UndoCopy {
+                entry,
+                content: raw
+                    .map_err(|error| error.to_string())
+                    .and_then(|raw| self.open_undo(&raw)),
+            }),
+        }
+    }
+
+    fn open_archive(
+        &self,
+        raw: &[u8],
+        name: ShortName,
+    ) -> Result<Content, crate::archive::ArchiveError> {
+        let archive = StateArchive::open(raw)?;
+        let content = Content::of(&archive, name)?;
+        let bytes = archive.memory_bytes();
+        let kept = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if kept.saturating_add(bytes) <= KEPT_BYTES_MAX {
+            return Ok(Content {
+                kept: Kept::new(archive),
+                ..content
+            });
+        }
+        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(content)
+    }
+
+    fn open_undo(&self, raw: &[u8]) -> Result<UndoContent, String> {
+        let sha256 = sha256_hex(raw);
+        let saved = match self.known.get(&sha256) {
+            Some(content) => content.saved.clone(),
+            None => StateArchive::open(raw)
+                .map_err(|error| error.to_string())?
+                .configuration()
+                .ok()
+                .and_then(|configuration| configuration.saved),
+        };
+        Ok(UndoContent { sha256, saved })
     }
 }
 
@@ -67,66 +232,18 @@ fn unreadable(path: &Path, size: u64, why: &str) -> Disk {
     }
 }
 
-fn partitioned(path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> Disk {
-    let (mut found, mut not_banks, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
-    for partition in table
-        .partitions
-        .iter()
-        .filter(|partition| partition.kind.may_hold_bank())
-    {
-        log::debug!(
-            "{}: looking for a boot bank in partition {} ({}, {} bytes at {})",
-            path.display(),
-            partition.number,
-            partition.kind,
-            partition.length,
-            partition.start
-        );
-        match bank_in(device, partition) {
-            Ok(Some(bank)) => found.push(bank),
-            Ok(None) => {}
-            Err(NoBank::Is(why)) => not_banks.push((partition.number, why)),
-            Err(NoBank::Unknown(why)) => unreadable.push((partition.number, why)),
-        }
-    }
-    let candidates: Vec<Candidate<'_>> = found
-        .iter()
-        .map(|bank| Candidate {
-            partition: bank.partition.number,
-            cfg: Some(&bank.boot_cfg),
-        })
-        .collect();
-    let election = bank::elect(&candidates);
-    let banks = found
-        .into_iter()
-        .zip(election.verdicts)
-        .map(|(found, standing)| found.into_bank(standing))
-        .collect();
-    Disk {
-        path: path.to_owned(),
-        size: device.size(),
-        table_unreadable: false,
-        table: Ok(table),
-        banks,
-        not_banks,
-        unreadable,
-        boots_next: election.next,
-        boots_after_rollback: election.after_shift_r,
-    }
-}
-
 /// A bank before the loader's rule has been applied.
 struct Found<'p> {
     partition: &'p Partition,
     region: Region,
     marker: VmfatMarker,
     boot_cfg: BootCfg,
-    archives: Vec<ArchiveFile>,
+    files: Vec<Files>,
     volume: Result<exchange::Assessment, exchange::Refusal>,
 }
 
 impl Found<'_> {
-    fn into_bank(self, standing: bank::Standing) -> Bank {
+    fn into_bank(self, archives: Vec<ArchiveFile>, standing: bank::Standing) -> Bank {
         Bank {
             partition: self.partition.number,
             kind: self.partition.kind.clone(),
@@ -134,7 +251,7 @@ impl Found<'_> {
             marker: self.marker,
             boot_cfg: self.boot_cfg,
             standing,
-            archives: self.archives,
+            archives,
             volume: self.volume,
         }
     }
@@ -192,14 +309,14 @@ fn bank_in<'p>(
         let why = "its boot.cfg names no build (installation medium?)";
         return Err(NoBank::Is(why.into()));
     }
-    let archives = archives(&volume, &boot_cfg);
+    let files = files(&volume, &boot_cfg);
     let volume = exchange::assess(&volume);
     Ok(Some(Found {
         partition,
         region,
         marker,
         boot_cfg,
-        archives,
+        files,
         volume,
     }))
 }
@@ -219,9 +336,16 @@ fn marker(
     Ok(VmfatMarker::parse(&sector))
 }
 
+/// An archive of a bank and its undo copy, as they were read.
+struct Files {
+    entry: Entry,
+    archive: Result<Vec<u8>, FatError>,
+    undo: Option<(Entry, Result<Vec<u8>, FatError>)>,
+}
+
 /// The archives of a bank: `STATE.TGZ`; without it `LOCAL.TGZ` (4.x embedded); and `ONETIME.TGZ`
 /// where boot.cfg has the loader load it.
-fn archives(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ArchiveFile> {
+fn files(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<Files> {
     let state = volume
         .find(ShortName::STATE)
         .or_else(|| volume.find(ShortName::LOCAL));
@@ -233,59 +357,25 @@ fn archives(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ArchiveFile> {
     state
         .into_iter()
         .chain(onetime)
-        .map(|entry| archive(volume, &entry))
+        .map(|entry| Files {
+            archive: volume.read(&entry),
+            undo: exchange::undo_copy(volume, entry.name()).map(|undo| {
+                let raw = volume.read(&undo);
+                (undo, raw)
+            }),
+            entry,
+        })
         .collect()
 }
 
-fn archive(volume: &Volume<'_>, entry: &Entry) -> ArchiveFile {
-    let (raw, content) = match volume.read(entry) {
-        Ok(raw) => {
-            let content = open_content(&raw, entry.name()).map_err(ContentError::Archive);
-            (Some(raw), content)
-        }
-        Err(error) => (None, Err(ContentError::File(error))),
-    };
-    ArchiveFile {
-        name: entry.name(),
-        size: entry.size(),
-        modified: entry.modified(),
-        raw,
-        content,
-        undo: exchange::undo_copy(volume, entry.name()).map(|entry| undo(volume, entry)),
+impl Files {
+    fn bytes(&self) -> usize {
+        let undo = self.undo.as_ref().map(|(_, raw)| raw);
+        [Some(&self.archive), undo]
+            .into_iter()
+            .flatten()
+            .filter_map(|raw| raw.as_ref().ok())
+            .map(Vec::len)
+            .sum()
     }
-}
-
-fn open_content(raw: &[u8], name: ShortName) -> Result<Content, crate::archive::ArchiveError> {
-    let archive = StateArchive::open(raw)?;
-    let configuration = match archive.configuration() {
-        // What a scripted installation lays on top need not name any device.
-        Err(crate::archive::ArchiveError::NoConfiguration) if name == ShortName::ONETIME => {
-            Configuration::default()
-        }
-        other => other?,
-    };
-    Ok(Content {
-        sealed: archive.is_sealed(),
-        hand_made: archive.is_hand_made(),
-        devices: devices_of(&configuration),
-        saved: configuration.saved,
-        store_bank: configuration.store_bank,
-    })
-}
-
-fn undo(volume: &Volume<'_>, entry: Entry) -> UndoCopy {
-    let content = volume
-        .read(&entry)
-        .map_err(|error| error.to_string())
-        .and_then(|raw| match StateArchive::open(&raw) {
-            Ok(archive) => Ok(UndoContent {
-                sha256: sha256_hex(&raw),
-                saved: archive
-                    .configuration()
-                    .ok()
-                    .and_then(|configuration| configuration.saved),
-            }),
-            Err(error) => Err(error.to_string()),
-        });
-    UndoCopy { entry, content }
 }

@@ -3,8 +3,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use crate::archive::{ArchiveError, BackupCounter, Configuration};
+use crate::archive::{ArchiveError, BackupCounter, Configuration, StateArchive};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
@@ -161,6 +162,8 @@ pub struct ArchiveFile {
     pub modified: FatTime,
     /// Its bytes; `None` where the file cannot be read.
     pub raw: Option<Vec<u8>>,
+    /// SHA-256 of these bytes, hex.
+    pub sha256: Option<String>,
     /// What it says, or why it cannot be read.
     pub content: Result<Content, ContentError>,
     /// The copy that a repair kept.
@@ -186,7 +189,7 @@ impl fmt::Display for ContentError {
 }
 
 /// An archive that could be opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Content {
     /// Whether it is encrypted.
     pub sealed: bool,
@@ -198,6 +201,61 @@ pub struct Content {
     pub store_bank: Option<String>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
+    /// The archive itself, for the one plan that is made from it.
+    pub kept: Kept,
+}
+
+impl Content {
+    /// What an archive of that name says.
+    ///
+    /// # Errors
+    /// Those of [`StateArchive::configuration`].
+    pub fn of(archive: &StateArchive, name: ShortName) -> Result<Self, ArchiveError> {
+        let configuration = match archive.configuration() {
+            // What a scripted installation lays on top need not name any device.
+            Err(ArchiveError::NoConfiguration) if name == ShortName::ONETIME => {
+                Configuration::default()
+            }
+            other => other?,
+        };
+        Ok(Self {
+            sealed: archive.is_sealed(),
+            hand_made: archive.is_hand_made(),
+            devices: devices_of(&configuration),
+            saved: configuration.saved,
+            store_bank: configuration.store_bank,
+            kept: Kept::default(),
+        })
+    }
+}
+
+/// An opened archive that is kept until somebody takes it; whoever comes later opens it again. It
+/// holds secrets, which nothing here shows, and a copy of it holds nothing.
+#[derive(Default)]
+pub struct Kept(Mutex<Option<StateArchive>>);
+
+impl Kept {
+    /// Keeps an archive.
+    pub fn new(archive: StateArchive) -> Self {
+        Self(Mutex::new(Some(archive)))
+    }
+
+    /// Hands it out, once.
+    pub fn take(&self) -> Option<StateArchive> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
 }
 
 /// The copy of the original that a repair kept.

@@ -9,6 +9,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
+
 use crate::disk::BlockDevice;
 use crate::fat::FatTime;
 use crate::fat::exchange::{self, ExchangeError, InForce, Refusal};
@@ -56,6 +58,45 @@ pub enum Outcome {
         in_force: InForce,
         /// Archives of the bank that were exchanged before, by name.
         exchanged: Vec<String>,
+    },
+}
+
+/// Why the work on a bank did not come to its end.
+#[derive(Debug, Error)]
+pub(crate) enum Trouble<'e> {
+    /// The disk does not let itself be written.
+    #[error("{bank}: cannot be opened for writing: {error}")]
+    CannotOpen {
+        /// Which bank, in words.
+        bank: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The disk has failed already.
+    #[error("{bank}: not begun, because writing to another bank of this disk failed")]
+    NotBegun {
+        /// Which bank, in words.
+        bank: String,
+    },
+    /// The exchange was refused or failed.
+    #[error("{bank}: {error}")]
+    Exchange {
+        /// Which bank, in words.
+        bank: String,
+        /// How.
+        error: &'e ExchangeError,
+    },
+    /// Some archives of the bank are exchanged, the next one is not.
+    #[error("{bank}: {names} was exchanged, then {file} was not: {error}")]
+    HalfWay {
+        /// Which bank, in words.
+        bank: String,
+        /// The archives that are exchanged.
+        names: String,
+        /// The one that is not.
+        file: String,
+        /// Why not.
+        error: &'e ExchangeError,
     },
 }
 
@@ -142,7 +183,7 @@ fn after_failure(plan: &BankPlan, disk: &Disk) -> BankReceipt {
         Action::Nothing { .. } => Outcome::Untouched,
         Action::Refuse { why, .. } => Outcome::Refused { why: why.clone() },
         Action::Replace(_) | Action::Restore(_) => Outcome::Refused {
-            why: format!("{name}: not begun, because writing to another bank of this disk failed"),
+            why: Trouble::NotBegun { bank: name }.to_string(),
         },
     };
     BankReceipt {
@@ -176,7 +217,8 @@ impl Work<'_> {
         let device = match (self.open)(&self.disk.path) {
             Ok(device) => device,
             Err(error) => {
-                let why = format!("{}: cannot be opened for writing: {error}", self.name());
+                let bank = self.name();
+                let why = Trouble::CannotOpen { bank, error }.to_string();
                 return BankReceipt {
                     settled: None,
                     outcome: Outcome::Refused { why },
@@ -283,7 +325,8 @@ impl Work<'_> {
     }
 
     fn outcome(&self, error: &ExchangeError) -> Outcome {
-        let why = format!("{}: {error}", self.name());
+        let bank = self.name();
+        let why = Trouble::Exchange { bank, error }.to_string();
         match error {
             ExchangeError::Refused(_) => Outcome::Refused { why },
             ExchangeError::Failed { in_force, .. } => Outcome::Failed {
@@ -298,7 +341,14 @@ impl Work<'_> {
     /// refusal is no refusal of the bank any more.
     fn half_way(&self, exchanged: Vec<String>, file: &str, error: &ExchangeError) -> Outcome {
         let (names, bank) = (exchanged.join(" and "), self.name());
-        let why = format!("{bank}: {names} was exchanged, then {file} was not: {error}");
+        let file = file.to_owned();
+        let why = Trouble::HalfWay {
+            bank,
+            names,
+            file,
+            error,
+        }
+        .to_string();
         match error {
             ExchangeError::Refused(_) => Outcome::Failed {
                 why: format!("{why}; {}", InForce::Unchanged),

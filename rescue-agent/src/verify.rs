@@ -2,11 +2,39 @@
 
 use std::path::PathBuf;
 
-use crate::discover::{self, Open};
-use crate::hash::sha256_hex;
+use thiserror::Error;
+
+use crate::discover::{self, Known, Open};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
+
+/// A promise that was not kept.
+#[derive(Debug, Error)]
+pub(crate) enum Broken<'n> {
+    /// A partition beside the banks.
+    #[error("{name} cannot be read any more ({why}); nothing was written to it")]
+    NowUnreadable { name: String, why: String },
+    /// The whole table.
+    #[error("{path}: its partition table cannot be read any more: {why}")]
+    TableGone { path: String, why: String },
+    /// The table says something else.
+    #[error("{path}: its partition table lists other partitions than before")]
+    OtherPartitions { path: String },
+    /// The table has a fault that it did not have.
+    #[error("{path}: {warning}; nothing was written to it")]
+    TableWorse { path: String, warning: String },
+    /// A bank, its volume, an archive or its original.
+    #[error("{name}: {what}; {in_force}")]
+    NotAsPlanned {
+        name: &'n str,
+        what: String,
+        in_force: &'static str,
+    },
+    /// The very thing that was asked for.
+    #[error("{name}: {device} is still passed through")]
+    StillPassedThrough { name: &'n str, device: &'n str },
+}
 
 /// Looks again at every disk that was looked at for the plan, and compares.
 ///
@@ -14,7 +42,7 @@ use crate::repair::{Outcome, Receipt, bank_name};
 /// failed is not judged here: its outcome says what is in force.
 pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>) -> Vec<String> {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
-    let after = discover::discover(&paths, open);
+    let after = discover::discover_again(&paths, open, &known(plan, before));
     let banks = plan
         .banks
         .iter()
@@ -32,6 +60,25 @@ pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>
     around_banks.chain(banks).collect()
 }
 
+/// What archives say whose bytes may be found: those from before, and those of the plan. Each was
+/// opened down to its last layer, so that finding the same bytes again on the disk, by their hash,
+/// proves as much as opening them again would.
+fn known(plan: &Plan, before: &Inventory) -> Known {
+    let archives = before.banks().flat_map(|(_, bank)| &bank.archives);
+    let found = archives.filter_map(|archive| {
+        Some((
+            archive.sha256.clone()?,
+            archive.content.as_ref().ok()?.clone(),
+        ))
+    });
+    let changes = plan.banks.iter().flat_map(|bank| match &bank.action {
+        Action::Replace(changes) => changes.as_slice(),
+        _ => &[],
+    });
+    let planned = changes.map(|change| (change.after.clone(), change.content.clone()));
+    found.chain(planned).collect()
+}
+
 /// Partitions beside the banks that could be read before and cannot be now.
 fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
     let known = |number: u32| {
@@ -44,7 +91,8 @@ fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
         .filter(|(number, _)| !known(*number))
         .map(|(number, why)| {
             let name = before.partition_name(*number);
-            format!("{name} cannot be read any more ({why}); nothing was written to it")
+            let why = why.clone();
+            Broken::NowUnreadable { name, why }.to_string()
         })
         .collect()
 }
@@ -52,22 +100,24 @@ fn newly_unreadable(before: &Disk, after: &Disk) -> Vec<String> {
 /// A partition table is never written: it has to list what it listed, and to be no worse. (Better it
 /// may be: what could not be read for a moment can be read now.)
 fn other_table(before: &Disk, after: &Disk) -> Option<String> {
-    let path = before.path.display();
+    let path = before.path.display().to_string();
     let (was, is) = match (&before.table, &after.table) {
         (Ok(was), Ok(is)) => (was, is),
         (Err(_), _) => return None,
-        (Ok(_), Err(why)) => return Some(format!("{path}: {why}")),
+        (Ok(_), Err(why)) => {
+            let why = why.clone();
+            return Some(Broken::TableGone { path, why }.to_string());
+        }
     };
     if was.partitions != is.partitions {
-        return Some(format!(
-            "{path}: its partition table lists other partitions than before"
-        ));
+        return Some(Broken::OtherPartitions { path }.to_string());
     }
     let new = is
         .warnings
         .iter()
         .find(|warning| !was.warnings.contains(warning))?;
-    Some(format!("{path}: {new}; nothing was written to it"))
+    let warning = new.to_string();
+    Some(Broken::TableWorse { path, warning }.to_string())
 }
 
 fn broken_promises(
@@ -86,35 +136,45 @@ fn broken_promises(
     });
     let Some(now) = now else {
         let why = why_not_found(was, after.disks.get(plan.disk));
-        return vec![format!(
-            "{name}: the bank is not found any more ({why}); {}",
-            in_force(outcome)
-        )];
+        let what = format!("the bank is not found any more ({why})");
+        return vec![not_as_planned(&name, what, outcome)];
     };
     let mut broken = Vec::new();
     for (archive, expected) in expected_hashes(plan, outcome, was) {
         let file = was.archives[archive].name;
         let found = now.archives.iter().find(|candidate| candidate.name == file);
         if let Some(what) = wrong_content(found, &expected) {
-            broken.push(format!("{name}: {file} {what}; {}", in_force(outcome)));
+            broken.push(not_as_planned(&name, format!("{file} {what}"), outcome));
         }
     }
     if matches!(outcome, Outcome::Replaced | Outcome::Restored)
         && let Some(what) = unsound(now)
     {
-        broken.push(format!("{name}: {what}; {}", in_force(outcome)));
+        broken.push(not_as_planned(&name, what, outcome));
     }
     if *outcome == Outcome::Replaced {
         broken.extend(
-            lost_originals(plan, was, now)
-                .map(|what| format!("{name}: {what}; {}", in_force(outcome))),
+            lost_originals(plan, was, now).map(|what| not_as_planned(&name, what, outcome)),
         );
-        broken.extend(
-            still_passed_through(plan, now)
-                .map(|device| format!("{name}: {device} is still passed through")),
-        );
+        broken.extend(still_passed_through(plan, now).map(|device| {
+            Broken::StillPassedThrough {
+                name: &name,
+                device,
+            }
+            .to_string()
+        }));
     }
     broken
+}
+
+fn not_as_planned(name: &str, what: String, outcome: &Outcome) -> String {
+    let in_force = in_force(outcome);
+    Broken::NotAsPlanned {
+        name,
+        what,
+        in_force,
+    }
+    .to_string()
 }
 
 /// What is known to be in force in a bank whose fresh look shows something else.
@@ -142,7 +202,7 @@ fn wrong_content(found: Option<&ArchiveFile>, expected: &str) -> Option<String> 
     let Some(archive) = found else {
         return Some("is gone".into());
     };
-    match (archive.raw.as_deref().map(sha256_hex), &archive.content) {
+    match (&archive.sha256, &archive.content) {
         (Some(hash), _) if hash == expected => None,
         (Some(hash), _) => Some(format!("should have the SHA-256 {expected} and has {hash}")),
         (None, Err(why)) => Some(format!("cannot be read: {why}")),
@@ -211,7 +271,7 @@ fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(usize
                     .map(|restore| restore.after.clone()),
                 _ => None,
             };
-            let expected = planned.or_else(|| archive.raw.as_deref().map(sha256_hex))?;
+            let expected = planned.or_else(|| archive.sha256.clone())?;
             Some((index, expected))
         })
         .collect()
@@ -236,12 +296,7 @@ fn still_passed_through<'p>(plan: &'p BankPlan, now: &'p Bank) -> impl Iterator<
                 .iter()
                 .filter(|archive| archive.name == *file)
                 .filter_map(|archive| archive.content.as_ref().ok())
-                .flat_map(|content| &content.devices)
-                .any(|entry| {
-                    entry.passed_through
-                        && entry.text == device.text
-                        && entry.place.file() == device.file
-                })
+                .any(|content| device.is_missing_in(content))
         })
         .map(|(_, device)| device.text.as_str())
 }

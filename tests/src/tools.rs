@@ -16,15 +16,20 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
+    ("as", "binutils"),
     ("cmp", "diffutils"),
     ("curl", "curl"),
+    ("cp", "coreutils"),
+    ("cpio", "cpio"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
+    ("file", "file"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
     ("jq", "jq"),
+    ("ld", "binutils"),
     ("mattrib", "mtools"),
     ("mcopy", "mtools"),
     ("mdel", "mtools"),
@@ -32,6 +37,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mkfs.fat", "dosfstools"),
     ("mmd", "mtools"),
     ("mren", "mtools"),
+    ("mtype", "mtools"),
     ("openssl", "openssl"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -42,6 +48,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("tar", "tar"),
     ("xorriso", "xorriso"),
+    ("zstd", "zstd"),
 ];
 
 /// Folders searched after `PATH`: an unprivileged user's `PATH` lacks those of gdisk and dosfstools.

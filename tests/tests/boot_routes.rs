@@ -3,6 +3,7 @@
 //! One machine for each way. Judged from the disk afterwards; what the console says is only shown
 //! where a test fails.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +11,7 @@ use rescue_tests::artefacts;
 use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Bus, CARD, Ending, Firmware, Machine, Medium, tail};
 use rescue_tests::server::WebServer;
 use rescue_tests::tools::Tool;
 
@@ -27,37 +28,41 @@ fn hurried(artefact: &str, folder: &Path) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn must_be_reverted(finished: &Finished) -> Result<()> {
-    let end = tail(&finished.serial);
-    ensure!(
-        finished.ending == Ending::Rebooted,
-        "it ended by {:?}:\n{end}",
-        finished.ending
-    );
-    let result = finished.result()?;
-    ensure!(result == "reverted", "the result is {result}:\n{end}");
-    Ok(())
-}
-
-/// Starts a machine with an ESXi disk from a medium: the disk must be repaired.
-fn repairs(firmware: Firmware, medium: Medium, memory_mib: u32) -> Result<()> {
+/// Puts an ESXi disk into a machine and starts it: the disk must be repaired. Gives how it ended.
+fn repaired_by(machine: Machine) -> Result<Ending> {
     let folder = tempfile::tempdir()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
-    let machine = Machine::new(firmware)
-        .medium(medium)
-        .memory_mib(memory_mib)
-        .disk(Bus::Ahci, &made.image);
-    must_be_reverted(&machine.run()?)?;
-    judge.repaired(&[0, 1], &[SATA])
+    let finished = machine.disk(Bus::Ahci, &made.image).run()?;
+    judge
+        .repaired(&[0, 1], &[SATA])
+        .with_context(|| tail(&finished.serial))?;
+    ensure!(
+        finished.result()? == "reverted",
+        "{}",
+        tail(&finished.serial)
+    );
+    Ok(finished.ending)
 }
 
-const ENOUGH_MIB: u32 = 1024;
+/// Starts a machine with an ESXi disk from a medium: the disk must be repaired, and the machine
+/// restarted.
+fn repairs(firmware: Firmware, medium: Medium) -> Result<()> {
+    let ending = repaired_by(Machine::new(firmware).medium(medium))?;
+    ensure!(ending == Ending::Rebooted, "it ended by {ending:?}");
+    Ok(())
+}
 
 fn iso(firmware: Firmware, medium: fn(PathBuf) -> Medium) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let iso = hurried("esxi-rescue.iso", folder.path())?;
-    repairs(firmware, medium(iso), ENOUGH_MIB)
+    repairs(firmware, medium(iso))
+}
+
+fn img(firmware: Firmware) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let img = hurried("esxi-rescue.img", folder.path())?;
+    repairs(firmware, Medium::Stick(img))
 }
 
 #[test]
@@ -101,12 +106,96 @@ fn iso_by_secure_boot_over_http() -> Result<()> {
     hurried("esxi-rescue.iso", folder.path())?;
     let server = WebServer::serve(folder.path())?;
     let medium = Medium::Http(server.address("esxi-rescue.iso"));
-    repairs(Firmware::SecureBoot, medium, ENOUGH_MIB).with_context(|| {
+    repairs(Firmware::SecureBoot, medium).with_context(|| {
         format!(
             "the server was asked:\n{}",
             server.requests().unwrap_or_default()
         )
     })
+}
+
+#[test]
+fn img_as_a_bios_stick() -> Result<()> {
+    img(Firmware::Bios)
+}
+
+#[test]
+fn img_as_a_uefi_stick() -> Result<()> {
+    img(Firmware::Uefi)
+}
+
+#[test]
+fn img_as_a_secure_boot_stick_with_the_keys_of_2011() -> Result<()> {
+    img(Firmware::SecureBoot)
+}
+
+#[test]
+fn img_as_a_secure_boot_stick_with_the_keys_of_2023_only() -> Result<()> {
+    img(Firmware::SecureBoot2023)
+}
+
+/// What a machine's own settings say: a countdown of none, and an end that shows that they were
+/// read.
+const SWITCH_OFF: &str = "${rescue_args} rescue.countdown=0 rescue.finish=poweroff";
+
+/// A copy of the netboot tree with settings for one host, in a file of this name.
+fn netboot_tree(folder: &Path, host_file: &str) -> Result<PathBuf> {
+    let tree = folder.join("tree");
+    Tool::new("cp")?
+        .arg("-r")
+        .arg(artefacts::dist("netboot")?)
+        .arg(&tree)
+        .run()?;
+    let settings = match host_file.ends_with(".ipxe") {
+        true => format!("#!ipxe\nset rescue_args {SWITCH_OFF}\n"),
+        false => format!("set rescue_args=\"{SWITCH_OFF}\"\n"),
+    };
+    let host_file = tree.join(host_file);
+    fs::create_dir_all(host_file.parent().context("a folder")?)?;
+    fs::write(host_file, settings)?;
+    Ok(tree)
+}
+
+/// Starts a machine over the network: the disk must be repaired, by the machine's own settings.
+fn repairs_and_switches_off(machine: Machine) -> Result<()> {
+    let ending = repaired_by(machine)?;
+    ensure!(
+        ending == Ending::SwitchedOff,
+        "it ended by {ending:?}: its own settings were not read"
+    );
+    Ok(())
+}
+
+#[test]
+fn netboot_of_a_bios_network_card_with_settings_by_its_address() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = netboot_tree(folder.path(), &format!("grub/hosts/{CARD}.cfg"))?;
+    let file = "bios/grub.0";
+    repairs_and_switches_off(
+        Machine::new(Firmware::Bios).medium(Medium::Tftp { folder: tree, file }),
+    )
+}
+
+#[test]
+fn netboot_by_secure_boot_with_settings_by_serial_number() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = netboot_tree(folder.path(), "grub/hosts/7XK2P03.cfg")?;
+    let file = "shimx64.efi";
+    repairs_and_switches_off(
+        Machine::new(Firmware::SecureBoot)
+            .medium(Medium::Tftp { folder: tree, file })
+            .args(["-smbios", "type=1,serial=7XK2P03"]),
+    )
+}
+
+#[test]
+fn netboot_of_ipxe_over_http_with_settings_by_its_address() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = netboot_tree(folder.path(), &format!("hosts/{CARD}.ipxe"))?;
+    let server = WebServer::serve(&tree)?;
+    let medium = Medium::Ipxe(server.address("esxi-rescue.ipxe"));
+    repairs_and_switches_off(Machine::new(Firmware::Bios).medium(medium))
+        .with_context(|| server.requests().unwrap_or_default())
 }
 
 /// Where the boot partition of a disk image begins, in bytes: its EFI system partition.
@@ -160,5 +249,36 @@ fn an_unsigned_first_link_is_refused_by_secure_boot_and_only_by_that() -> Result
     }
     judge.nothing_changed()?;
     // The same medium starts where nobody asks for a signature: it was refused for that alone.
-    repairs(Firmware::Uefi, Medium::Cd(iso), ENOUGH_MIB)
+    repairs(Firmware::Uefi, Medium::Cd(iso))
+}
+
+/// Starts a machine of little memory with a disk of 8.0, whose repair needs the most of it.
+fn repairs_with_memory_of(
+    mib: u32,
+    firmware: Firmware,
+    medium: fn(PathBuf) -> Medium,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let iso = hurried("esxi-rescue.iso", folder.path())?;
+    let made = EsxiDisk::v80().make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    let finished = Machine::new(firmware)
+        .medium(medium(iso))
+        .memory_mib(mib)
+        .disk(Bus::Ahci, &made.image)
+        .run()?;
+    judge
+        .repaired(&[0, 1], &[SATA])
+        .with_context(|| tail(&finished.serial))
+}
+
+#[test]
+fn with_256_mib_of_memory_by_bios() -> Result<()> {
+    repairs_with_memory_of(256, Firmware::Bios, Medium::Cd)
+}
+
+/// GRUB for UEFI itself gives up below this.
+#[test]
+fn with_320_mib_of_memory_by_secure_boot() -> Result<()> {
+    repairs_with_memory_of(320, Firmware::SecureBoot, Medium::Stick)
 }

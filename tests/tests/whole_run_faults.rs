@@ -89,10 +89,10 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
     };
     let plan = plan::revert(&inventory, &policy, None).unwrap();
     let mut text = report::findings(&inventory, None, report::Detail::Full);
-    text.extend(report::intentions(&inventory, &plan));
+    text.extend(report::intentions(&inventory, &plan, report::Detail::Full));
     let now = FatTime::from_unix(1_767_225_600);
     let receipt = repair::carry_out(&plan, &inventory, &opened, now, &mut |event| {
-        text.push(event.to_string());
+        text.push(report::Line::plain(event.to_string()));
     });
     let broken = match plan.writes() {
         true => verify::verify(&plan, &receipt, &inventory, &opened),
@@ -112,6 +112,7 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
         Some(&plan),
         Some(&receipt),
     ));
+    let text: Vec<String> = text.iter().map(ToString::to_string).collect();
     Run {
         inventory,
         plan,

@@ -13,6 +13,8 @@
 //! An archive holds private keys and password hashes: nothing here shows or keeps member contents
 //! beyond the lines that name devices.
 
+use std::thread;
+
 use thiserror::Error;
 
 use super::envelope::{Envelope, EnvelopeError};
@@ -25,6 +27,10 @@ use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
 pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
+
+/// Size of a `local.tgz` up to which it is proven while the layers around it are made, which needs
+/// the unpacked configuration for longer.
+const PROVEN_ASIDE_BYTES_MAX: usize = 16 << 20;
 
 /// The outermost layer, in messages.
 const OUTER: &str = "the archive";
@@ -281,59 +287,66 @@ impl StateArchive {
         })
     }
 
-    /// Builds the file again with the owners of `edit` given back to ESXi, and proves it by
-    /// opening the result. Every other byte of every tar layer is kept.
+    /// Gives the owners of `edit` back to ESXi, in memory. Every other byte of the configuration
+    /// is kept.
     ///
     /// # Errors
-    /// [`ArchiveError`] when a place does not hold what `edit` says, or the proof fails.
-    pub fn edited(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
-        let etc = self.edited_etc(edit)?;
-        let raw = self.wrap(&etc)?;
-        let proof = Self::open(&raw)?;
-        match (&proof.wrapping, proof.etc == etc, proof.hand_made) {
-            (_, false, _) => Err(ArchiveError::NotAsMeant("its configuration differs")),
-            (_, _, true) => Err(ArchiveError::NotAsMeant("a layer is not compressed")),
-            (wrapping, _, _) if wrapping.is_like(&self.wrapping) => Ok(raw),
-            _ => Err(ArchiveError::NotAsMeant("its outer members differ")),
-        }
-    }
-
-    fn edited_etc(&self, edit: &Edit) -> Result<Vec<u8>, ArchiveError> {
-        let mut etc = self.etc.clone();
-        if !edit.esx_conf.is_empty() {
-            let member = self
-                .places
-                .esx_conf
-                .as_ref()
-                .ok_or(ArchiveError::NoConfiguration)?;
-            esx_conf::give_back(&mut etc[member.data.clone()], &edit.esx_conf).map_err(|_| {
-                ArchiveError::NotAsMeant("esx.conf does not say passthru where it did")
-            })?;
+    /// [`ArchiveError`] when a place does not hold what `edit` says. The archive is of no use then.
+    pub fn edit(&mut self, edit: &Edit) -> Result<(), ArchiveError> {
+        if let Some(member) = &self.places.esx_conf {
+            esx_conf::give_back(&mut self.etc[member.data.clone()], &edit.esx_conf).map_err(
+                |_| ArchiveError::NotAsMeant("esx.conf does not say passthru where it did"),
+            )?;
+        } else if !edit.esx_conf.is_empty() {
+            return Err(ArchiveError::NoConfiguration);
         }
         if edit.store.is_empty() {
-            return Ok(etc);
+            return Ok(());
         }
         let member = self
             .places
             .store
             .as_ref()
             .ok_or(ArchiveError::NoConfiguration)?;
-        let store = configstore::give_back(&etc[member.data.clone()], &edit.store)?;
-        tar::replace(&etc, member, &store).map_err(in_tar(LOCAL))
+        let store = configstore::give_back(&self.etc[member.data.clone()], &edit.store)?;
+        match store.len() == member.data.len() {
+            true => tar::replace_in_place(&mut self.etc, member, &store),
+            false => tar::replace(&self.etc, member, &store).map(|etc| self.etc = etc),
+        }
+        .map_err(in_tar(LOCAL))?;
+        self.places = Places::find(&self.etc, LOCAL)?;
+        Ok(())
     }
 
-    fn wrap(&self, etc: &[u8]) -> Result<Vec<u8>, ArchiveError> {
-        let local = gzip::deflate(etc).map_err(in_gzip(LOCAL))?;
-        let (outer, member, content) = match &self.wrapping {
-            Wrapping::Bare => return Ok(local),
-            Wrapping::Nested { outer, member } => (outer, member, local),
-            Wrapping::Sealed { outer, member, key } => {
-                let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(key, &local)?;
-                (outer, member, sealed)
-            }
+    /// Builds the file, and proves of every layer that it opens to what was put in. Outside the
+    /// configuration every byte of the outer tar is kept.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when a layer cannot be made, or the proof fails.
+    pub fn pack(self) -> Result<Vec<u8>, ArchiveError> {
+        let Self { wrapping, etc, .. } = self;
+        let local = gzip::deflate(&etc).map_err(in_gzip(LOCAL))?;
+        if local.len() > PROVEN_ASIDE_BYTES_MAX {
+            prove(&local, &etc, LOCAL)?;
+            drop(etc);
+            return wrapping.around(local);
+        }
+        thread::scope(|scope| {
+            let copy = local.clone();
+            let proof = scope.spawn(move || prove(&copy, &etc, LOCAL));
+            let packed = wrapping.around(local);
+            let failed = Err(ArchiveError::NotAsMeant("the proof came to no end"));
+            proof.join().unwrap_or(failed).and(packed)
+        })
+    }
+
+    /// Bytes of memory that its layers take.
+    pub fn memory_bytes(&self) -> usize {
+        let outer = match &self.wrapping {
+            Wrapping::Bare => 0,
+            Wrapping::Nested { outer, .. } | Wrapping::Sealed { outer, .. } => outer.capacity(),
         };
-        let outer = tar::replace(outer, member, &content).map_err(in_tar(OUTER))?;
-        gzip::deflate(&outer).map_err(in_gzip(OUTER))
+        self.etc.capacity() + outer
     }
 
     fn content(&self, member: Option<&Member>) -> Option<&[u8]> {
@@ -342,43 +355,55 @@ impl StateArchive {
 }
 
 impl Wrapping {
-    /// Whether two wrappings agree in everything but the wrapped member's content.
-    fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Bare, Self::Bare) => true,
-            (
-                Self::Nested {
-                    outer: a,
-                    member: m,
-                },
-                Self::Nested {
-                    outer: b,
-                    member: n,
-                },
-            )
-            | (
-                Self::Sealed {
-                    outer: a,
-                    member: m,
-                    ..
-                },
-                Self::Sealed {
-                    outer: b,
-                    member: n,
-                    ..
-                },
-            ) => {
-                const BLOCK: usize = 512;
-                let behind = |outer: &[u8], member: &Member| {
-                    outer[member.data.end.next_multiple_of(BLOCK).min(outer.len())..].to_vec()
-                };
-                m.path == n.path
-                    && a[..m.header_offset] == b[..n.header_offset]
-                    && behind(a, m) == behind(b, n)
+    /// The file around a new `local.tgz`.
+    fn around(self, local: Vec<u8>) -> Result<Vec<u8>, ArchiveError> {
+        match self {
+            Self::Bare => Ok(local),
+            Self::Nested { outer, member } => pack_outer(&outer, &member, LOCAL, &local),
+            Self::Sealed { outer, member, key } => {
+                // Sealing opens the result and compares.
+                let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(&key, &local)?;
+                pack_outer(&outer, &member, SEALED, &sealed)
             }
-            _ => false,
         }
     }
+}
+
+/// Proves that a compressed layer opens to its content.
+fn prove(packed: &[u8], content: &[u8], layer: &'static str) -> Result<(), ArchiveError> {
+    match gzip::inflates_to(packed, content).map_err(in_gzip(layer))? {
+        true => Ok(()),
+        false => Err(ArchiveError::NotAsMeant("a layer's content differs")),
+    }
+}
+
+/// Puts `content` in the place of `old_member` (called `name`) of the outer tar and compresses it.
+fn pack_outer(
+    old: &[u8],
+    old_member: &Member,
+    name: &str,
+    content: &[u8],
+) -> Result<Vec<u8>, ArchiveError> {
+    let new = tar::replace(old, old_member, content).map_err(in_tar(OUTER))?;
+    let members = tar::members(&new).map_err(in_tar(OUTER))?;
+    let found = member(&members, name, OUTER)?
+        .filter(|found| found.content(&new) == Some(content))
+        .ok_or(ArchiveError::NotAsMeant("its configuration differs"))?;
+    if found.path != old_member.path || around(&new, &found) != around(old, old_member) {
+        return Err(ArchiveError::NotAsMeant("its outer members differ"));
+    }
+    let raw = gzip::deflate(&new).map_err(in_gzip(OUTER))?;
+    prove(&raw, &new, OUTER)?;
+    Ok(raw)
+}
+
+/// What stands before a member's header and behind its content.
+fn around<'a>(archive: &'a [u8], member: &Member) -> (&'a [u8], &'a [u8]) {
+    let behind = member.data.end.next_multiple_of(tar::BLOCK_BYTES);
+    (
+        &archive[..member.header_offset],
+        &archive[behind.min(archive.len())..],
+    )
 }
 
 /// Takes the gzip layer off, where there is one; tells whether there was.

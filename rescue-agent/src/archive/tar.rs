@@ -15,7 +15,7 @@ use std::ops::Range;
 use tar::{Archive, Entries, Entry, EntryType, Header};
 
 /// Headers and content come in blocks of this many bytes.
-const BLOCK_BYTES: usize = 512;
+pub(super) const BLOCK_BYTES: usize = 512;
 /// Far more than the files in the image of any ESXi version.
 pub const MAX_MEMBERS: usize = 100_000;
 /// Larger than a boot bank of ESXi 6, and a hundred times the archives seen.

@@ -69,9 +69,17 @@ impl PciClass {
             .any(|(known, matches)| *known == word && matches(self))
     }
 
+    /// Whether it is a USB host controller: a function that plays a USB device leads to no disk.
+    pub fn is_usb_host(self) -> bool {
+        self.is_usb() && self.0 & 0xff != 0xfe
+    }
+
     /// Whether the function drives disks, or a bus that boot media hang on.
     pub fn drives_storage(self) -> bool {
-        self.base() == 0x01 || self.is_usb() || self.base_and_sub() == 0x0805
+        self.base() == 0x01
+            || self.is_usb_host()
+            // SD cards, and Fibre Channel, which hosts without disks of their own boot from.
+            || matches!(self.base_and_sub(), 0x0805 | 0x0c04)
     }
 }
 
@@ -144,10 +152,10 @@ mod tests {
 
     #[test]
     fn storage_is_more_than_the_storage_class() {
-        for class in [0x01_06_01, 0x01_08_02, 0x0c_03_30, 0x08_05_01] {
+        for class in [0x01_06_01, 0x01_08_02, 0x0c_03_30, 0x08_05_01, 0x0c_04_00] {
             assert!(PciClass(class).drives_storage(), "{class:06x}");
         }
-        for class in [0x03_00_00, 0x02_00_00, 0x06_04_00, 0x0c_05_00] {
+        for class in [0x03_00_00, 0x02_00_00, 0x06_04_00, 0x0c_05_00, 0x0c_03_fe] {
             assert!(!PciClass(class).drives_storage(), "{class:06x}");
         }
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::drivers::load::{LoadedModule, ModuleFailure, StartingModule};
-use super::drivers::{Drivers, Undriven, sysfs};
+use super::drivers::{Drivers, Undriven, UndrivenReason, sysfs};
 use super::uevent::{EventSource, News, Uevent};
 
 /// How long no device may have come and no driver have finished.
@@ -37,6 +37,8 @@ pub const USB_STORAGE_PATIENCE: Duration = Duration::from_secs(8);
 const TICK: Duration = Duration::from_millis(20);
 /// How often the list of disks is looked at when no message says that there are more.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// What a wait for disks that no message announces is called, for adding up.
+const LATE_DISKS: &str = "late disks";
 /// Longest time to settle after a late disk, even if the deadline is over: others come with it.
 const SETTLE_AFTER_NEW: Duration = Duration::from_secs(3);
 
@@ -107,6 +109,8 @@ pub struct WaitedFor {
 pub struct WaitReport {
     /// How long it took, in milliseconds.
     pub milliseconds: u64,
+    /// How long it could have taken: the deadline, in milliseconds from its beginning.
+    pub limit_milliseconds: u64,
     /// The parts of it.
     pub waited_for: Vec<WaitedFor>,
     /// What was still being waited for when the time was over; none if nothing was.
@@ -182,8 +186,19 @@ impl Devices {
             *parts.entry(pending.kind()).or_default() += now.elapsed();
         };
         self.known_disks = sysfs::disks(&self.root);
+        self.note_wait(begun, deadline, parts, gave_up_on)
+    }
+
+    fn note_wait(
+        &mut self,
+        begun: Instant,
+        deadline: Instant,
+        parts: BTreeMap<&'static str, Duration>,
+        gave_up_on: Option<String>,
+    ) -> WaitReport {
         let report = WaitReport {
             milliseconds: milliseconds(begun.elapsed()),
+            limit_milliseconds: milliseconds(deadline.saturating_duration_since(begun)),
             waited_for: parts
                 .into_iter()
                 .map(|(what, time)| WaitedFor {
@@ -206,6 +221,7 @@ impl Devices {
         deadline: Instant,
         progress: &mut dyn FnMut(&Pending),
     ) -> Vec<String> {
+        let begun = Instant::now();
         loop {
             let before = self.known_disks.clone();
             let present = sysfs::disks(&self.root);
@@ -218,6 +234,8 @@ impl Devices {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                let parts = BTreeMap::from([(LATE_DISKS, begun.elapsed())]);
+                self.note_wait(begun, deadline, parts, Some("a late disk".into()));
                 return Vec::new();
             }
             progress(&Pending::Anything(left));
@@ -237,7 +255,46 @@ impl Devices {
         &self.waits
     }
 
-    /// The storage and USB host controllers that no driver runs now.
+    /// All waits so far in a line for a person: how long, at most how long, what for, and what
+    /// did not come.
+    #[must_use]
+    pub fn waits_in_words(&self, limit: Duration) -> String {
+        let mut parts: Vec<(&str, u64)> = Vec::new();
+        for part in self.waits.iter().flat_map(|wait| &wait.waited_for) {
+            match parts.iter_mut().find(|(what, _)| *what == part.what) {
+                Some((_, sum)) => *sum += part.milliseconds,
+                None => parts.push((part.what, part.milliseconds)),
+            }
+        }
+        let sum = parts.iter().map(|(_, time)| time).sum();
+        let what: Vec<String> = parts
+            .iter()
+            .map(|(what, time)| format!("{what} {} s", tenths(*time)))
+            .collect();
+        let missing: Vec<&str> = self
+            .waits
+            .iter()
+            .filter_map(|wait| wait.gave_up_on.as_deref())
+            .collect();
+        let mut words = format!(
+            "{} s of at most {} s (setting `wait`): {}",
+            tenths(sum),
+            limit.as_secs(),
+            what.join(", ")
+        );
+        if !missing.is_empty() {
+            words += &format!("; did not come: {}", missing.join(", "));
+        }
+        words
+    }
+
+    /// Whether something that was waited for did not come.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        self.waits.iter().any(|wait| wait.gave_up_on.is_some())
+    }
+
+    /// The controllers that disks may hang on and no driver runs now.
     #[must_use]
     pub fn undriven(&self) -> Vec<Undriven> {
         self.drivers.undriven(&self.root)
@@ -249,22 +306,42 @@ impl Devices {
         self.drivers.failures()
     }
 
+    /// What is wrong with the drivers, a line each: the controllers that no driver runs, and the
+    /// modules that failed without being the driver of one of those.
+    #[must_use]
+    pub fn driver_problems(&self) -> Vec<String> {
+        let undriven = self.undriven();
+        let told = |failure: &ModuleFailure| {
+            undriven.iter().any(|undriven| match &undriven.reason {
+                UndrivenReason::Failed(failures) => failures.contains(failure),
+                UndrivenReason::NoDriver | UndrivenReason::NotTaken(_) => false,
+            })
+        };
+        let others = self.driver_failures();
+        let others = others
+            .iter()
+            .filter(|failure| !told(failure))
+            .map(|failure| format!("driver {} failed: {}", failure.name, failure.reason));
+        let controllers = undriven.iter().map(ToString::to_string);
+        controllers.chain(others).collect()
+    }
+
     /// The modules that were loaded.
     #[must_use]
     pub fn drivers_loaded(&self) -> Vec<LoadedModule> {
         self.drivers.loaded()
     }
 
+    /// Starts the drivers of all network cards, for sending the report: `false` if this image has none.
+    /// [`Devices::settle`] waits for them.
+    pub fn start_network(&mut self) -> bool {
+        self.drivers.start_network(&self.root)
+    }
+
     /// Starts a module that no device asks for, such as a file system: `false` if the image does
     /// not have it. [`Devices::settle`] waits for it.
     pub fn start_driver(&mut self, name: &str) -> bool {
         self.drivers.start_named(name)
-    }
-
-    /// Starts the drivers of network cards, which are not started otherwise.
-    /// [`Devices::settle`] waits for them.
-    pub fn start_network(&mut self) {
-        self.drivers.start_network();
     }
 
     /// The rule: what there is a reason to wait for.
@@ -358,6 +435,12 @@ fn may_lead_to_disks(subsystem: &str) -> bool {
             .any(|kind| subsystem.starts_with(kind))
 }
 
+/// Seconds, with one decimal.
+fn tenths(milliseconds: u64) -> String {
+    let tenths = milliseconds.saturating_add(50) / 100;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -373,7 +456,8 @@ mod tests {
     use super::super::drivers::table::{Catalog, Module};
     use super::*;
 
-    /// Loads in no time, except modules called `slow`, which take as long as it says.
+    /// Loads in no time, except the module `slow`, which takes as long as it says, and modules that
+    /// are bad, which fail.
     struct Loader(Duration);
 
     impl ModuleLoader for Loader {
@@ -381,7 +465,10 @@ mod tests {
             if module.name == "slow" {
                 thread::sleep(self.0);
             }
-            Ok(())
+            match module.name.starts_with("bad") {
+                true => Err(LoadError::Parameters),
+                false => Ok(()),
+            }
         }
     }
 
@@ -429,6 +516,8 @@ mod tests {
     fn devices(machine: &Machine, slow: u64, steps: Vec<Step>) -> Devices {
         let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"","modules":[
             {"name":"slow","file":"x","aliases":["pci:slow*"]},
+            {"name":"bad_ahci","file":"x","aliases":["pci:bad*"]},
+            {"name":"bad_sd","file":"x","aliases":["scsi:bad*"]},
             {"name":"sd_mod","file":"x","aliases":["scsi:t-0x00*"]}]}"#;
         let loader = Box::new(Loader(Duration::from_millis(slow)));
         let drivers = Drivers::new(Catalog::parse(table).unwrap(), loader, false);
@@ -542,8 +631,32 @@ mod tests {
         let deadline = devices.deadline(LONG);
         assert_eq!(devices.more_disks(deadline, &mut |_| {}), ["sdb"]);
         let deadline = Instant::now() + Duration::from_millis(100);
+        assert!(!devices.gave_up());
         assert!(devices.more_disks(deadline, &mut |_| {}).is_empty());
-        assert_eq!(devices.waits().len(), 2);
+        assert_eq!(devices.waits().len(), 3);
+        let words = devices.waits_in_words(LONG);
+        assert!(
+            words.contains(" of at most 30 s (setting `wait`): quiet ")
+                && words.ends_with("; did not come: a late disk"),
+            "{words}"
+        );
+        assert!(devices.gave_up());
+    }
+
+    #[test]
+    fn a_failed_driver_is_told_once_with_its_controller_or_alone() {
+        let machine = Machine::new();
+        machine.pci("0000:00:1f.2", ("0x8086", "0x2922"), "0x010601", "pci:bad");
+        machine.device("scsi", "0:0:0:0", &[("modalias", "scsi:bad")]);
+        let mut devices = devices(&machine, 0, Vec::new());
+        settle(&mut devices, LONG);
+        assert_eq!(
+            devices.driver_problems(),
+            [
+                "0000:00:1f.2 8086:2922 class 010601: driver bad_ahci failed: its parameters on the kernel command line contain a zero byte",
+                "driver bad_sd failed: its parameters on the kernel command line contain a zero byte",
+            ]
+        );
     }
 
     #[test]

@@ -46,6 +46,8 @@ use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
 const IMAGE_SETTINGS: &str = "rescue.toml";
 /// The driver table in the image, relative to `/`.
 const DRIVER_TABLE: &str = "lib/rescue/drivers.json";
+/// The driver table of the network drivers, relative to `/`; only there if they are.
+const NETWORK_DRIVER_TABLE: &str = "lib/rescue/drivers-net.json";
 /// The modules in the image, relative to `/`.
 const MODULES: &str = "lib/rescue/modules";
 /// The module that shows the firmware's variables.
@@ -111,7 +113,7 @@ pub enum InitError {
 
 /// What stops PID 1 on its way to the rescue.
 #[derive(Debug, Error)]
-enum Stop {
+pub(crate) enum Stop {
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
     #[error("cannot read the kernel command line: {0}")]
@@ -122,9 +124,20 @@ enum Stop {
     Settings(#[from] crate::settings::SettingsErrors),
 }
 
+/// What goes wrong on the way and does not stop it.
+#[derive(Debug, Error)]
+pub(crate) enum Warning {
+    #[error("cannot silence the kernel's messages: {0}")]
+    Talkative(io::Error),
+    #[error("cannot use {name} as a console (setting console)")]
+    NoConsole { name: String },
+    #[error("the kernel does not tell of new devices: {0}")]
+    NoEvents(Errno),
+}
+
 /// Why there are no drivers; not the end, since the kernel has some of its own.
 #[derive(Debug, Error)]
-enum NoDrivers {
+pub(crate) enum NoDrivers {
     #[error("cannot read /{DRIVER_TABLE}: {0}; only drivers that are part of the kernel work")]
     Read(io::Error),
     #[error("{0}; only drivers that are part of the kernel work")]
@@ -191,13 +204,16 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
             consoles.serial_line(&report::last_line(ResultWord::Refused, 0, 0));
         }
         // The panic hook has said what happened.
-        Err(_) => consoles.line("\nThe program stopped because of an error in itself.\n"),
+        Err(_) => consoles.line(&format!("\n{PROGRAM_STOPPED}\n")),
     }
     finish::halt_until_key(&consoles, HALTED)
 }
 
+/// What a person reads after a defect of this program; before it stands what it was.
+pub(crate) const PROGRAM_STOPPED: &str = "The program stopped because of an error in itself.";
+
 /// What a person reads last when the machine halts.
-const HALTED: &str = "Halted. Press any key to restart the machine.";
+pub(crate) const HALTED: &str = "Halted. Press any key to restart the machine.";
 
 fn mount_essentials(root: &Path) -> Result<(), mounts::MountError> {
     mounts::ESSENTIAL
@@ -279,7 +295,7 @@ fn rescue_machine(
 /// What is good to have and no reason to stop.
 fn prepare_lesser_things(root: &Path, warnings: &mut Vec<String>) {
     if let Err(error) = console::silence_kernel(root) {
-        warnings.push(format!("cannot silence the kernel's messages: {error}"));
+        warnings.push(Warning::Talkative(error).to_string());
     }
     for mount in mounts::TEMPORARY {
         if let Err(error) = mount.mount(root) {
@@ -317,7 +333,12 @@ fn use_chosen_consoles(root: &Path, consoles: &Consoles, names: &str, warnings: 
         .split(',')
         .filter(|name| !open.iter().any(|open| open == name))
     {
-        warnings.push(format!("cannot use {name} as a console (setting console)"));
+        warnings.push(
+            Warning::NoConsole {
+                name: name.to_owned(),
+            }
+            .to_string(),
+        );
     }
     if !open.is_empty() {
         consoles.replace_with(chosen);
@@ -329,11 +350,11 @@ fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<Stri
     let events: Box<dyn EventSource> = match KernelEvents::open() {
         Ok(events) => Box::new(events),
         Err(error) => {
-            warnings.push(format!("the kernel does not tell of new devices: {error}"));
+            warnings.push(Warning::NoEvents(error).to_string());
             Box::new(Deaf)
         }
     };
-    let catalog = read_catalog(root).unwrap_or_else(|error| {
+    let catalog = read_catalog(root, warnings).unwrap_or_else(|error| {
         warnings.push(error.to_string());
         Catalog::empty()
     });
@@ -352,9 +373,16 @@ fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<St
     devices.settle(deadline, &mut |_| {});
 }
 
-fn read_catalog(root: &Path) -> Result<Catalog, NoDrivers> {
+fn read_catalog(root: &Path, warnings: &mut Vec<String>) -> Result<Catalog, NoDrivers> {
     let table = read_up_to(&root.join(DRIVER_TABLE), MAX_TABLE_BYTES + 1);
-    Ok(Catalog::parse(&table.map_err(NoDrivers::Read)?)?)
+    let table = table.map_err(NoDrivers::Read)?;
+    if let Ok(further) = read_up_to(&root.join(NETWORK_DRIVER_TABLE), MAX_TABLE_BYTES + 1) {
+        match Catalog::parse_both(&table, &further) {
+            Ok(catalog) => return Ok(catalog),
+            Err(error) => warnings.push(format!("no network drivers: {error}")),
+        }
+    }
+    Ok(Catalog::parse(&table)?)
 }
 
 /// Shows what is being waited for, once it takes so long that a person wonders.
@@ -419,7 +447,8 @@ mod tests {
     #[test]
     fn an_image_without_drivers_goes_on_with_a_warning() {
         let root = tempfile::tempdir().unwrap();
-        let error = read_catalog(root.path()).unwrap_err().to_string();
+        let error = read_catalog(root.path(), &mut Vec::new()).unwrap_err();
+        let error = error.to_string();
         assert!(
             error.starts_with("cannot read /lib/rescue/drivers.json"),
             "{error}"
@@ -433,6 +462,27 @@ mod tests {
                 .iter()
                 .any(|warning| warning.contains("drivers.json"))
         );
+    }
+
+    #[test]
+    fn a_damaged_table_of_network_drivers_costs_only_those() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("lib/rescue")).unwrap();
+        let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"6","modules":[{"name":"ahci","file":"a"}]}"#;
+        fs::write(root.path().join(DRIVER_TABLE), table).unwrap();
+        let mut warnings = Vec::new();
+        for (further, modules, said) in [
+            (&b"{"[..], 1, 1),
+            (
+                br#"{"schema":"esxi-rescue-drivers/1","kernel":"6","modules":[{"name":"igb","file":"b"}]}"#,
+                2,
+                1,
+            ),
+        ] {
+            fs::write(root.path().join(NETWORK_DRIVER_TABLE), further).unwrap();
+            let catalog = read_catalog(root.path(), &mut warnings).unwrap();
+            assert_eq!((catalog.modules().len(), warnings.len()), (modules, said));
+        }
     }
 
     #[test]

@@ -11,14 +11,12 @@ const RESET: &str = "\x1b[0m";
 /// What heads such as `Disk` are written in: cyan.
 const HEAD: &str = "\x1b[36m";
 
-/// Columns of the smallest screen. A line as wide as the screen would leave an empty one below it.
-const WIDTH: usize = crate::report::WIDTH;
-
 /// A line with its colours, without an end.
 pub(super) fn painted(line: &Line) -> String {
     let colour = colour(line.tone);
     if let Tone::Banner(_) | Tone::Title | Tone::Selected = line.tone {
-        return format!("{colour}{:WIDTH$}{RESET}", bar(&line.text));
+        // The rest of the line takes the colour of the background that it is cleared in.
+        return format!("{colour}{}\x1b[K{RESET}", bar(&line.text));
     }
     let (head, rest) = line.head();
     let head = match head.is_empty() {
@@ -78,7 +76,7 @@ mod tests {
         assert_eq!(good, "\x1b[36mPlan     \x1b[0m\x1b[32mit\x1b[0m");
         assert_eq!(painted(&Line::plain("  bank 5")), "  bank 5");
         let banner = painted(&Line::new(Tone::Banner(Mood::Bad), "===="));
-        assert_eq!(banner, format!("\x1b[1;37;41m{:79}\x1b[0m", ""));
+        assert_eq!(banner, "\x1b[1;37;41m\x1b[K\x1b[0m");
     }
 
     #[test]

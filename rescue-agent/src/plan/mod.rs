@@ -6,17 +6,22 @@
 
 mod judge;
 mod needs;
+pub(crate) mod refusal;
 
 use thiserror::Error;
 
+use self::refusal::BankRefusal;
+
 pub use judge::{Judged, Verdict};
 
-use crate::archive::{Edit, StateArchive};
+use crate::archive::{ArchiveError, Edit, StateArchive};
 use crate::config::pci::PciAddress;
 use crate::fat::ShortName;
+use crate::fat::exchange::Assessment;
 use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
+use crate::parallel;
 use crate::policy::{BankChoice, Policy, Selection, Source};
 
 /// What is to be done, bank by bank.
@@ -86,6 +91,8 @@ pub struct FileChange {
     pub after: String,
     /// What changes in it.
     pub devices: Vec<DeviceChange>,
+    /// What the new archive says.
+    pub content: Content,
 }
 
 /// An archive to be taken back from its undo copy.
@@ -108,6 +115,15 @@ pub struct DeviceChange {
     pub address: Option<PciAddress>,
     /// The file that names it.
     pub file: &'static str,
+}
+
+impl DeviceChange {
+    /// Whether an archive passes the device through, as if nothing had been changed.
+    pub fn is_missing_in(&self, content: &Content) -> bool {
+        content.devices.iter().any(|entry| {
+            entry.passed_through && entry.text == self.text && entry.place.file() == self.file
+        })
+    }
 }
 
 /// Why there is no plan. Nothing is written then.
@@ -200,31 +216,56 @@ pub fn restore(inventory: &Inventory, banks: &BankChoice) -> Plan {
 fn each_bank(
     inventory: &Inventory,
     choice: &BankChoice,
-    action: impl Fn(&Disk, &Bank) -> Action,
+    action: impl Fn(&Disk, &Bank) -> Action + Sync,
 ) -> Vec<BankPlan> {
-    let mut plans = Vec::new();
+    let mut all = Vec::new();
     for (disk_index, disk) in inventory.disks.iter().enumerate() {
-        for (index, bank) in disk.banks.iter().enumerate() {
-            let chosen = match choice {
-                BankChoice::All => true,
-                BankChoice::Active => disk.boots_next == Some(index),
-                BankChoice::Partitions(numbers) => numbers.contains(&bank.partition),
-            };
-            let action = match chosen {
-                true => action(disk, bank),
-                false => nothing("not among the chosen banks"),
-            };
-            let unsettled = bank.volume.as_ref().is_ok_and(|volume| volume.unsettled);
-            let settle = chosen && unsettled && !matches!(action, Action::Refuse { .. });
-            plans.push(BankPlan {
+        all.extend((0..disk.banks.len()).map(|index| (disk_index, index)));
+    }
+    let at_once = match inventory.banks().map(|(_, bank)| packed_bytes(bank)).sum() {
+        0..=PLANNED_AT_ONCE_BYTES_MAX => parallel::computing(),
+        _ => 1,
+    };
+    let actions = parallel::map(all.clone(), at_once, |(disk, index)| {
+        let disk = &inventory.disks[disk];
+        match is_chosen(choice, disk, index) {
+            true => action(disk, &disk.banks[index]),
+            false => nothing("not among the chosen banks"),
+        }
+    });
+    all.into_iter()
+        .zip(actions)
+        .map(|((disk_index, index), action)| {
+            let disk = &inventory.disks[disk_index];
+            let action = action.unwrap_or_else(|| refuse(&BankRefusal::Unexpected));
+            let volume = disk.banks[index].volume.as_ref();
+            let unsettled = volume.is_ok_and(|volume| volume.unsettled);
+            let refused = matches!(action, Action::Refuse { .. });
+            BankPlan {
                 disk: disk_index,
                 bank: index,
-                settle,
+                settle: unsettled && !refused && is_chosen(choice, disk, index),
                 action,
-            });
-        }
+            }
+        })
+        .collect()
+}
+
+/// Bytes of all archives up to which banks are planned side by side, since each takes several times
+/// its archive's size of memory meanwhile.
+const PLANNED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
+
+fn packed_bytes(bank: &Bank) -> usize {
+    let raw = bank.archives.iter().flat_map(|archive| &archive.raw);
+    raw.map(Vec::len).sum()
+}
+
+fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
+    match choice {
+        BankChoice::All => true,
+        BankChoice::Active => disk.boots_next == Some(index),
+        BankChoice::Partitions(numbers) => numbers.contains(&disk.banks[index].partition),
     }
-    plans
 }
 
 /// The action, or the reason why it is another one: both are actions.
@@ -241,8 +282,7 @@ fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
         if devices.is_empty() {
             continue;
         }
-        let raw = archive.raw.as_deref().unwrap_or_default();
-        changes.push(change(index, archive, raw, &edit, devices)?);
+        changes.push(change(index, archive, (archive, content), &edit, devices)?);
     }
     finish(bank, judge, changes)
 }
@@ -257,24 +297,16 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
         .iter()
         .any(|other| other.boot_cfg.build != bank.boot_cfg.build);
     if builds_differ {
-        return Err(refuse(
-            "the banks hold different builds of ESXi, and an archive of one need not fit the other",
-            "use --source own, which edits each bank's own archive",
-        ));
+        return Err(refuse(&BankRefusal::BuildsDiffer));
     }
     let Some((newest, content)) = newest(disk, archive.name) else {
-        return Err(refuse(
-            "no bank of this disk has a readable archive",
-            "restore a backup of the host's configuration",
-        ));
+        return Err(refuse(&BankRefusal::NoReadableArchive));
     };
-    let raw = newest.raw.as_deref().unwrap_or_default();
     let (edit, devices) = edit(content, judge);
-    let own = archive.raw.as_deref();
-    if devices.is_empty() && own == Some(raw) {
+    if devices.is_empty() && archive.raw == newest.raw {
         return finish(bank, judge, Vec::new());
     }
-    let change = change(0, archive, raw, &edit, devices)?;
+    let change = change(0, archive, (newest, content), &edit, devices)?;
     finish(bank, judge, vec![change])
 }
 
@@ -293,27 +325,50 @@ fn newest(disk: &Disk, name: ShortName) -> Option<(&ArchiveFile, &Content)> {
         })
 }
 
+/// The replacement of `archive` by what `edit` makes of another, or the same, that says `content`.
 fn change(
     index: usize,
     archive: &ArchiveFile,
-    source: &[u8],
+    (source, content): (&ArchiveFile, &Content),
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
-    let Some(in_place) = archive.raw.as_deref() else {
+    let (Some(before), Some(raw)) = (archive.sha256.clone(), source.raw.as_deref()) else {
         return Err(unreadable(archive));
     };
-    let new = StateArchive::open(source)
-        .and_then(|opened| opened.edited(edit))
-        .map_err(|error| refuse(format!("{}: {error}", archive.name), error.remedy()))?;
+    let (new, content) = edited(raw, content, archive.name, edit)
+        .map_err(|error| refuse(&BankRefusal::archive(archive.name, &error)))?;
+    if let Some(device) = devices.iter().find(|device| device.is_missing_in(&content)) {
+        return Err(refuse(&BankRefusal::StillPassesThrough {
+            name: archive.name.to_string(),
+            device: device.text.clone(),
+        }));
+    }
     Ok(FileChange {
         archive: index,
         name: archive.name,
-        before: sha256_hex(in_place),
+        before,
         after: sha256_hex(&new),
         new,
         devices,
+        content,
     })
+}
+
+/// The new bytes of an archive, proven, and what they say.
+fn edited(
+    raw: &[u8],
+    content: &Content,
+    name: ShortName,
+    edit: &Edit,
+) -> Result<(Vec<u8>, Content), ArchiveError> {
+    let mut opened = match content.kept.take() {
+        Some(opened) => opened,
+        None => StateArchive::open(raw)?,
+    };
+    opened.edit(edit)?;
+    let content = Content::of(&opened, name)?;
+    Ok((opened.pack()?, content))
 }
 
 /// Every edit that the verdicts ask of an archive.
@@ -341,30 +396,22 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
     if changes.is_empty() {
         return Err(nothing(judge.why_nothing(bank)));
     }
-    let volume = bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then run the rescue again",
-        )
-    })?;
+    let volume = sound_volume(bank)?;
     // One archive after the other is exchanged, and each keeps its original: all need room.
     let bytes = changes.iter().map(|change| change.new.len()).sum();
-    volume.room_for(bytes).map_err(|error| {
-        refuse(error.to_string(), "free some space in this bank (old files of a repair by hand?) and run the rescue again")
-    })?;
+    volume
+        .room_for(bytes)
+        .map_err(|error| refuse(&BankRefusal::room(&error)))?;
     for change in &changes {
         if let Some(Err(why)) = bank.archives[change.archive]
             .undo
             .as_ref()
             .map(|undo| &undo.content)
         {
-            return Err(refuse(
-                format!(
-                    "a file named like our undo copy of {} is no archive: {why}",
-                    change.name
-                ),
-                "rename or remove that file and run the rescue again",
-            ));
+            return Err(refuse(&BankRefusal::StrangeUndo {
+                name: change.name.to_string(),
+                why: why.clone(),
+            }));
         }
     }
     Ok(Action::Replace(changes))
@@ -375,15 +422,15 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
     for archive in &bank.archives {
         let Some(undo) = &archive.undo else { continue };
         let content = undo.content.as_ref().map_err(|why| {
-            refuse(
-                format!("the undo copy of {} is no archive: {why}", archive.name),
-                "restore a backup of the host's configuration instead",
-            )
+            refuse(&BankRefusal::BrokenUndo {
+                name: archive.name.to_string(),
+                why: why.clone(),
+            })
         })?;
-        let raw = archive.raw.as_deref().ok_or_else(|| unreadable(archive))?;
+        let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
             name: archive.name,
-            before: sha256_hex(raw),
+            before,
             after: content.sha256.clone(),
         });
     }
@@ -392,33 +439,28 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
             "it holds no undo copy: no repair has changed it, or it was restored already",
         ));
     }
-    bank.volume.as_ref().map_err(|error| {
-        refuse(
-            error.to_string(),
-            "let ESXi or fsck.fat repair this volume first, then restore again",
-        )
-    })?;
+    sound_volume(bank)?;
     Ok(Action::Restore(restores))
+}
+
+fn sound_volume(bank: &Bank) -> Decision<&Assessment> {
+    let volume = bank.volume.as_ref();
+    volume.map_err(|error| refuse(&BankRefusal::volume(error)))
 }
 
 fn readable(archive: &ArchiveFile) -> Decision<&Content> {
     archive.content.as_ref().map_err(|error| match error {
         ContentError::File(_) => unreadable(archive),
-        ContentError::Archive(error) => {
-            refuse(format!("{}: {error}", archive.name), error.remedy())
-        }
+        ContentError::Archive(error) => refuse(&BankRefusal::archive(archive.name, error)),
     })
 }
 
 fn unreadable(archive: &ArchiveFile) -> Action {
     let why = match &archive.content {
-        Err(error) => format!("{} cannot be read: {error}", archive.name),
-        Ok(_) => format!("{} cannot be read", archive.name),
+        Err(ContentError::File(error)) => Some(error),
+        Err(ContentError::Archive(_)) | Ok(_) => None,
     };
-    refuse(
-        why,
-        "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup",
-    )
+    refuse(&BankRefusal::unreadable(archive.name, why))
 }
 
 fn no_archive() -> Action {
@@ -429,9 +471,9 @@ fn nothing(why: impl Into<String>) -> Action {
     Action::Nothing { why: why.into() }
 }
 
-fn refuse(why: impl Into<String>, remedy: impl Into<String>) -> Action {
+fn refuse(refusal: &BankRefusal) -> Action {
     Action::Refuse {
-        why: why.into(),
-        remedy: remedy.into(),
+        why: refusal.to_string(),
+        remedy: refusal.remedy().to_owned(),
     }
 }

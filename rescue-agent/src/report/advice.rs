@@ -1,8 +1,67 @@
 //! How a run ended in one sentence, and what to do next. The same words for a person and in JSON.
 
+use thiserror::Error;
+
 use super::ResultWord;
 use crate::inventory::Inventory;
-use crate::plan::{Plan, Verdict};
+use crate::plan::{Judged, Plan, Verdict};
+
+/// The sentence that a run ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Sentence {
+    #[error("{banks} boot {} found. Nothing was written.", plural(*banks, "bank was", "banks were"))]
+    Inspected { banks: usize },
+    #[error("This was a dry run. Nothing was written.")]
+    Planned,
+    #[error(
+        "{devices} {} given back to ESXi in {banks} {}, written and verified.",
+        plural(*devices, "device was", "devices were"),
+        plural(*banks, "bank", "banks")
+    )]
+    Reverted { devices: usize, banks: usize },
+    #[error(
+        "The originals are back in {banks} {}, written and verified.",
+        plural(*banks, "bank", "banks")
+    )]
+    Restored { banks: usize },
+    #[error("Nothing to do: nothing is passed through, or there is nothing to restore.")]
+    NothingThere,
+    #[error("Nothing to do: no device that ESXi needs is passed through.")]
+    NothingNeeded,
+    #[error(
+        "Nothing was written: no passed-through device is certainly needed by ESXi, but not all are certain."
+    )]
+    NothingCertain,
+    #[error("Refused. Nothing was written.")]
+    Refused,
+    #[error(
+        "{banks} {} repaired, at least one other was refused and not written.",
+        plural(*banks, "bank was", "banks were")
+    )]
+    PartlyRefused { banks: usize },
+    #[error("Writing or verifying failed; see above for what is in force now.")]
+    Failed,
+    #[error("No ESXi installation was found. Nothing was written.")]
+    NoneFound,
+    #[error("The setting `devices` does not fit this machine. Nothing was written.")]
+    BadWish,
+}
+
+/// What could not be looked into, although boot banks may lie there.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Unread {
+    #[error("REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written")]
+    Disk { path: String, why: String },
+    #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
+    Partition { name: String, why: String },
+}
+
+fn plural(number: usize, one: &'static str, several: &'static str) -> &'static str {
+    match number {
+        1 => one,
+        _ => several,
+    }
+}
 
 /// How it ended. `changed`: banks and different devices that were changed.
 pub(super) fn summary(
@@ -10,51 +69,30 @@ pub(super) fn summary(
     inventory: &Inventory,
     plan: Option<&Plan>,
     changed: (usize, usize),
-) -> String {
+) -> Sentence {
     let (banks, devices) = changed;
     match result {
-        ResultWord::Inspected => format!(
-            "{} boot banks found. Nothing was written.",
-            inventory.banks().count()
-        ),
-        ResultWord::Planned => "this was a dry run. Nothing was written.".into(),
-        ResultWord::Reverted => format!(
-            "{devices} {} back to ESXi in {banks} {}, written and verified.",
-            if devices == 1 {
-                "device was given"
-            } else {
-                "devices were given"
-            },
-            if banks == 1 { "bank" } else { "banks" },
-        ),
-        ResultWord::Restored => {
-            format!("the originals are back in {banks} banks, written and verified.")
-        }
-        ResultWord::Clean => clean(plan).into(),
-        ResultWord::Refused => match banks {
-            0 => "refused. Nothing was written.".into(),
-            n => {
-                format!("{n} banks were repaired, at least one other was refused and not written.")
-            }
+        ResultWord::Inspected => Sentence::Inspected {
+            banks: inventory.banks().count(),
         },
-        ResultWord::Failed => {
-            "writing or verifying failed; see above for what is in force now.".into()
-        }
-        ResultWord::NoneFound => "no ESXi installation found. Nothing was written.".into(),
+        ResultWord::Planned => Sentence::Planned,
+        ResultWord::Reverted => Sentence::Reverted { devices, banks },
+        ResultWord::Restored => Sentence::Restored { banks },
+        ResultWord::Clean => clean(plan),
+        ResultWord::Refused if banks == 0 => Sentence::Refused,
+        ResultWord::Refused => Sentence::PartlyRefused { banks },
+        ResultWord::Failed => Sentence::Failed,
+        ResultWord::NoneFound => Sentence::NoneFound,
     }
 }
 
-fn clean(plan: Option<&Plan>) -> &'static str {
-    let has = |verdict| {
-        plan.is_some_and(|plan| plan.devices.iter().any(|device| device.verdict == verdict))
-    };
-    let any = plan.is_some_and(|plan| !plan.devices.is_empty());
-    match (any, has(Verdict::Unsure)) {
-        (false, _) => "nothing to do.",
-        (true, false) => "nothing to do: no device that ESXi needs is passed through.",
-        (true, true) => {
-            "nothing was written: no passed-through device is certainly needed by ESXi, but not all are certain."
-        }
+fn clean(plan: Option<&Plan>) -> Sentence {
+    let devices = plan.map_or(&[][..], |plan| plan.devices.as_slice());
+    let unsure = |device: &Judged| device.verdict == Verdict::Unsure;
+    match devices {
+        [] => Sentence::NothingThere,
+        devices if devices.iter().any(unsure) => Sentence::NothingCertain,
+        _ => Sentence::NothingNeeded,
     }
 }
 
@@ -67,8 +105,8 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
     let steps: &[&str] = match result {
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
-            "A VM that owned the device starts only after its pciPassthru entries are removed.",
-            "Undo: rescue-agent restore.",
+            "A VM that owned it starts only without its pciPassthru entries.",
+            "Undo: \"Restore the originals\" in the boot menu, or rescue-agent restore.",
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {

@@ -76,7 +76,9 @@ impl Line {
     pub fn head(&self) -> (&str, &str) {
         let is_head = |head: &str| {
             let word = head.trim_end();
-            let letters = word.bytes().all(|byte| byte.is_ascii_alphabetic());
+            let letters = word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphabetic() || byte == b' ');
             head.ends_with(' ') && letters && word.starts_with(|c: char| c.is_ascii_uppercase())
         };
         match self.text.split_at_checked(HEAD) {
@@ -159,6 +161,7 @@ mod tests {
         for (text, head) in [
             ("Disk     /dev/sda", "Disk     "),
             ("REFUSED  it", "REFUSED  "),
+            ("Way back it", "Way back "),
             ("         more", ""),
             ("  bank 5 ESXi", ""),
             ("Halted. Press", ""),

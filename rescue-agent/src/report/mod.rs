@@ -4,11 +4,16 @@
 //! Its fields are documented in `docs/report.md`; they are stable under one `schema`.
 
 mod advice;
+#[cfg(test)]
+mod catalogue;
 mod explain;
 mod line;
 mod model;
 mod text;
 
+pub(crate) use advice::Sentence;
+#[cfg(test)]
+pub(crate) use advice::Unread;
 pub use explain::explain;
 pub(crate) use line::RULE;
 pub use line::{Line, Mood, Tone, WIDTH, framed};

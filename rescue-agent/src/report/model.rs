@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::Line;
 use super::advice;
 use crate::disk::partition::TableKind;
-use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
@@ -240,7 +239,8 @@ impl Report {
             command,
             result,
             exit_status: result.exit_status(),
-            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed)),
+            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed))
+                .to_string(),
             next_steps: advice::next_steps(result, plan),
             host: host.map(|host| host.name_plate.clone()),
             disks,
@@ -521,7 +521,7 @@ fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
         name: archive.name.to_string(),
         size_bytes: archive.size,
         modified: archive.modified.to_string(),
-        sha256: archive.raw.as_deref().map(sha256_hex),
+        sha256: archive.sha256.clone(),
         encrypted: content.map(|content| content.sealed),
         left_uncompressed: content.map(|content| content.hand_made),
         saved_count: saved.map(|saved| saved.count),

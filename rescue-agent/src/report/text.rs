@@ -1,6 +1,7 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
 use super::ResultWord;
+use super::advice::Unread;
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::BackupCounter;
 use crate::host::{Host, PciFunction};
@@ -432,14 +433,18 @@ pub fn result(
     }
     lines.extend(inventory.unreadable_disks().map(|(path, why)| {
         let path = path.display();
-        bad(format!(
-            "REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written"
-        ))
+        bad(Unread::Disk {
+            path: path.to_string(),
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
     lines.extend(inventory.unreadable().map(|(name, why)| {
-        bad(format!(
-            "REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written"
-        ))
+        bad(Unread::Partition {
+            name,
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
     let broken = report.broken_promises().iter();
     lines.extend(broken.map(|promise| bad(format!("FAILED   {promise}"))));

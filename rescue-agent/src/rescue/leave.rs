@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::look::Seen;
+use super::way_back;
 use crate::init::countdown::{CountdownEnd, countdown};
 use crate::init::{Machine, Outcome, finish};
 use crate::report::{Report, ResultWord};
@@ -16,8 +18,7 @@ pub(super) enum Next {
     Menu,
 }
 
-/// Gives a person time to read, says the last line, and how it goes on. The way back into ESXi
-/// belongs before the reading time: then also a person who switches the machine off has it.
+/// Gives a person time to read, says the last line, and how it goes on.
 pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
     let ending = ending(machine, report);
     machine.consoles.serial_line(&report.last_line());
@@ -32,8 +33,8 @@ pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
 }
 
 /// Starts the local disk, because a person asked for it.
-pub(super) fn to_local_disk(machine: &mut Machine) -> Outcome {
-    machine.consoles.line("Restarting for the local disk.");
+pub(super) fn to_local_disk(machine: &mut Machine, seen: &Seen) -> Outcome {
+    way_back::by_hand(machine, seen);
     Outcome::Chosen(Finish::Reboot)
 }
 

@@ -66,16 +66,20 @@ impl Seen {
         ];
         let host = Some(&self.host);
         lines.extend(report::findings(&self.inventory, host, detail));
-        let undriven = machine.devices.undriven();
-        let undriven = undriven.iter().map(|one| format!("Driver   ! {one}"));
+        let problems = machine.devices.driver_problems();
+        let problems = problems.iter().map(|one| format!("Driver   ! {one}"));
         let warnings = machine.warnings.iter();
         let warnings = warnings.map(|warning| format!("Warning  {warning}"));
-        lines.extend(
-            undriven
-                .chain(warnings)
-                .map(|text| Line::new(Tone::Warning, text)),
-        );
+        let all = problems.chain(self.waiting(machine)).chain(warnings);
+        lines.extend(all.map(|text| Line::new(Tone::Warning, text)));
         lines
+    }
+
+    /// What was waited for, where it matters: something did not come, or no bank was found.
+    fn waiting(&self, machine: &Machine) -> Option<String> {
+        let found = self.inventory.banks().next().is_some();
+        let words = machine.devices.waits_in_words(machine.settings.wait);
+        (!found || machine.devices.gave_up()).then(|| format!("Waited   {words}"))
     }
 
     /// The reasoning behind the verdicts of a plan.

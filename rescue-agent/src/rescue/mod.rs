@@ -2,7 +2,7 @@
 //!
 //! The way, one module per station: [`look`] (what is there) → [`task`] (what is to be done) →
 //! [`decide`] (a person may still say otherwise,
-//! in the [`menu`]) → [`carry_out`] (repair, prove, show the result) →
+//! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
 //! [`deliver`] (the report, where it is wanted) → [`leave`] (how the machine goes on).
 //!
 //! What is done with the disks is the same code as behind the command line; what is around it
@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use crate::init::{self, Machine, Outcome};
 use crate::plan::PlanError;
-use crate::report::{self, Line, Mood, ResultWord, Tone, framed};
+use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 use decide::Decision;
 use leave::Next;
 use look::Seen;
@@ -48,7 +48,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
     loop {
         let task = match decision {
             Decision::CarryOut(task) => task,
-            Decision::LocalDisk => return Ok(leave::to_local_disk(machine)),
+            Decision::LocalDisk => return Ok(leave::to_local_disk(machine, &seen)),
             Decision::Leave(how) => return Ok(Outcome::Chosen(how)),
         };
         let report = carry_out::carry_out(machine, &seen, &task);
@@ -64,7 +64,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
 
 /// Why nothing is done at all, although nothing has failed: somebody has to look.
 #[derive(Debug, Error)]
-enum Stop {
+pub(crate) enum Stop {
     /// The settings make no sense on this machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -74,7 +74,7 @@ impl Stop {
     /// Nothing has been written when this is said.
     fn tell(&self, machine: &mut Machine) -> Outcome {
         let result = match self {
-            Self::Plan(_) => "the setting `devices` was not understood. Nothing was written.",
+            Self::Plan(_) => Sentence::BadWish,
         };
         let banner = Tone::Banner(Mood::Warning);
         let lines = vec![

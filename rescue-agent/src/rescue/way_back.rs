@@ -5,11 +5,14 @@ use std::sync::Arc;
 use super::look::Seen;
 use super::say;
 use crate::cli::{open_readable, open_writable};
-use crate::firmware::{self, WayBack};
+use crate::firmware::{self, By, WayBack};
 use crate::init::Machine;
 use crate::medium::{self, Access, Identity, Medium};
-use crate::report::{Line, ResultWord};
-use crate::settings::Finish;
+use crate::report::{Line, ResultWord, Tone};
+use crate::settings::{BootNext, Finish};
+
+/// Where the text of a line begins, behind its first word.
+const INDENT: usize = 9;
 
 /// Prepares the next start and says what was done. `None`: there is nothing to go back to, or the
 /// machine does not start again, and nothing is left behind for a later start.
@@ -19,17 +22,33 @@ pub(super) fn after(machine: &mut Machine, seen: &Seen, result: ResultWord) -> O
         ResultWord::Reverted | ResultWord::Restored | ResultWord::Clean
     );
     let starts_again = machine.settings.finish != Finish::Poweroff;
-    (well && starts_again).then(|| prepare(machine, seen))
+    if !well || !starts_again {
+        return None;
+    }
+    let way = prepare(machine, seen, machine.settings.bootnext);
+    machine.times.mark("way back");
+    Some(way)
 }
 
-/// Prepares the next start and says what was done.
-pub(super) fn prepare(machine: &mut Machine, seen: &Seen) -> WayBack {
+/// Prepares the next start because a person asked for the local disk.
+pub(super) fn by_hand(machine: &Machine, seen: &Seen) {
+    let setting = match machine.settings.bootnext {
+        BootNext::Off => BootNext::Auto,
+        setting => setting,
+    };
+    prepare(machine, seen, setting);
+}
+
+fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
     let uuid = seen.host.name_plate.uuid.as_deref();
     let mut remember = || remember(machine, seen, uuid);
-    let setting = machine.settings.bootnext;
     let way = firmware::lead_back(&machine.root, setting, &seen.inventory, &mut remember);
-    say(machine, &[Line::plain(format!("Way back {}", way.text))]);
-    machine.times.mark("way back");
+    let tone = match way.by {
+        By::BootNext | By::Medium => Tone::Good,
+        By::Nothing => Tone::Plain,
+    };
+    let line = Line::new(tone, format!("Restart  {}", way.text));
+    say(machine, &line.folded(INDENT).collect::<Vec<_>>());
     way
 }
 

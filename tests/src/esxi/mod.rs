@@ -11,6 +11,7 @@ mod config_store;
 pub mod fat;
 pub mod host;
 pub mod layout;
+pub mod local_boot;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

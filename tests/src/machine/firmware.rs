@@ -1,7 +1,7 @@
 //! Firmware: how a machine starts, and the keys that its Secure Boot knows.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -42,33 +42,53 @@ impl Firmware {
         self != Self::Bios
     }
 
-    /// Adds the firmware and a store for its variables, which starts from `boot_uri` once if one
-    /// is given.
-    pub(super) fn add(
-        self,
-        arguments: &mut Arguments,
-        folder: &Path,
-        boot_uri: Option<&str>,
-    ) -> Result<()> {
+    /// Makes a fresh store of this firmware's variables, unless there is one.
+    ///
+    /// # Errors
+    /// When the firmware is not installed.
+    pub fn make_variables(self, variables: &Path) -> Result<()> {
+        let Some((_, store)) = self.files() else {
+            return Ok(());
+        };
+        if variables.exists() {
+            return Ok(());
+        }
+        fs::copy(&store, variables).with_context(|| {
+            let store = store.display();
+            format!("{store} is missing: `apt-get install ovmf` brings it")
+        })?;
+        match self {
+            Self::SecureBoot2023 => enroll_2023(variables),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its code, and a fresh store of its variables.
+    fn files(self) -> Option<(PathBuf, PathBuf)> {
         let (code, store) = match self {
-            Self::Bios => return Ok(()),
+            Self::Bios => return None,
             Self::Uefi => ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"),
             Self::SecureBoot => ("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd"),
             Self::SecureBoot2023 => ("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.fd"),
         };
-        let (code, store) = (Path::new(OVMF).join(code), Path::new(OVMF).join(store));
-        ensure!(
-            code.exists() && store.exists(),
-            "{} is missing: `apt-get install ovmf` brings it",
-            code.display()
-        );
-        let variables = folder.join("variables.fd");
-        fs::copy(store, &variables)?;
-        if self == Self::SecureBoot2023 {
-            enroll_2023(&variables)?;
-        }
+        let folder = Path::new(OVMF);
+        Some((folder.join(code), folder.join(store)))
+    }
+
+    /// Adds the firmware and a store of its variables, which starts from `boot_uri` once if one
+    /// is given.
+    pub(super) fn add(
+        self,
+        arguments: &mut Arguments,
+        variables: &Path,
+        boot_uri: Option<&str>,
+    ) -> Result<()> {
+        let Some((code, _)) = self.files() else {
+            return Ok(());
+        };
+        self.make_variables(variables)?;
         if let Some(uri) = boot_uri {
-            edit(&variables, &["--set-boot-uri", uri])?;
+            edit(variables, &["--set-boot-uri", uri])?;
         }
         arguments.pair(
             "-drive",
@@ -79,7 +99,7 @@ impl Firmware {
         );
         arguments.pair(
             "-drive",
-            format!("if=pflash,format=raw,unit=1,file={}", escaped(&variables)),
+            format!("if=pflash,format=raw,unit=1,file={}", escaped(variables)),
         );
         Ok(())
     }

@@ -11,13 +11,16 @@ pub enum Medium {
     Cd(PathBuf),
     /// A USB stick.
     Stick(PathBuf),
-    /// The network, by DHCP and TFTP: QEMU's own server, which nobody else can reach.
+    /// The network, by DHCP and TFTP: QEMU's own server, which nobody else can reach. Under BIOS the
+    /// network card's ROM asks for it, which is iPXE; under UEFI the firmware does.
     Tftp {
         /// The folder that is served.
         folder: PathBuf,
         /// What DHCP names as the file to start.
         file: &'static str,
     },
+    /// The network, by DHCP, which names this address as the file to start: for iPXE.
+    Ipxe(String),
     /// UEFI HTTP Boot from this address. The machine of the test is 10.0.2.2 there.
     Http(String),
     /// A kernel that QEMU loads by itself, without any boot loader.
@@ -67,6 +70,7 @@ impl Medium {
                     uefi,
                 );
             }
+            Self::Ipxe(uri) => network(arguments, &format!(",bootfile={uri}"), uefi),
             Self::Http(_) => network(arguments, "", uefi),
             Self::Kernel {
                 kernel,
@@ -81,6 +85,9 @@ impl Medium {
     }
 }
 
+/// The address of the network card that a machine starts from, as files are named after it.
+pub const CARD: &str = "52-54-00-12-34-56";
+
 /// A medium is never written: every run starts from the same bytes.
 fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
     let file = escaped(path);
@@ -92,11 +99,12 @@ fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
 
 fn network(arguments: &mut Arguments, more: &str, uefi: bool) {
     arguments.pair("-netdev", format!("user,id=network{more}"));
+    let mac = CARD.replace('-', ":");
     // QEMU's cards carry iPXE, for BIOS and for UEFI. Under UEFI the firmware's own network code is
     // what hosts have; the card's would come before it.
     let rom = if uefi { ",romfile=" } else { "" };
     arguments.pair(
         "-device",
-        format!("virtio-net-pci,netdev=network,addr=0xe,bootindex=0{rom}"),
+        format!("virtio-net-pci,netdev=network,mac={mac},addr=0xe,bootindex=0{rom}"),
     );
 }

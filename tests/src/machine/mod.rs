@@ -1,17 +1,18 @@
 //! Machines to boot the artefacts in: QEMU's, in software emulation.
 //!
-//! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, so that a test
-//! sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
+//! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, unless told
+//! otherwise, so that a test sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
 //! force and fails with the end of its serial console.
 
 mod bus;
 mod firmware;
+mod keyboard;
 mod medium;
 mod qmp;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use serde_json::{Value, json};
 use crate::tools::find;
 pub use bus::{Bus, Disk};
 pub use firmware::Firmware;
-pub use medium::Medium;
+pub use keyboard::SerialKeyboard;
+pub use medium::{CARD, Medium};
 use qmp::Qmp;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
@@ -63,6 +65,8 @@ enum Console {
     File,
     /// To a file, and to our standard output for a person to watch.
     Shown,
+    /// To a file, and a test may type at the other end of the line.
+    Typed,
 }
 
 /// A machine to be started.
@@ -75,6 +79,8 @@ pub struct Machine {
     memory_mib: u32,
     deadline: Duration,
     console: Console,
+    restarts: bool,
+    variables: Option<PathBuf>,
     more: Vec<OsString>,
 }
 
@@ -92,6 +98,8 @@ impl Machine {
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,
             console: Console::File,
+            restarts: false,
+            variables: None,
             more: Vec::new(),
         }
     }
@@ -141,6 +149,27 @@ impl Machine {
     #[must_use]
     pub fn shown(mut self) -> Self {
         self.console = Console::Shown;
+        self
+    }
+
+    /// Lets the guest restart rather than end the machine with that.
+    #[must_use]
+    pub fn restarts(mut self) -> Self {
+        self.restarts = true;
+        self
+    }
+
+    /// Keeps the variables of UEFI firmware in this file; a fresh store is made if there is none.
+    #[must_use]
+    pub fn variables(mut self, store: &Path) -> Self {
+        self.variables = Some(store.to_owned());
+        self
+    }
+
+    /// Lets a test type at the serial console.
+    #[must_use]
+    pub fn typed(mut self) -> Self {
+        self.console = Console::Typed;
         self
     }
 
@@ -222,7 +251,8 @@ impl Machine {
         let mut arguments = Arguments::default();
         // Hardware acceleration is not there everywhere; whole boots are short enough without.
         arguments.words("-nodefaults -no-user-config -accel tcg -cpu max -smp 2");
-        arguments.words("-vga std -display none -no-reboot");
+        arguments.words("-vga std -display none");
+        arguments.words(if self.restarts { "" } else { "-no-reboot" });
         arguments.words(match self.board {
             Board::Q35 => self.firmware.machine(),
             Board::Pc => "-machine pc",
@@ -238,11 +268,17 @@ impl Machine {
             match self.console {
                 Console::File => format!("file,id=serial,path={serial}"),
                 Console::Shown => format!("stdio,id=serial,signal=off,logfile={serial}"),
+                Console::Typed => {
+                    let line = escaped(&SerialKeyboard::socket(folder));
+                    format!("socket,id=serial,path={line},server=on,wait=off,logfile={serial}")
+                }
             },
         );
         arguments.words("-serial chardev:serial");
         let boot_uri = self.medium.as_ref().and_then(Medium::boot_uri);
-        self.firmware.add(&mut arguments, folder, boot_uri)?;
+        let variables = folder.join("variables.fd");
+        let variables = self.variables.as_deref().unwrap_or(&variables);
+        self.firmware.add(&mut arguments, variables, boot_uri)?;
         if let Some(medium) = &self.medium {
             medium.add(&mut arguments, self.board, self.firmware.is_uefi());
         }
@@ -310,6 +346,8 @@ pub struct Finished {
     pub serial: String,
     /// From power-on to the end.
     pub elapsed: Duration,
+    /// How often the guest restarted without ending it.
+    pub restarts: usize,
 }
 
 impl Running {
@@ -346,19 +384,31 @@ impl Running {
     /// # Errors
     /// When the machine ends or its deadline passes before.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
-        while !self.serial()?.contains(text) {
+        self.wait_for_after(0, text).map(drop)
+    }
+
+    /// Waits until the serial console shows a text beyond its first `read` bytes. Gives the number
+    /// of bytes from there to the end of the text.
+    ///
+    /// # Errors
+    /// When the machine ends or its deadline passes before.
+    pub fn wait_for_after(&mut self, read: usize, text: &str) -> Result<usize> {
+        let place = |serial: &str| serial.get(read..)?.find(text);
+        loop {
+            // What was printed last may come between the two looks.
             let ended = self.child.try_wait()?.is_some();
-            // What was printed last may have come between the two looks.
-            if ended && !self.serial()?.contains(text) {
-                bail!(
-                    "the machine ended without printing {text:?}:\n{}",
-                    tail(&self.serial()?)
-                );
+            let serial = self.serial()?;
+            if let Some(place) = place(&serial) {
+                return Ok(place + text.len());
             }
+            ensure!(
+                !ended,
+                "the machine ended without printing {text:?}:\n{}",
+                tail(&serial)
+            );
             self.check_deadline(text)?;
             thread::sleep(POLL);
         }
-        Ok(())
     }
 
     /// Waits for the guest to reboot or to switch off.
@@ -380,7 +430,7 @@ impl Running {
             "QEMU ended with {status}:\n{errors}\n{}",
             tail(&serial)
         );
-        let reason = self.qmp.take().and_then(Qmp::shutdown_reason);
+        let (reason, restarts) = self.qmp.take().map_or((None, 0), Qmp::ending);
         let ending = match reason.as_deref() {
             Some("guest-reset") => Ending::Rebooted,
             Some("guest-shutdown") => Ending::SwitchedOff,
@@ -390,6 +440,7 @@ impl Running {
             ending,
             serial,
             elapsed,
+            restarts,
         })
     }
 
@@ -439,12 +490,31 @@ impl Running {
         Ok(())
     }
 
+    /// How long ago it was switched on.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors
     /// When the system does not tell.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Cuts the power of a machine that has nothing more to do, and gives what it left behind.
+    ///
+    /// # Errors
+    /// When its console cannot be read, or QEMU cannot be ended.
+    pub fn halt(self) -> Result<Finished> {
+        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        self.cut_power()?;
+        Ok(Finished {
+            ending: Ending::Other,
+            serial,
+            elapsed,
+        })
     }
 
     /// Cuts the power.
@@ -465,6 +535,14 @@ impl Running {
         let keys = json!([{ "type": "qcode", "data": key }]);
         self.command("send-key", json!({ "keys": keys }))?;
         Ok(())
+    }
+
+    /// Sits down at the serial console of a machine made with [`Machine::typed`].
+    ///
+    /// # Errors
+    /// When it was not made so, or somebody sits there already.
+    pub fn serial_keyboard(&self) -> Result<SerialKeyboard> {
+        SerialKeyboard::at(self.folder.path())
     }
 
     /// Writes what the screen shows, as a PNG picture.

@@ -6,12 +6,12 @@
 //! `kernel/module/main.c`: the module becomes live, then the call waits for all asynchronous work,
 //! such as scans for disks).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use nix::errno::Errno;
 use nix::kmod::init_module;
 use serde::Serialize;
 use thiserror::Error;
+use zstd::dict::DecoderDictionary;
+use zstd::stream::read::Decoder;
 
 use super::table::{Catalog, Module, ModuleId};
 use crate::settings::command_line_words;
@@ -27,6 +29,14 @@ use crate::settings::command_line_words;
 const MAX_AT_A_TIME: usize = 8;
 /// Largest module that is loaded, in bytes. The largest of storage drivers have about 5 MiB.
 const MAX_MODULE_BYTES: u64 = 64 * 1024 * 1024;
+/// What the modules have in common, in their folder: the dictionary that they are compressed with.
+const DICTIONARY: &str = "dictionary";
+/// Largest dictionary that is read, in bytes.
+const MAX_DICTIONARY_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The word of the kernel command line that names modules not to be loaded, as for `modprobe`
+/// (modprobe.d(5)): the way out where a driver hangs or harms.
+const EXCLUDE: &str = "modprobe.blacklist";
 
 /// Why a module is not in the kernel.
 #[derive(Debug, Error)]
@@ -45,6 +55,9 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
     },
+    /// A person does not want it.
+    #[error("left out, as {EXCLUDE}= on the kernel command line says")]
+    Excluded,
     /// Its parameters contain a zero byte.
     #[error("its parameters on the kernel command line contain a zero byte")]
     Parameters,
@@ -66,14 +79,26 @@ pub trait ModuleLoader: Send + Sync + 'static {
 }
 
 /// Loads modules of the image into the running kernel.
-#[derive(Debug)]
 pub struct KernelLoader {
     folder: PathBuf,
     parameters: HashMap<String, String>,
+    excluded: HashSet<String>,
+    /// Read when the first module is; none if the image has none.
+    dictionary: OnceLock<Option<DecoderDictionary<'static>>>,
+}
+
+impl std::fmt::Debug for KernelLoader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KernelLoader")
+            .field("folder", &self.folder)
+            .field("parameters", &self.parameters)
+            .field("excluded", &self.excluded)
+            .finish_non_exhaustive()
+    }
 }
 
 impl KernelLoader {
-    /// A loader for the modules in `folder`, each compressed by zstd on its own. Parameters for
+    /// A loader for the modules in `folder`, each compressed by zstd on its own, with the dictionary there. Parameters for
     /// modules are taken from the kernel command line (`MODULE.PARAMETER=VALUE`), as `modprobe`
     /// would: the kernel itself passes them on only to drivers that are part of it.
     #[must_use]
@@ -81,20 +106,40 @@ impl KernelLoader {
         KernelLoader {
             folder,
             parameters: module_parameters(command_line),
+            excluded: excluded_modules(command_line),
+            dictionary: OnceLock::new(),
         }
+    }
+
+    /// The dictionary. If it cannot be read, the modules cannot be unpacked, and the error names them.
+    fn dictionary(&self) -> Option<&DecoderDictionary<'static>> {
+        let read = || {
+            let file = File::open(self.folder.join(DICTIONARY)).ok()?;
+            let mut content = Vec::new();
+            file.take(MAX_DICTIONARY_BYTES)
+                .read_to_end(&mut content)
+                .ok()?;
+            Some(DecoderDictionary::copy(&content))
+        };
+        self.dictionary.get_or_init(read).as_ref()
+    }
+
+    fn unpack(&self, file: File) -> io::Result<Vec<u8>> {
+        let file = BufReader::new(file);
+        let decoder = match self.dictionary() {
+            Some(dictionary) => Decoder::with_prepared_dictionary(file, dictionary)?,
+            None => Decoder::with_buffer(file)?,
+        };
+        let mut content = Vec::new();
+        decoder
+            .take(MAX_MODULE_BYTES + 1)
+            .read_to_end(&mut content)?;
+        Ok(content)
     }
 
     fn content(&self, module: &Module) -> Result<Vec<u8>, LoadError> {
         let file = self.folder.join(&module.file);
-        let unpack = || {
-            let packed = File::open(&file)?;
-            let mut content = Vec::new();
-            zstd::stream::read::Decoder::new(packed)?
-                .take(MAX_MODULE_BYTES + 1)
-                .read_to_end(&mut content)?;
-            Ok(content)
-        };
-        match unpack() {
+        match File::open(&file).and_then(|packed| self.unpack(packed)) {
             Ok(content) if content.len() as u64 > MAX_MODULE_BYTES => {
                 Err(LoadError::TooLarge { file })
             }
@@ -106,6 +151,9 @@ impl KernelLoader {
 
 impl ModuleLoader for KernelLoader {
     fn load(&self, module: &Module) -> Result<(), LoadError> {
+        if self.excluded.contains(&module.name) {
+            return Err(LoadError::Excluded);
+        }
         let parameters = self
             .parameters
             .get(&module.name)
@@ -117,6 +165,19 @@ impl ModuleLoader for KernelLoader {
             Err(error) => Err(LoadError::Kernel(error)),
         }
     }
+}
+
+/// The modules that are not to be loaded.
+fn excluded_modules(command_line: &str) -> HashSet<String> {
+    command_line_words(command_line)
+        .into_iter()
+        .filter(|word| word.name == EXCLUDE)
+        .filter_map(|word| word.value)
+        .flat_map(|names| {
+            let names = names.split(',').map(|name| name.replace('-', "_"));
+            names.collect::<Vec<String>>()
+        })
+        .collect()
 }
 
 /// The parameters of each module, in the form `init_module` takes them.
@@ -578,6 +639,16 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_command_line_leaves_modules_out_as_modprobe_would() {
+        let excluded = excluded_modules(
+            "modprobe.blacklist=megaraid_sas,usb-storage quiet modprobe.blacklist=nvme modprobe.blacklist",
+        );
+        let mut names: Vec<String> = excluded.into_iter().collect();
+        names.sort();
+        assert_eq!(names, ["megaraid_sas", "nvme", "usb_storage"]);
+    }
+
+    #[test]
     fn files_are_unpacked_or_the_trouble_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let loader = KernelLoader::new(folder.path().to_owned(), "");
@@ -588,6 +659,7 @@ mod tests {
             pre: Vec::new(),
             aliases: Vec::new(),
             class: String::new(),
+            firmware: Vec::new(),
         };
         let message = loader.content(&module).unwrap_err().to_string();
         assert!(message.contains("a.ko.zst: No such file"), "{message}");
@@ -597,5 +669,29 @@ mod tests {
         assert_eq!(loader.content(&module).unwrap(), b"\x7fELF");
         std::fs::write(folder.path().join("a.ko.zst"), b"no zstd").unwrap();
         assert!(loader.content(&module).is_err());
+    }
+
+    #[test]
+    fn files_packed_with_the_dictionary_need_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = Module {
+            name: "a".into(),
+            file: "a.ko.zst".into(),
+            depends: Vec::new(),
+            pre: Vec::new(),
+            aliases: Vec::new(),
+            class: String::new(),
+        };
+        let common = "what all modules have in common ".repeat(20);
+        let mut packer = zstd::bulk::Compressor::with_dictionary(3, common.as_bytes()).unwrap();
+        let content = format!("{common}!");
+        let packed = packer.compress(content.as_bytes()).unwrap();
+        assert!(packed.len() < 60);
+        std::fs::write(folder.path().join("a.ko.zst"), packed).unwrap();
+        let without = KernelLoader::new(folder.path().to_owned(), "");
+        assert!(without.content(&module).is_err());
+        std::fs::write(folder.path().join(DICTIONARY), &common).unwrap();
+        let with = KernelLoader::new(folder.path().to_owned(), "");
+        assert_eq!(with.content(&module).unwrap(), content.as_bytes());
     }
 }

@@ -22,7 +22,7 @@ use table::{Catalog, ModuleId, NETWORK_CLASS};
 /// yet: whoever comes to a machine that waits for a key plugs one in.
 const USB_KEYBOARD_MODULES: [&str; 2] = ["usbhid", "hid_generic"];
 
-/// A controller that disks may hang on and that no driver runs.
+/// A controller that disks may hang on (storage, USB, SD cards, Fibre Channel) and no driver runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Undriven {
     /// The controller.
@@ -30,6 +30,9 @@ pub struct Undriven {
     pub function: PciFunction,
     /// Why no driver runs it.
     pub reason: UndrivenReason,
+    /// Firmware files that its drivers may ask for; the image has none of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub firmware: Vec<String>,
 }
 
 /// Why no driver runs a controller.
@@ -63,7 +66,11 @@ impl std::fmt::Display for Undriven {
                 f.write_str(&texts.collect::<Vec<String>>().join("; "))
             }
             UndrivenReason::NotTaken(names) => {
-                write!(f, "driver {} did not take it", names.join(", "))
+                write!(f, "driver {} did not take it", names.join(", "))?;
+                match self.firmware.is_empty() {
+                    true => Ok(()),
+                    false => f.write_str("; it may want firmware, and this image carries none"),
+                }
             }
         }
     }
@@ -133,15 +140,17 @@ impl Drivers {
         }
     }
 
-    /// Starts the drivers of network cards too, from now on and for what was met before.
-    pub fn start_network(&mut self) {
-        if std::mem::replace(&mut self.with_network, true) {
-            return;
-        }
-        for modalias in &self.seen {
-            let wanted = self.wanted_by(modalias);
+    /// Starts the drivers of all network cards that are there now, and from now on of those that come. Returns at once:
+    /// `false` if this image has no network drivers.
+    pub fn start_network(&mut self, root: &Path) -> bool {
+        self.with_network = true;
+        for modalias in sysfs::modaliases(root) {
+            let wanted = self.wanted_by(&modalias);
             self.loading.request(&self.catalog, &wanted);
+            self.seen.insert(modalias);
         }
+        let mut modules = self.catalog.modules().iter();
+        modules.any(|module| module.class == NETWORK_CLASS)
     }
 
     /// Takes note that the kernel says this module can be used now.
@@ -169,7 +178,7 @@ impl Drivers {
         self.loading.failures()
     }
 
-    /// The storage and USB host controllers that no driver runs.
+    /// The controllers that disks may hang on and no driver runs.
     #[must_use]
     pub fn undriven(&self, root: &Path) -> Vec<Undriven> {
         let functions = sysfs::pci_functions(root).into_iter();
@@ -177,8 +186,16 @@ impl Drivers {
             .filter(|function| function.leads_to_disks() && function.driver.is_none())
             .map(|function| Undriven {
                 reason: self.undriven_reason(&function.modalias),
+                firmware: self.firmware_for(&function.modalias),
                 function,
             })
+            .collect()
+    }
+
+    fn firmware_for(&self, modalias: &str) -> Vec<String> {
+        let wanted = self.wanted_by(modalias).into_iter();
+        wanted
+            .flat_map(|id| self.catalog.module(id).firmware.clone())
             .collect()
     }
 
@@ -235,6 +252,7 @@ mod tests {
             {"name":"ahci","file":"x","depends":["libata"],"aliases":["pci:ahci*"],"class":"storage"},
             {"name":"megaraid_sas","file":"x","aliases":["pci:mega*"],"class":"storage"},
             {"name":"xhci_pci","file":"x","aliases":["pci:xhci*"],"class":"usb"},
+            {"name":"qla2xxx","file":"x","aliases":["pci:qla*"],"class":"storage","firmware":["ql2400_fw.bin"]},
             {"name":"efivarfs","file":"x"},
             {"name":"usbhid","file":"x","depends":["xhci_pci"]},
             {"name":"e1000","file":"x","aliases":["pci:net*"],"class":"net"}]}"#;
@@ -267,13 +285,15 @@ mod tests {
             "pci:xhci1",
         );
         machine.pci("0000:00:03.0", ("0x9999", "0x0001"), "0x010700", "pci:none");
+        machine.pci("0000:00:05.0", ("0x1077", "0x2432"), "0x0c0400", "pci:qla1");
+        machine.pci("0000:00:06.0", ("0x9999", "0x0002"), "0x080501", "pci:sd");
         machine.pci("0000:00:04.0", ("0x8086", "0x100e"), "0x020000", "pci:net");
         machine
     }
 
     #[test]
     fn only_what_the_hardware_asks_for_is_loaded() {
-        for (with_network, expected) in [(false, 5), (true, 6)] {
+        for (with_network, expected) in [(false, 6), (true, 7)] {
             let (mut drivers, log) = drivers(with_network);
             drivers.start_for_present(machine().root());
             drivers.start_for("pci:ahci1");
@@ -282,6 +302,18 @@ mod tests {
             assert!(drivers.start_named("efivarfs") && drivers.start_named("ext4"));
             assert!(!drivers.start_named("vfat"));
         }
+    }
+
+    #[test]
+    fn network_drivers_can_be_asked_for_later() {
+        let (mut drivers, log) = drivers(false);
+        drivers.start_for_present(machine().root());
+        assert!(drivers.start_network(machine().root()));
+        drivers.start_for("pci:net2");
+        assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+        let log = log.lock().unwrap();
+        assert_eq!(log.iter().filter(|name| *name == "e1000").count(), 1);
+        assert_eq!(log.len(), 6);
     }
 
     #[test]
@@ -302,6 +334,8 @@ mod tests {
                 "0000:00:01.0 1000:005d class 010400: driver megaraid_sas failed: the kernel refused it: EKEYREJECTED: Key was rejected by service",
                 "0000:00:02.0 1b36:000d class 0c0330: driver xhci_pci did not take it",
                 "0000:00:03.0 9999:0001 class 010700: no driver for it in this image",
+                "0000:00:05.0 1077:2432 class 0c0400: driver qla2xxx did not take it; it may want firmware, and this image carries none",
+                "0000:00:06.0 9999:0002 class 080501: no driver for it in this image",
             ]
         );
     }

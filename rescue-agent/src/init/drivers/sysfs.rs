@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// The PCI base class of storage controllers.
-const PCI_STORAGE: u32 = 0x01;
-/// The PCI class of USB host controllers.
-const PCI_USB_HOST: u32 = 0x0c03;
+use crate::host::PciClass;
+
 /// The USB class of storage interfaces, as sysfs writes it.
 const USB_STORAGE: &str = "08";
 
@@ -38,16 +36,17 @@ pub struct PciFunction {
 }
 
 impl PciFunction {
-    /// Whether disks, or what disks hang on, are behind it: storage and USB host controllers.
+    /// Whether disks, or what disks hang on, are behind it: controllers of storage, USB, SD cards
+    /// and Fibre Channel.
     #[must_use]
     pub fn leads_to_disks(&self) -> bool {
-        self.class >> 16 == PCI_STORAGE || self.is_usb_host()
+        PciClass(self.class).drives_storage()
     }
 
     /// Whether it is a USB host controller.
     #[must_use]
     pub fn is_usb_host(&self) -> bool {
-        self.class >> 8 == PCI_USB_HOST
+        PciClass(self.class).is_usb_host()
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Module {
     /// What it is for: `storage`, `usb`, `hid`, `net`, ...
     #[serde(default)]
     pub class: String,
+    /// Firmware files that it may ask for; the image has none of them.
+    #[serde(default)]
+    pub firmware: Vec<String>,
 }
 
 /// The table as it is stored.
@@ -88,6 +91,14 @@ pub enum DriverTableError {
         /// Its file.
         file: String,
     },
+    /// The modules are for another kernel than those of the first table.
+    #[error("the table of further drivers is for the kernel {found:?}, the first for {first:?}")]
+    Kernel {
+        /// The kernel it is for.
+        found: String,
+        /// The kernel of the first table.
+        first: String,
+    },
     /// An alias that is no pattern.
     #[error("the driver table has the alias {alias:?} for {module:?}: not a pattern")]
     Alias {
@@ -120,21 +131,46 @@ impl fmt::Debug for Catalog {
     }
 }
 
+impl DriverTable {
+    fn parse(bytes: &[u8]) -> Result<DriverTable, DriverTableError> {
+        if bytes.len() > MAX_TABLE_BYTES {
+            return Err(DriverTableError::TooLarge { found: bytes.len() });
+        }
+        let table: DriverTable = serde_json::from_slice(bytes)?;
+        if table.schema == SCHEMA {
+            Ok(table)
+        } else {
+            Err(DriverTableError::Schema {
+                found: table.schema,
+            })
+        }
+    }
+}
+
 impl Catalog {
     /// Reads a table.
     ///
     /// # Errors
     /// When it is not one that the builder of this version writes.
     pub fn parse(bytes: &[u8]) -> Result<Catalog, DriverTableError> {
-        if bytes.len() > MAX_TABLE_BYTES {
-            return Err(DriverTableError::TooLarge { found: bytes.len() });
-        }
-        let table: DriverTable = serde_json::from_slice(bytes)?;
-        if table.schema != SCHEMA {
-            return Err(DriverTableError::Schema {
-                found: table.schema,
+        Catalog::new(DriverTable::parse(bytes)?)
+    }
+
+    /// Reads a table and one that adds to it, such as that of the network drivers.
+    ///
+    /// # Errors
+    /// When one is not what the builder of this version writes, or they do not belong together.
+    pub fn parse_both(bytes: &[u8], further: &[u8]) -> Result<Catalog, DriverTableError> {
+        let mut table = DriverTable::parse(bytes)?;
+        let further = DriverTable::parse(further)?;
+        if further.kernel != table.kernel {
+            return Err(DriverTableError::Kernel {
+                found: further.kernel,
+                first: table.kernel,
             });
         }
+        table.modules.extend(further.modules);
+        table.builtin.extend(further.builtin);
         Catalog::new(table)
     }
 
@@ -337,6 +373,35 @@ mod tests {
         }
         assert!(catalog.is_builtin("scsi_dh") && !catalog.is_builtin("ahci"));
         assert!(catalog.find("ahci").is_some() && catalog.find("xhci").is_none());
+    }
+
+    #[test]
+    fn two_tables_become_one_if_they_belong_together() {
+        let text = |kernel: &str, name: &str| {
+            format!(
+                r#"{{"schema":"{SCHEMA}","kernel":"{kernel}","modules":[{{"name":"{name}","file":"x","aliases":["pci:{name}*"]}}]}}"#
+            )
+        };
+        let both = |kernel: &str, name: &str| {
+            Catalog::parse_both(
+                text("6.1", "ahci").as_bytes(),
+                text(kernel, name).as_bytes(),
+            )
+        };
+        let catalog = both("6.1", "e1000").unwrap();
+        assert_eq!(wanted(&catalog, "pci:e1000x"), ["e1000"]);
+        assert_eq!(wanted(&catalog, "pci:ahcix"), ["ahci"]);
+        let message = both("6.2", "e1000").unwrap_err().to_string();
+        assert!(
+            message.contains("6.2") && message.contains("6.1"),
+            "{message}"
+        );
+        assert!(
+            both("6.1", "ahci")
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
     }
 
     #[test]

@@ -142,22 +142,25 @@ impl DeviceList {
         let (number, address, what) = (place + 1, row.address, &row.what);
         let chosen = if row.chosen { 'x' } else { ' ' };
         let verdict = report::verdict_words(row.verdict);
-        format!("{number:>7}  [{chosen}] {address}  {verdict:<13}  {what}")
+        format!("{number:>4}  [{chosen}] {address}  {verdict:<13}  {what}")
     }
 
-    /// What Enter would do with what is chosen, and a number that may still grow.
+    /// What is chosen, for a console that cannot redraw, and a number that may still grow.
     pub(super) fn status(&self) -> String {
         if self.typed > 0 {
             return format!("Number {}_   (another digit, or Enter)", self.typed);
         }
         let chosen = self.rows.iter().filter(|row| row.chosen).count();
         let all = self.rows.len();
-        let last = match self.rows.get(self.selected) {
-            Some(row) if row.chosen => format!("{} chosen", self.selected + 1),
-            Some(_) => format!("{} not chosen", self.selected + 1),
+        let selected = match self.rows.get(self.selected) {
+            Some(row) if row.chosen => format!("[x] {}", row.address),
+            Some(row) => format!("[ ] {}", row.address),
             None => String::new(),
         };
-        format!("{chosen} of {all} go back; {last}. Number: on/off. Enter: plan. q: back")
+        format!(
+            "{chosen} of {all} go back to ESXi. Number {}: {selected}",
+            self.selected + 1
+        )
     }
 
     /// The wish; `None` where nothing is chosen.
@@ -244,7 +247,10 @@ mod tests {
         list.press(Key::Down);
         assert_eq!(list.press(Key::Character(' ')), Reaction::Changed);
         assert_eq!(wish(&list).as_deref(), Some("0000:00:1f.2,0000:01:00.0"));
-        assert!(list.status().contains("2 of 2"), "{}", list.status());
+        assert_eq!(
+            list.status(),
+            "2 of 2 go back to ESXi. Number 2: [x] 0000:01:00.0"
+        );
     }
 
     #[test]

@@ -60,7 +60,10 @@ impl Dialogue<'_> {
             let words = choice.words();
             self.say(&[Line::plain(format!("Menu     {words} ({console})"))]);
             match choice {
-                Choice::Apply => return Decision::CarryOut(task),
+                Choice::Apply => {
+                    self.show_again(&task);
+                    return Decision::CarryOut(task);
+                }
                 Choice::LocalDisk => return Decision::LocalDisk,
                 Choice::Reboot => return Decision::Leave(Finish::Reboot),
                 Choice::PowerOff => return Decision::Leave(Finish::Poweroff),
@@ -110,6 +113,7 @@ impl Dialogue<'_> {
         self.begin_page(&[
             Line::new(Tone::Title, "Which devices go back to ESXi?"),
             Line::plain("A device without [x] stays passed through."),
+            Line::plain("Number or Space: on, off.   Enter: make the plan.   q: back to the menu."),
             Line::empty(),
         ]);
         loop {

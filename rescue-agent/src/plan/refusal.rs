@@ -1,0 +1,120 @@
+//! Why a bank is refused by the plan, and what the administrator can do about it.
+
+use thiserror::Error;
+
+use crate::archive::ArchiveError;
+use crate::fat::FatError;
+use crate::fat::exchange;
+
+/// A reason not to write to a bank that something should be done about.
+#[derive(Debug, Error)]
+pub(crate) enum BankRefusal {
+    /// The archive makes no sense, or could not be made anew.
+    #[error("{name}: {error}")]
+    Archive {
+        /// The archive.
+        name: String,
+        /// What is wrong.
+        error: String,
+        /// What to do about that.
+        remedy: &'static str,
+    },
+    /// The new archive does not do what it is for.
+    #[error("{name}: the new archive would still pass {device} through")]
+    StillPassesThrough {
+        /// The archive.
+        name: String,
+        /// The device, as it is spelled there.
+        device: String,
+    },
+    /// A fault of this program.
+    #[error("planning failed unexpectedly")]
+    Unexpected,
+    /// The file itself cannot be read.
+    #[error("{name} cannot be read: {why}")]
+    Unreadable {
+        /// The archive.
+        name: String,
+        /// What the volume or the disk says.
+        why: String,
+    },
+    /// The volume must not be written.
+    #[error("{0}")]
+    Volume(String),
+    /// The volume cannot take the new archive.
+    #[error("{0}")]
+    Room(String),
+    /// The undo copy that is there is no archive, and must not be overwritten.
+    #[error("a file named like our undo copy of {name} is no archive: {why}")]
+    StrangeUndo {
+        /// The archive.
+        name: String,
+        /// What is wrong with the copy.
+        why: String,
+    },
+    /// The undo copy cannot be restored.
+    #[error("the undo copy of {name} is no archive: {why}")]
+    BrokenUndo {
+        /// The archive.
+        name: String,
+        /// What is wrong with the copy.
+        why: String,
+    },
+    /// The newest archive does not fit every bank.
+    #[error(
+        "the banks hold different builds of ESXi, and an archive of one need not fit the other"
+    )]
+    BuildsDiffer,
+    /// There is nothing to take.
+    #[error("no bank of this disk has a readable archive")]
+    NoReadableArchive,
+}
+
+impl BankRefusal {
+    pub(super) fn archive(name: impl ToString, error: &ArchiveError) -> Self {
+        Self::Archive {
+            name: name.to_string(),
+            error: error.to_string(),
+            remedy: error.remedy(),
+        }
+    }
+
+    pub(super) fn unreadable(name: impl ToString, why: Option<&FatError>) -> Self {
+        Self::Unreadable {
+            name: name.to_string(),
+            why: why.map_or("its bytes are missing".into(), ToString::to_string),
+        }
+    }
+
+    pub(super) fn volume(refusal: &exchange::Refusal) -> Self {
+        Self::Volume(refusal.to_string())
+    }
+
+    pub(super) fn room(refusal: &exchange::Refusal) -> Self {
+        Self::Room(refusal.to_string())
+    }
+
+    /// What the administrator can do.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Archive { remedy, .. } => remedy,
+            Self::StillPassesThrough { .. } => {
+                "this program does not know this archive well enough to change it"
+            }
+            Self::Unexpected => "use the other bank or a backup",
+            Self::Unreadable { .. } => {
+                "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup"
+            }
+            Self::Volume(_) => {
+                "let ESXi or fsck.fat repair this volume first, then run the rescue again"
+            }
+            Self::Room(_) => {
+                "free some space in this bank (old files of a repair by hand?) and run the rescue again"
+            }
+            Self::StrangeUndo { .. } => "rename or remove that file and run the rescue again",
+            Self::BrokenUndo { .. } => "restore a backup of the host's configuration instead",
+            Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
+            Self::NoReadableArchive => "restore a backup of the host's configuration",
+        }
+    }
+}

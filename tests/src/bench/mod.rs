@@ -1,0 +1,90 @@
+//! `make bench`: the promised numbers, measured side by side in one run.
+//!
+//! A time by itself says more about the machine than about the program, so each is divided by one
+//! that was taken in the same run, by turns with it: the same work by hand, the bare cost of the
+//! same bytes, the same kernel with nothing to do. Disks lie in memory (`/dev/shm`), so that it is
+//! programs that are compared. Counts (bytes, flushes, memory) are the same on every machine.
+//!
+//! | module | measures |
+//! |---|---|
+//! | [`boot`] | power-on to reboot against an empty image, and where the time goes |
+//! | [`repair`] | the repair of a bank against GNU tools and against bare (de)compression; memory |
+//! | [`transfers`] | bytes read and written, flushes, on disks of growing size |
+//! | [`discovery`] | looking at 1, 16 and 128 disks |
+//! | [`sizes`] | what the image is made of |
+
+pub mod boot;
+pub mod data;
+pub mod discovery;
+pub mod process;
+pub mod repair;
+pub mod sizes;
+pub mod table;
+pub mod transfers;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+/// How thorough a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Enough repetitions to rely on the medians.
+    Full,
+    /// A fast pass, for work on the program.
+    Quick,
+}
+
+impl Effort {
+    /// Repetitions of something that takes `cost`, in seconds by the order of magnitude.
+    pub fn rounds(self, cost: f64) -> usize {
+        match (self, cost) {
+            (Self::Full, ..1.0) => 9,
+            (Self::Full, _) => 5,
+            (Self::Quick, _) => 3,
+        }
+    }
+}
+
+/// A folder for disks: in memory where the machine has such a place.
+///
+/// # Errors
+/// When none can be made.
+pub fn workplace() -> Result<tempfile::TempDir> {
+    let memory = Path::new("/dev/shm");
+    let parent = match memory.is_dir() {
+        true => memory.to_owned(),
+        false => std::env::temp_dir(),
+    };
+    Ok(tempfile::Builder::new()
+        .prefix("rescue-bench-")
+        .tempdir_in(parent)?)
+}
+
+/// A file of this module's folder.
+fn script(name: &str) -> PathBuf {
+    crate::tools::crate_file("src/bench").join(name)
+}
+
+/// The middle of some measurements; not a number where there are none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle)) {
+        (_, None) => f64::NAN,
+        (1, Some(value)) => *value,
+        (_, Some(value)) => f64::midpoint(values[middle - 1], *value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert!(median(Vec::new()).is_nan());
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,208 @@
+//! The menu of the real image, driven by a person's keys over the serial line and over the keyboard
+//! of the screen. What was done is judged from the disk.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rescue_tests::artefacts;
+use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::{EsxiDisk, Made};
+use rescue_tests::judge::Judge;
+use rescue_tests::machine::SerialKeyboard;
+use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Running, tail};
+
+/// The last words before the menu, and the menu's own.
+const COUNTDOWN: &str = "open the menu.";
+const MENU: &str = "A letter, or Enter for: ";
+
+/// A disk, a machine around it, and who judges the disk.
+struct Scene {
+    folder: tempfile::TempDir,
+    made: Made,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+        Ok(Self { folder, made })
+    }
+
+    fn judge(&self) -> Result<Judge> {
+        Judge::new(&self.made, self.folder.path())
+    }
+
+    /// A person has time to press a key before the repair, and none afterwards is needed.
+    fn machine(&self, settings: &[&str]) -> Result<Machine> {
+        let iso = self.folder.path().join("rescue.iso");
+        artefacts::customized("esxi-rescue.iso", settings, &iso)?;
+        Ok(Machine::new(Firmware::Bios)
+            .medium(Medium::Cd(iso))
+            .disk(Bus::Ahci, &self.made.image))
+    }
+
+    fn repaired_without_a_person(&self) -> Result<()> {
+        let finished = self.machine(&["countdown=0"])?.run()?;
+        ensure!(
+            finished.result()? == "reverted",
+            "{}",
+            tail(&finished.serial)
+        );
+        Ok(())
+    }
+}
+
+/// A person at the serial line, and the machine.
+struct AtTheLine {
+    running: Running,
+    keyboard: SerialKeyboard,
+    /// How much of what the line shows has been read.
+    read: usize,
+}
+
+impl AtTheLine {
+    fn sit_down(machine: Machine) -> Result<Self> {
+        let running = machine.typed().start()?;
+        let keyboard = running.serial_keyboard()?;
+        Ok(Self {
+            running,
+            keyboard,
+            read: 0,
+        })
+    }
+
+    /// Waits for a text that was not there before, and then types.
+    fn on(&mut self, text: &str, keys: &str) -> Result<()> {
+        self.read += self
+            .running
+            .wait_for_after(self.read, text)
+            .with_context(|| format!("before typing {keys:?}"))?;
+        self.keyboard.type_keys(keys)
+    }
+
+    fn finish(self) -> Result<Finished> {
+        self.running.finish()
+    }
+}
+
+fn expect(finished: &Finished, ending: Ending, result: &str) -> Result<()> {
+    let end = tail(&finished.serial);
+    ensure!(finished.ending == ending, "{:?}:\n{end}", finished.ending);
+    ensure!(
+        finished.result()? == result,
+        "{}:\n{end}",
+        finished.result()?
+    );
+    Ok(())
+}
+
+/// A picture of the screen for a person to look at, where `RESCUE_SCREENS` names a folder.
+fn photograph(running: &mut Running, name: &str) -> Result<()> {
+    let Some(folder) = std::env::var_os("RESCUE_SCREENS") else {
+        return Ok(());
+    };
+    let path: PathBuf = Path::new(&folder).join(format!("{name}.png"));
+    running.screenshot(&path)
+}
+
+#[test]
+fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=30"])?)?;
+    person.on(COUNTDOWN, " ")?;
+    // The details, page by page and back, and then the first entry by arrows and Enter.
+    person.on(MENU, "d")?;
+    person.on("q: menu.", "q")?;
+    person.on(MENU, "\x1b[B\x1b[B\x1b[A\x1b[A\r")?;
+    person.on("Restarting in", "")?;
+    let finished = person.finish()?;
+    expect(&finished, Ending::Rebooted, "reverted")?;
+    judge.repaired(&[0, 1], &[SATA])
+}
+
+#[test]
+fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    let mut running = scene.machine(&["countdown=30"])?.start()?;
+    running.wait_for(COUNTDOWN)?;
+    photograph(&mut running, "plan")?;
+    running.press("ret")?;
+    running.wait_for(MENU)?;
+    photograph(&mut running, "menu")?;
+    running.press("c")?;
+    running.wait_for("1 of 2 go back")?;
+    running.press("1")?;
+    running.wait_for("0 of 2 go back")?;
+    running.press("2")?;
+    running.wait_for("Number 2: [x] 0000:01:00.0")?;
+    photograph(&mut running, "devices")?;
+    running.press("ret")?;
+    running.wait_for("Carry this out? y: yes.")?;
+    photograph(&mut running, "new-plan")?;
+    running.press("y")?;
+    running.wait_for("Restarting in")?;
+    photograph(&mut running, "result")?;
+    expect(&running.finish()?, Ending::Rebooted, "reverted")?;
+    judge.only_banks_changed(&[0, 1])?;
+    for bank in [0, 1] {
+        let owners = judge.owners(bank)?;
+        ensure!(owners["00000:001:00.0"] == "vmkernel", "{owners:?}");
+        ensure!(owners["00000:000:31.2"] == "passthru", "{owners:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn restore_from_the_menu_brings_the_original_bytes_back() -> Result<()> {
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    scene.repaired_without_a_person()?;
+    judge.repaired(&[0, 1], &[SATA])?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=5", "finish=stay"])?)?;
+    person.on("Press any key for the menu.", "\r")?;
+    person.on(MENU, "o")?;
+    person.on("Carry this out? y: yes.", "n")?;
+    person.on(MENU, "o")?;
+    person.on("Carry this out? y: yes.", "y")?;
+    person.on("Press any key for the menu.", "x")?;
+    person.on(MENU, "r")?;
+    expect(&person.finish()?, Ending::Rebooted, "restored")?;
+    judge.restored(&[0, 1])
+}
+
+#[test]
+fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["mode=inspect"])?)?;
+    person.on("Press any key for the menu.", " ")?;
+    // Every letter that would write, each answered as if somebody meant it.
+    person.on(MENU, "aycy1\ryoysyq")?;
+    person.on("", "l")?;
+    person.on("q: menu.", "q")?;
+    person.on(MENU, "p")?;
+    let finished = person.finish()?;
+    expect(&finished, Ending::SwitchedOff, "inspected")?;
+    ensure!(!finished.serial.contains("apply the plan"));
+    judge.nothing_changed()
+}
+
+#[test]
+fn power_off_from_the_menu_writes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    let mut running = scene.machine(&["countdown=30"])?.start()?;
+    running.wait_for(COUNTDOWN)?;
+    running.press("esc")?;
+    running.wait_for(MENU)?;
+    running.press("p")?;
+    let finished = running.finish()?;
+    ensure!(
+        finished.ending == Ending::SwitchedOff,
+        "{:?}",
+        finished.ending
+    );
+    judge.nothing_changed()
+}

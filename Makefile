@@ -2,20 +2,26 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep lint bench screenshot demo fuzz clean
+.PHONY: help image test test-boot test-deep lint bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
 
-image:  ## build dist/esxi-rescue.iso, installing what is needed
+image:  ## build ISO, USB image and netboot tree in dist/ (NET=1: network drivers on the ISO too)
 	scripts/setup.sh image
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
-	$(BIN)/rescue-image build
+	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
 
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast
+
+test-boot: ## run all of the boot matrix: every route, firmware and controller
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test boot_first_light --test boot_devices \
+		--test boot_routes --test boot_controllers --test boot_matrix --test partition_tables -- --nocapture
 
 test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test

@@ -11,7 +11,7 @@ use crate::hash;
 use crate::initramfs::{self, Base};
 use crate::inputs::{self, Inputs};
 use crate::iso;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Choice, Kernel};
 use crate::manifest::{self, Artefact, Manifest};
 use crate::names;
 use crate::netboot;
@@ -40,6 +40,10 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// A `rescue.toml` to build in.
     pub config: Option<PathBuf>,
+    /// Which kernel to take.
+    pub kernel: Choice,
+    /// Put a shell in, offered in the menu of the console.
+    pub shell: bool,
     /// Put the network drivers on the ISO too; the other artefacts always have them.
     pub network: bool,
     /// Use the packages of the last build, ask nothing of the network.
@@ -80,13 +84,10 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     let artefacts = put_together(options, &parts, progress)?;
     let manifest = describe(options, &inputs, &kernel, &parts.identity, artefacts);
     manifest.store(&options.out)?;
-    archive.remember(
-        inputs
-            .packages
-            .releases()
-            .into_iter()
-            .chain([&inputs.packages.meta]),
-    )?;
+    let packages = &inputs.packages;
+    if let Some(meta) = &packages.meta {
+        archive.remember(packages.shipped().into_iter().chain([meta]))?;
+    }
     Ok(Outcome {
         manifest,
         built: true,
@@ -107,6 +108,8 @@ fn make_parts(
     let release = release_line(kernel);
     let loaders = inputs::loaders(&inputs.packages)?;
     let names = names::slim(&inputs.packages.pci_ids.file(names::FILE)?);
+    let busybox = inputs.packages.busybox.as_ref();
+    let shell = busybox.map(inputs::shell).transpose()?;
     let identity = identity(&[
         &inputs.agent,
         inputs.config.as_deref().unwrap_or_default(),
@@ -117,6 +120,7 @@ fn make_parts(
         &kernel.network_part,
         &loaders.shim,
         &loaders.grub,
+        shell.as_deref().unwrap_or_default(),
         inputs.choices.as_bytes(),
     ]);
     let mut initrd = initramfs::base_part(
@@ -128,6 +132,7 @@ fn make_parts(
             release: &format!("{release}\n"),
             identity: &format!("{identity}\n"),
             settings: inputs.config.as_deref(),
+            shell: shell.as_deref(),
         },
         mtime,
     )?;

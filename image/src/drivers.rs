@@ -116,9 +116,6 @@ pub const LEFT_OUT: &[&str] = &[
     // Offer this machine's disks to others.
     "drivers/nvme/target/",
     "drivers/scsi/qla2xxx/tcm_qla2xxx",
-    // Chips of network switches, not cards of hosts; two of the largest modules there are.
-    "drivers/net/ethernet/marvell/prestera/",
-    "drivers/net/ethernet/mellanox/mlxsw/",
     // A disk that exists in memory only.
     "drivers/scsi/scsi_debug",
 ];
@@ -365,6 +362,16 @@ fn builtin_name(line: &str) -> Option<String> {
 }
 
 fn module_files(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = files_below(root)?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default();
+        module_stem(&name.to_string_lossy()).is_some()
+    });
+    Ok(files)
+}
+
+/// Every file below a directory, sorted; links are not followed.
+pub fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut todo = vec![root.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -375,7 +382,7 @@ fn module_files(root: &Path) -> Result<Vec<PathBuf>> {
                 .map_err(Error::io("inspect", &entry.path()))?;
             if kind.is_dir() {
                 todo.push(entry.path());
-            } else if module_stem(&entry.file_name().to_string_lossy()).is_some() {
+            } else if kind.is_file() {
                 found.push(entry.path());
             }
         }

@@ -66,6 +66,8 @@ pub struct Base<'a> {
     pub identity: &'a str,
     /// Settings to build in, if any.
     pub settings: Option<&'a [u8]>,
+    /// busybox, a static program, if a shell is wanted.
+    pub shell: Option<&'a [u8]>,
 }
 
 /// A cpio archive under construction.
@@ -184,6 +186,10 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
         archive.file("lib/rescue/modules/dictionary", 0o644, base.dictionary)?;
     }
     archive.file("lib/rescue/pci.ids", 0o644, base.names)?;
+    if let Some(shell) = base.shell {
+        archive.directory("bin", 0o755)?;
+        archive.file("bin/busybox", 0o755, shell)?;
+    }
     if let Some(settings) = base.settings {
         archive.file("rescue.toml", 0o644, settings)?;
     }
@@ -306,6 +312,7 @@ mod tests {
             release: "esxi-rescue 0 kernel test\n",
             identity: "12345678abcdef00\n",
             settings: Some(b"countdown = 0\n"),
+            shell: Some(b"busybox"),
         }
     }
 

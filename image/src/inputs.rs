@@ -13,6 +13,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use crate::build::{Options, VERSION};
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::kernel::{Choice, Source};
 use crate::manifest::Input;
 use crate::packages::{Archive, Deb, Release};
 use crate::parts::Loaders;
@@ -24,6 +25,10 @@ use crate::tool;
 const KERNEL_META: &str = "linux-image-amd64";
 const SHIM: &str = "shim-signed";
 const SHIM_HELPERS: &str = "shim-helpers-amd64-signed";
+/// A shell that needs no library.
+const BUSYBOX: &str = "busybox-static";
+/// Where the package has it; from Debian 13 on below `usr`.
+const BUSYBOX_FILES: [&str; 2] = ["bin/busybox", "usr/bin/busybox"];
 const GRUB_EFI: &str = "grub-efi-amd64-signed";
 /// Names of PCI devices, for the console and the report.
 const PCI_IDS: &str = "pci.ids";
@@ -49,13 +54,13 @@ pub struct Inputs {
     pub choices: String,
 }
 
-/// The Debian packages that go in.
+/// What goes in from Debian, and the kernel wherever it is from.
 #[derive(Debug)]
 pub struct Packages {
-    /// The package that named the kernel.
-    pub meta: Release,
     /// The kernel and its modules.
-    pub kernel: Deb,
+    pub kernel: Source,
+    /// The package that named the kernel, if one did.
+    pub meta: Option<Release>,
     /// shim.
     pub shim: Deb,
     /// shim's key manager.
@@ -64,19 +69,21 @@ pub struct Packages {
     pub grub: Deb,
     /// Names of PCI devices.
     pub pci_ids: Deb,
+    /// A shell, if one is wanted.
+    pub busybox: Option<Deb>,
 }
 
 impl Packages {
-    /// What the files come from.
+    /// The packages whose files go in.
     #[must_use]
-    pub fn releases(&self) -> [&Release; 5] {
-        [
-            &self.kernel.release,
-            &self.shim.release,
-            &self.shim_helpers.release,
-            &self.grub.release,
-            &self.pci_ids.release,
-        ]
+    pub fn shipped(&self) -> Vec<&Release> {
+        let kernel = match &self.kernel {
+            Source::Package(deb) => Some(deb),
+            Source::Installed { .. } => None,
+        };
+        let always = [&self.shim, &self.shim_helpers, &self.grub, &self.pci_ids];
+        let debs = kernel.into_iter().chain(always).chain(&self.busybox);
+        debs.map(|deb| &deb.release).collect()
     }
 }
 
@@ -91,12 +98,15 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     settings::check_arguments(&words)?;
     let builder = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
     let builder = hash::sha256_file(&builder)?;
-    let packages = fetch_packages(archive, progress)?;
-    let mut list: Vec<Input> = packages
-        .releases()
-        .into_iter()
-        .map(Input::package)
-        .collect();
+    let packages = fetch_packages(options, archive, progress)?;
+    let mut list: Vec<Input> = packages.shipped().into_iter().map(Input::package).collect();
+    if let Source::Installed {
+        modules, digest, ..
+    } = &packages.kernel
+    {
+        let name = modules.display().to_string();
+        list.push(Input::other("kernel", &name, "", Some(digest.clone())));
+    }
     list.push(Input::other(
         "agent",
         "rescue-agent",
@@ -136,36 +146,54 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     })
 }
 
-/// Kernel, shim, its helpers, GRUB, and names of devices.
-fn fetch_packages(archive: &Archive, progress: &Progress) -> Result<Packages> {
+fn fetch_packages(options: &Options, archive: &Archive, progress: &Progress) -> Result<Packages> {
     let note = |line: &str| progress.step(line);
-    let releases = archive.releases(&[KERNEL_META, SHIM, SHIM_HELPERS, GRUB_EFI, PCI_IDS])?;
-    let [meta, shim, shim_helpers, grub, pci_ids] = releases.as_slice() else {
-        return Err(missing(
-            "apt answered for other packages than were asked for",
-        ));
+    let fetch = |name: &str| -> Result<Deb> {
+        let releases = archive.releases(&[name])?;
+        let release = releases
+            .first()
+            .ok_or_else(|| missing("apt answered for other packages than were asked for"))?;
+        archive.fetch(release, &note)
     };
-    let (meta, kernel) = fetch_kernel(archive, meta, &note)?;
+    let (meta, kernel) = match &options.kernel {
+        Choice::Debian(suite) => {
+            let (meta, deb) = newest_kernel(archive, suite.as_deref(), &note)?;
+            (Some(meta), Source::Package(deb))
+        }
+        Choice::Package(path) => (None, Source::Package(Deb::at(path)?)),
+        Choice::Installed { modules, vmlinuz } => {
+            (None, Source::installed(modules, vmlinuz.as_deref())?)
+        }
+    };
     Ok(Packages {
         meta,
         kernel,
-        shim: archive.fetch(shim, &note)?,
-        shim_helpers: archive.fetch(shim_helpers, &note)?,
-        grub: archive.fetch(grub, &note)?,
-        pci_ids: archive.fetch(pci_ids, &note)?,
+        shim: fetch(SHIM)?,
+        shim_helpers: fetch(SHIM_HELPERS)?,
+        grub: fetch(GRUB_EFI)?,
+        pci_ids: fetch(PCI_IDS)?,
+        busybox: options.shell.then(|| fetch(BUSYBOX)).transpose()?,
     })
 }
 
 /// The kernel that the meta package depends on; if it cannot be downloaded, that of the last build, which may
 /// have another package name.
-fn fetch_kernel(archive: &Archive, meta: &Release, note: &dyn Fn(&str)) -> Result<(Release, Deb)> {
+fn newest_kernel(
+    archive: &Archive,
+    suite: Option<&str>,
+    note: &dyn Fn(&str),
+) -> Result<(Release, Deb)> {
+    let meta = archive.releases_of(suite, &[KERNEL_META])?;
+    let meta = meta
+        .first()
+        .ok_or_else(|| missing("unknown to apt; is this Debian?"))?;
     let fetch = |meta: &Release| -> Result<(Release, Deb)> {
         let name = meta
             .depends
             .iter()
             .find(|name| name.starts_with("linux-image-"));
         let name = name.ok_or_else(|| missing("it depends on no kernel; is this Debian?"))?;
-        let releases = archive.releases(&[name])?;
+        let releases = archive.releases_of(suite, &[name])?;
         let release = releases
             .first()
             .ok_or_else(|| missing("its kernel is unknown to apt"))?;
@@ -231,6 +259,12 @@ fn tool_version(package: &str) -> String {
         Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
         Err(_) => "unknown".to_owned(),
     }
+}
+
+/// The shell out of its package.
+pub fn shell(busybox: &Deb) -> Result<Vec<u8>> {
+    let [first, second] = BUSYBOX_FILES;
+    busybox.file(first).or_else(|_| busybox.file(second))
 }
 
 /// The signed loaders out of the packages.

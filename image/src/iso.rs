@@ -88,6 +88,8 @@ pub fn write(tree: &Tree<'_>, epoch: u64, temp: &Path, out: &Path) -> Result<()>
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("TZ", "UTC")
         .args(["-as", "mkisofs", "-quiet", "-V", LABEL, "-l", "-r", "-J"])
+        // The padding is for discs burnt track by track, and 300 KiB.
+        .arg("-no-pad")
         .args([
             "-b",
             "boot/grub/i386-pc/eltorito.img",

@@ -13,6 +13,7 @@ use rescue_agent::settings::{Key, Origin};
 use rescue_image::build::{self, Options};
 use rescue_image::collect;
 use rescue_image::finished::Finished;
+use rescue_image::kernel::Choice;
 use rescue_image::manifest;
 use rescue_image::progress::Progress;
 use rescue_image::settings::{self, Setting};
@@ -61,6 +62,21 @@ struct BuildArgs {
     /// A rescue.toml with settings to build in
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take the newest kernel of this Debian suite, which must be among apt's sources, for instance bookworm-backports
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel_deb", "modules_dir"])]
+    suite: Option<String>,
+    /// Take the kernel out of this linux-image package
+    #[arg(long, value_name = "FILE", conflicts_with = "modules_dir")]
+    kernel_deb: Option<PathBuf>,
+    /// Take the modules of an installed kernel, for instance /lib/modules/6.1.0-18-amd64, and the vmlinuz beside them
+    #[arg(long, value_name = "DIR")]
+    modules_dir: Option<PathBuf>,
+    /// The kernel that belongs to --modules-dir
+    #[arg(long, value_name = "FILE", requires = "modules_dir")]
+    vmlinuz: Option<PathBuf>,
+    /// Put a shell (Debian's busybox-static) in, offered in the menu of the console
+    #[arg(long)]
+    with_shell: bool,
     /// Put the network drivers on the ISO too (the USB image and the netboot tree always have them)
     #[arg(long)]
     net: bool,
@@ -168,6 +184,15 @@ fn run_build(args: BuildArgs) -> Result<()> {
         cache: args.cache,
         arguments: args.append.split_whitespace().map(str::to_owned).collect(),
         config: args.config,
+        kernel: match (args.kernel_deb, args.modules_dir) {
+            (Some(path), _) => Choice::Package(path),
+            (None, Some(modules)) => Choice::Installed {
+                modules,
+                vmlinuz: args.vmlinuz,
+            },
+            (None, None) => Choice::Debian(args.suite),
+        },
+        shell: args.with_shell,
         network: args.net,
         offline: args.offline,
         force: args.force,
@@ -269,7 +294,8 @@ fn print_image(path: &Path, image: &Finished) -> Result<()> {
             Origin::File(name) => name,
         };
         println!(
-            "  {key:<10} {:<24} {origin}",
+            "  {:<10} {:<24} {origin}",
+            key.name(),
             format!("{:?}", settings.value(key))
         );
     }

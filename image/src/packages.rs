@@ -74,10 +74,15 @@ impl Archive {
     /// The version of each package to use, in the order asked: apt's candidate, or, offline or where apt
     /// knows none, that of the last build.
     pub fn releases(&self, packages: &[&str]) -> Result<Vec<Release>> {
+        self.releases_of(None, packages)
+    }
+
+    /// The same from a certain suite, such as `bookworm-backports`, which must be among apt's sources.
+    pub fn releases_of(&self, suite: Option<&str>, packages: &[&str]) -> Result<Vec<Release>> {
         let offered = if self.offline {
             BTreeMap::new()
         } else {
-            candidates(packages)?
+            candidates(suite, packages)?
         };
         packages
             .iter()
@@ -230,6 +235,23 @@ impl Archive {
 }
 
 impl Deb {
+    /// A package file that lies somewhere, with what it says about itself.
+    pub fn at(path: &Path) -> Result<Self> {
+        let sha256 = hash::sha256_file(path)?;
+        let output = tool::run(Command::new("dpkg-deb").arg("--field").arg(path), "dpkg")
+            .map_err(|error| Error::input(path, format!("this is no Debian package: {error}")))?;
+        let fields = format!(
+            "{}\nSHA256: {sha256}\n",
+            String::from_utf8_lossy(&output.stdout).trim_end()
+        );
+        let release = parse_paragraph(&fields)
+            .ok_or_else(|| Error::input(path, "the package does not say its name and version"))?;
+        Ok(Self {
+            release,
+            path: path.to_owned(),
+        })
+    }
+
     /// One file out of the package, by its path without the leading `/`.
     pub fn file(&self, path: &str) -> Result<Vec<u8>> {
         let output = tool::run(
@@ -281,8 +303,11 @@ fn first_deb(dir: &Path) -> Result<PathBuf> {
 }
 
 /// apt's candidate of each package that it knows.
-fn candidates(packages: &[&str]) -> Result<BTreeMap<String, Release>> {
+fn candidates(suite: Option<&str>, packages: &[&str]) -> Result<BTreeMap<String, Release>> {
     let mut command = Command::new("apt-cache");
+    if let Some(suite) = suite {
+        command.arg(format!("--option=APT::Default-Release={suite}"));
+    }
     command.args(["show", "--no-all-versions"]).args(packages);
     // apt-cache fails as a whole if it knows one of the names not; the answer on stdout is still right.
     let output = match command.env("LC_ALL", "C.UTF-8").output() {
@@ -295,6 +320,15 @@ fn candidates(packages: &[&str]) -> Result<BTreeMap<String, Release>> {
         }
         Err(source) => return Err(Error::io("run", Path::new("apt-cache"))(source)),
     };
+    if let (Some(suite), true) = (suite, output.stdout.is_empty()) {
+        return Err(Error::Package {
+            package: packages.join(", "),
+            problem: format!(
+                "not to be had from the suite {suite}; add it to apt's sources and run 'apt-get update' as root.\n{}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ),
+        });
+    }
     Ok(parse_index(&String::from_utf8_lossy(&output.stdout)))
 }
 

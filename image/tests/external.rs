@@ -59,6 +59,7 @@ fn base_part() -> Vec<u8> {
         release: "esxi-rescue test\n",
         identity: "12345678abcdef00\n",
         settings: None,
+        shell: None,
     };
     initramfs::base_part(&base, 1).unwrap()
 }

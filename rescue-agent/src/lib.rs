@@ -29,6 +29,7 @@ pub mod inventory;
 pub mod logging;
 pub mod medium;
 pub mod net;
+pub mod originals;
 pub mod parallel;
 pub mod plan;
 pub mod policy;

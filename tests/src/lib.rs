@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod artefacts;
 pub mod bench;
+pub mod boots;
 pub mod esxi;
 pub mod judge;
 pub mod machine;

@@ -10,65 +10,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
-use rescue_tests::esxi::layout::Layout;
-use rescue_tests::esxi::{EsxiDisk, Maker};
+use rescue_tests::boots::{all_are_repaired, plug_in, v80_4kn};
+use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Board, Bus, Disk, Ending, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Board, Bus, Firmware, Machine, Medium, tail};
 use rescue_tests::tools::Tool;
 use serde_json::Value;
-
-/// 8.0 on sectors of 4096 bytes.
-fn v80_4kn() -> EsxiDisk {
-    EsxiDisk::v80().layout(Layout::gpt_7_4kn())
-}
-
-/// Makes an ESXi disk whose passed-through controller is the one that it hangs on, and plugs it in.
-fn plug_in(
-    machine: Machine,
-    folder: &Path,
-    index: usize,
-    (bus, maker): (Bus, Maker),
-) -> Result<(Machine, Judge)> {
-    let address = bus.address(index);
-    let made = maker()
-        .every_bank(|bank| {
-            bank.move_boot_controller(address);
-        })
-        .make(folder, &format!("disk{index}"))?;
-    let judge = Judge::new(&made, folder)?;
-    let mut disk = Disk::new(bus, &made.image);
-    disk.sector_bytes = u32::try_from(made.layout.sector_bytes)?;
-    Ok((machine.add_disk(disk), judge))
-}
-
-/// Boots one machine with all of these disks and judges each of them.
-fn all_are_repaired(board: Board, disks: &[(Bus, Maker)]) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let iso = folder.path().join("rescue.iso");
-    artefacts::customized("esxi-rescue.iso", &["countdown=0"], &iso)?;
-    let mut machine = Machine::new(Firmware::Bios)
-        .board(board)
-        .medium(Medium::Cd(iso));
-    let mut judges = Vec::new();
-    for (index, disk) in disks.iter().enumerate() {
-        let judge;
-        (machine, judge) = plug_in(machine, folder.path(), index, *disk)?;
-        judges.push((disk.0.address(index), disk.0, judge));
-    }
-    let finished = machine.run()?;
-    let end = tail(&finished.serial);
-    ensure!(
-        finished.ending == Ending::Rebooted && finished.result()? == "reverted",
-        "it ended by {:?}:\n{end}",
-        finished.ending
-    );
-    for (address, bus, judge) in &judges {
-        judge
-            .repaired(&[0, 1], &[*address])
-            .with_context(|| format!("the disk on {bus:?} at {address}:\n{end}"))?;
-    }
-    Ok(())
-}
 
 #[test]
 fn scsi_and_raid_adapters() -> Result<()> {

@@ -225,8 +225,13 @@ impl Consoles {
     /// programs, which would push what a person reads off a screen.
     pub fn serial_line(&self, text: &str) {
         let mut inner = self.lock();
+        let after_status = inner.status_width > 0;
         inner.status("");
         inner.picture_height = None;
+        if after_status {
+            // Programs read lines: what was rewritten in place must not be part of theirs.
+            inner.write_where("\r\n", |name| !is_screen(name));
+        }
         inner.write_where(&format!("{}\r\n", text.replace('\n', "\r\n")), |name| {
             !is_screen(name)
         });

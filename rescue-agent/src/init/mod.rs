@@ -39,8 +39,9 @@ use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
 use crate::firmware::UEFI;
+use crate::medium::Medium;
 use crate::report::{self, ResultWord};
-use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
+use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsErrors, SettingsSources};
 
 /// The settings in the image, relative to `/`.
 const IMAGE_SETTINGS: &str = "rescue.toml";
@@ -78,6 +79,25 @@ pub enum Outcome {
     Chosen(Finish),
 }
 
+impl Machine {
+    /// Puts a settings file between those that were known and the kernel command line.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings then; they stay what they were.
+    pub fn add_settings(&mut self, name: &str, content: Vec<u8>) -> Result<(), SettingsErrors> {
+        let sources = self.sources.clone().with_file(name, content);
+        let settings = sources.resolve()?;
+        if let Some(names) = &settings.console
+            && settings.console != self.settings.console
+        {
+            use_chosen_consoles(&self.root, &self.consoles, names, &mut self.warnings);
+        }
+        self.sources = sources;
+        self.settings = settings;
+        Ok(())
+    }
+}
+
 /// Everything that the rescue gets.
 #[derive(Debug)]
 pub struct Machine {
@@ -95,6 +115,8 @@ pub struct Machine {
     pub times: PhaseTimes,
     /// What went wrong on the way and did not stop it.
     pub warnings: Vec<String>,
+    /// The stick the image was started from, once it was found.
+    pub medium: Option<Medium>,
 }
 
 /// Why PID 1 cannot begin.
@@ -121,7 +143,7 @@ pub(crate) enum Stop {
     #[error("cannot read {IMAGE_SETTINGS} in the image: {0}")]
     ImageSettings(io::Error),
     #[error("The settings are wrong, so nothing was done and nothing was written:\n{0}")]
-    Settings(#[from] crate::settings::SettingsErrors),
+    Settings(#[from] SettingsErrors),
 }
 
 /// What goes wrong on the way and does not stop it.
@@ -284,6 +306,7 @@ fn rescue_machine(
         devices,
         times,
         warnings,
+        medium: None,
     };
     match rescue.run(&mut machine) {
         Outcome::Done => Ok(machine.settings.finish),

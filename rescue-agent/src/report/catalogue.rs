@@ -7,6 +7,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -22,6 +23,7 @@ use crate::config::esx_conf::EsxConfError;
 use crate::disk::partition::TableWarning;
 use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
 use crate::fat::{Damage, FatError, ShortName};
+use crate::firmware::Way;
 use crate::host::{SeatError, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
 use crate::init::drivers::sysfs::PciFunction;
@@ -30,16 +32,18 @@ use crate::init::drivers::{Undriven, UndrivenReason};
 use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
+use crate::medium::MediumError;
 use crate::net::addressing::{AddressingError, FixedAddress};
 use crate::net::dns::LookupError;
 use crate::net::post::PostError;
 use crate::net::target::Pin;
 use crate::net::tls::Distrust;
 use crate::net::{self, DeliveryError};
+use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
-use crate::rescue;
+use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
 use crate::verify::Broken;
 
@@ -83,6 +87,10 @@ fn results() -> Vec<String> {
         Sentence::Failed => Sentence::Failed,
         Sentence::NoneFound => Sentence::NoneFound,
         Sentence::BadWish => Sentence::BadWish,
+        Sentence::RepairedBefore => Sentence::RepairedBefore,
+        Sentence::BadSettings => Sentence::BadSettings,
+        Sentence::UnknownSettings => Sentence::UnknownSettings,
+        Sentence::Started => Sentence::Started,
     ]
 }
 
@@ -113,9 +121,57 @@ fn refused_banks() -> Vec<String> {
         BankRefusal::Room(_) => BankRefusal::Room(Refusal::NoSlot.to_string()),
         BankRefusal::StrangeUndo { .. } => BankRefusal::StrangeUndo { name: text(), why: text() },
         BankRefusal::BrokenUndo { .. } => BankRefusal::BrokenUndo { name: text(), why: text() },
+        BankRefusal::Copy { .. } => BankRefusal::copy(&Objection::Damaged {
+            file: text(),
+            place: text(),
+        }),
         BankRefusal::BuildsDiffer => BankRefusal::BuildsDiffer,
         BankRefusal::NoReadableArchive => BankRefusal::NoReadableArchive,
     ]
+}
+
+fn refused_copies() -> Vec<String> {
+    let (file, place) = (text(), text());
+    samples![
+        Objection::SavedSince { .. } => Objection::SavedSince {
+            archive: text(),
+            place: place.clone(),
+        },
+        Objection::Name { .. } => Objection::Name { file: file.clone(), place: place.clone() },
+        Objection::Unreadable { .. } => Objection::Unreadable {
+            file: file.clone(),
+            place: place.clone(),
+            why: text(),
+        },
+        Objection::Damaged { .. } => Objection::Damaged { file: file.clone(), place: place.clone() },
+    ]
+}
+
+fn medium() -> Vec<String> {
+    let mut messages = samples![
+        MediumError::Ambiguous(_) => MediumError::Ambiguous(vec![text(), text()]),
+        MediumError::Read { .. } => MediumError::Read { what: text(), source: failure() },
+        MediumError::File { .. } => MediumError::File { file: text(), why: text() },
+        MediumError::Unsound { .. } => MediumError::Unsound { why: text() },
+        MediumError::Full { .. } => MediumError::Full { needed: 2, free: 1 },
+        MediumError::Prepare(_) => MediumError::Prepare(text()),
+        MediumError::Write(_) => MediumError::Write(failure()),
+        MediumError::Gone => MediumError::Gone,
+        MediumError::Slow(_) => MediumError::Slow(Duration::from_secs(1)),
+        MediumError::Defect => MediumError::Defect,
+    ];
+    messages.extend(samples![
+        MediumWarning::Originals(_) => MediumWarning::Originals(MediumError::Gone),
+        MediumWarning::Note(_) => MediumWarning::Note(MediumError::Gone),
+        MediumWarning::Report(_) => MediumWarning::Report(MediumError::Gone),
+        MediumWarning::Unusable(_) => MediumWarning::Unusable(MediumError::Gone),
+    ]);
+    messages.extend(samples![
+        MediumStop::Unclear(_) => MediumStop::Unclear(MediumError::Gone),
+        MediumStop::Settings(_) => MediumStop::Settings(SettingsErrors(vec![unknown_key()])),
+        MediumStop::Missing(_) => MediumStop::Missing(Duration::from_secs(1)),
+    ]);
+    messages
 }
 
 fn refused_exchanges() -> Vec<String> {
@@ -257,6 +313,7 @@ fn stops() -> Vec<String> {
             selector: text(),
             passed_through: text(),
         }),
+        rescue::Stop::Medium(_) => rescue::Stop::Medium(MediumStop::Missing(Duration::ZERO)),
     ]);
     messages
 }
@@ -442,11 +499,29 @@ fn endings() -> Vec<String> {
     messages
 }
 
+fn ways_back() -> Vec<String> {
+    let (why, first) = (text(), text());
+    let (home, entry, description) = (text(), text(), text());
+    samples![
+        Way::BootNext { .. } => Way::BootNext { home: home.clone(), entry: entry.clone(), description },
+        Way::MadeEntry { .. } => Way::MadeEntry { home, entry },
+        Way::Medium => Way::Medium,
+        Way::MediumInstead { .. } => Way::MediumInstead { why: why.clone() },
+        Way::PullIt { .. } => Way::PullIt { why: why.clone() },
+        Way::MediumFirst { .. } => Way::MediumFirst { why: why.clone(), first: first.clone() },
+        Way::OwnOrder { .. } => Way::OwnOrder { why: why.clone(), first },
+        Way::Unknown { .. } => Way::Unknown { why },
+        Way::Off => Way::Off,
+    ]
+}
+
 fn every_message() -> Vec<String> {
     [
         results(),
         unread(),
         refused_banks(),
+        refused_copies(),
+        medium(),
         refused_exchanges(),
         volumes(),
         archives(),
@@ -462,6 +537,7 @@ fn every_message() -> Vec<String> {
         lookups(),
         distrusts(),
         endings(),
+        ways_back(),
     ]
     .concat()
 }

@@ -1,6 +1,8 @@
 //! The report, to wherever it is wanted. The result is on the screens by now, and nothing here
 //! changes it: a delivery that fails is said and left at that.
 
+use super::look::Seen;
+use super::medium;
 use crate::init::Machine;
 use crate::net;
 use crate::report::{Line, Report, Tone};
@@ -11,7 +13,8 @@ const END_REPORT: &str = "-----END ESXI-RESCUE REPORT-----";
 
 /// Delivers it, the serial consoles last: whoever reads along there knows that all the other
 /// deliveries are over.
-pub(super) fn deliver(machine: &mut Machine, report: &Report) {
+pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
+    medium::deliver(machine, seen, report);
     to_receiver(machine, report);
     to_serial_consoles(machine, report);
 }

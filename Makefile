@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-deep lint demo fuzz clean
+.PHONY: help image test test-boot test-deep lint bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -17,6 +17,12 @@ test:   ## build the image and run all tests, with virtual machines
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast
 
+test-boot: ## run all of the boot matrix: every route, firmware and controller
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test boot_first_light --test boot_devices \
+		--test boot_routes --test boot_controllers --test boot_matrix --test partition_tables -- --nocapture
+
 test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
@@ -28,10 +34,21 @@ lint:   ## format, clippy, and cargo-deny if it is installed
 	@if command -v cargo-deny >/dev/null; then cargo deny check; \
 	else echo 'cargo-deny is not installed: licences, advisories and sources were not checked'; fi
 
+screenshot: ## photograph the screen of a repair in a virtual machine, for the docs
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo run --quiet --locked --release -p esxi-rescue-tests --bin screenshot
+
 demo:   ## watch a repair in a virtual machine: before, the boot, after
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
+
+bench:  ## measure the promised numbers (10 minutes, on a quiet machine) into dist/bench.json
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory image
+	cargo build --quiet --locked --release -p esxi-rescue-tests --bins
+	$(BIN)/bench
 
 fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)
 	scripts/fuzz.sh

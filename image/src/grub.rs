@@ -20,6 +20,9 @@ pub const BIOS_DIR: &str = "/usr/lib/grub/i386-pc";
 /// serves the others.
 pub const BASE_ARGS: &str = "console=tty0 console=ttyS0,115200 loglevel=4 panic=30";
 
+/// Tells the agent that it was started from a stick, which may show up later than the disks.
+const STARTED_FROM_STICK: &str = "rescue_from=usb";
+
 /// Modules of every BIOS image: all that the menu uses, so that no module directory is needed.
 const BIOS_MODULES: &[&str] = &[
     "biosdisk",
@@ -106,13 +109,23 @@ pub fn finder(identity: &str) -> String {
 /// The menu, for a medium whose kernel lies in the directory `files` ("" or with a leading `/`).
 #[must_use]
 pub fn menu(files: &str, network: NetworkPart) -> String {
+    menu_with(files, network, BASE_ARGS)
+}
+
+/// The menu of the stick, where the agent has to wait for settings that GRUB cannot read.
+#[must_use]
+pub fn stick_menu(files: &str, network: NetworkPart) -> String {
+    menu_with(files, network, &format!("{BASE_ARGS} {STARTED_FROM_STICK}"))
+}
+
+fn menu_with(files: &str, network: NetworkPart, base_args: &str) -> String {
     let network = match network {
         NetworkPart::Absent => "absent",
         NetworkPart::IfReporting => "if_reporting",
         NetworkPart::Always => "always",
     };
     include_str!("menu.cfg")
-        .replace("@BASE_ARGS@", BASE_ARGS)
+        .replace("@BASE_ARGS@", base_args)
         .replace("@FILES@", files)
         .replace("@NETWORK@", network)
 }

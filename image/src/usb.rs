@@ -45,7 +45,7 @@ const README: &str = include_str!("usb-readme.txt");
 
 /// The finished image.
 pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
-    let menu = grub::menu("/boot", NetworkPart::Always);
+    let menu = grub::stick_menu("/boot", NetworkPart::Always);
     let settings = settings::template();
     let mut files = parts.medium_files(&menu, NetworkPart::Always);
     files.extend(parts.loader_files());

@@ -12,6 +12,7 @@ use crate::disk::{Access, BlockDevice, FileDevice};
 use crate::fat::FatTime;
 use crate::host::{Host, SeatError};
 use crate::inventory::Inventory;
+use crate::originals::{self, Collection};
 use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
@@ -49,7 +50,9 @@ enum Action {
     )]
     Revert(Revert),
     /// Bring back the original state archives that a repair kept.
-    #[command(after_help = "Example: rescue-agent restore /dev/sda")]
+    #[command(
+        after_help = "Examples:\n  rescue-agent restore /dev/sda\n  rescue-agent restore --originals /media/ESXI_RESCUE/originals /dev/sda"
+    )]
     Restore(Restore),
 }
 
@@ -125,6 +128,10 @@ enum SourceName {
 
 #[derive(Debug, Args)]
 struct Restore {
+    /// Where a bank has lost its STATE.ORG, take the copy from this folder: `originals` of a rescue
+    /// medium, or that of one host in it.
+    #[arg(long, value_name = "DIR")]
+    originals: Option<PathBuf>,
     /// Which banks to restore: all, active (the one that boots next), or partition numbers (5,6).
     #[arg(long, value_name = "BANKS", default_value = "all")]
     banks: BankChoice,
@@ -148,6 +155,10 @@ impl Wish {
         Self(why.to_string()).into()
     }
 }
+
+/// Why nothing is written without a terminal.
+pub(crate) const NOBODY_TO_ASK: &str =
+    "nobody to ask; say --yes to write without a question. Nothing was written.";
 
 /// Runs a command; returns the exit status.
 ///
@@ -223,7 +234,14 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
     let look = Look::at(&args.common, None)?;
-    let plan = plan::restore(&look.inventory, &args.banks);
+    let offers = match &args.originals {
+        None => Vec::new(),
+        Some(folder) => {
+            let collection = Collection::in_folder(folder).map_err(Wish::refused)?;
+            originals::offers(&look.inventory, look.host.as_ref(), &collection)
+        }
+    };
+    let plan = plan::restore(&look.inventory, &args.banks, &offers);
     carry_out(
         Command::Restore,
         &look,
@@ -288,9 +306,7 @@ fn carry_out(
 /// Asks at the terminal. Without one the answer is no, and why.
 fn confirmed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        eprintln!(
-            "rescue-agent: nobody to ask; say --yes to write without a question. Nothing was written."
-        );
+        eprintln!("rescue-agent: {NOBODY_TO_ASK}");
         return Ok(false);
     }
     eprint!("Write this? [y/N] ");

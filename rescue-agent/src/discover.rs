@@ -214,7 +214,8 @@ impl Look<'_> {
                 .ok()
                 .and_then(|configuration| configuration.saved),
         };
-        Ok(UndoContent { sha256, saved })
+        let raw = raw.to_vec();
+        Ok(UndoContent { raw, sha256, saved })
     }
 }
 

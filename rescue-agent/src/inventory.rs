@@ -270,6 +270,8 @@ pub struct UndoCopy {
 /// What is known of an undo copy that can be restored.
 #[derive(Debug, Clone)]
 pub struct UndoContent {
+    /// Its bytes.
+    pub raw: Vec<u8>,
     /// SHA-256 of its bytes, hex.
     pub sha256: String,
     /// When ESXi saved it.

@@ -12,7 +12,7 @@
 //! [`medium`] is the stick the image was started from: settings from it, reports to it.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
-//! ([`init`]).
+//! ([`init`]). [`net`] sends the report then, if somebody wants it.
 
 pub mod archive;
 pub mod bank;
@@ -28,6 +28,8 @@ pub mod init;
 pub mod inventory;
 pub mod logging;
 pub mod medium;
+pub mod net;
+pub mod originals;
 pub mod parallel;
 pub mod plan;
 pub mod policy;

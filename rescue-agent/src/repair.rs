@@ -15,7 +15,7 @@ use crate::disk::BlockDevice;
 use crate::fat::FatTime;
 use crate::fat::exchange::{self, ExchangeError, InForce, Refusal};
 use crate::inventory::{Bank, Disk, Inventory};
-use crate::plan::{Action, BankPlan, Plan};
+use crate::plan::{Action, BankPlan, FileRestore, Plan, RestoreFrom};
 
 /// How disks are opened for writing; a parameter so that tests can put devices of their own in.
 pub type OpenWritable<'o> = &'o dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>>;
@@ -291,7 +291,7 @@ impl Work<'_> {
                 for (earlier, restore) in restores.iter().enumerate() {
                     let file = restore.name.to_string();
                     self.intend(&file, &restore.before, &restore.after);
-                    match exchange::restore(device, self.bank.region, restore.name, self.now) {
+                    match self.restored(device, restore) {
                         // Settling may have restored it already.
                         Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
                         Err(error) if earlier > 0 => {
@@ -304,6 +304,22 @@ impl Work<'_> {
                     self.done(file);
                 }
                 Ok(Outcome::Restored)
+            }
+        }
+    }
+
+    fn restored(
+        &self,
+        device: &dyn BlockDevice,
+        restore: &FileRestore,
+    ) -> Result<(), ExchangeError> {
+        let (region, name) = (self.bank.region, restore.name);
+        match &restore.from {
+            RestoreFrom::UndoCopy => exchange::restore(device, region, name, self.now),
+            RestoreFrom::Copy { bytes, .. } => {
+                let in_place = self.bank.archives[restore.archive].raw.as_deref();
+                let repaired = in_place.unwrap_or_default();
+                exchange::put_back(device, region, name, repaired, bytes, self.now)
             }
         }
     }

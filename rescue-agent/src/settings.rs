@@ -16,6 +16,8 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::net::addressing::Addressing;
+use crate::net::target::{Pin, Target};
 use crate::policy::{BankChoice, Selection};
 use toml::de::{DeTable, DeValue};
 
@@ -88,6 +90,10 @@ pub enum Key {
     Finish,
     /// `report`
     Report,
+    /// `report_pin`
+    ReportPin,
+    /// `network`
+    Network,
     /// `console`
     Console,
     /// `bootnext`
@@ -96,7 +102,7 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order in which they are shown.
-    pub const ALL: [Key; 9] = [
+    pub const ALL: [Key; 11] = [
         Key::Mode,
         Key::Devices,
         Key::Banks,
@@ -104,6 +110,8 @@ impl Key {
         Key::Wait,
         Key::Finish,
         Key::Report,
+        Key::ReportPin,
+        Key::Network,
         Key::Console,
         Key::BootNext,
     ];
@@ -119,6 +127,8 @@ impl Key {
             Key::Wait => "wait",
             Key::Finish => "finish",
             Key::Report => "report",
+            Key::ReportPin => "report_pin",
+            Key::Network => "network",
             Key::Console => "console",
             Key::BootNext => "bootnext",
         }
@@ -135,7 +145,15 @@ impl Key {
             Key::Banks => "all, active, or partition numbers such as 5,6",
             Key::Countdown | Key::Wait => "a whole number of seconds from 0 to 86400",
             Key::Finish => "reboot, poweroff, stay",
-            Key::Report => "a URL that starts with http:// or https://, or nothing",
+            Key::Report => {
+                "a URL that starts with http:// or https://, with a name or an IPv4 address, without user and password, or nothing"
+            }
+            Key::ReportPin => {
+                "the SHA-256 of the receiver's certificate in 64 hex digits, or nothing"
+            }
+            Key::Network => {
+                "dhcp, or an address as the kernel's ip= has it: ADDRESS::GATEWAY:NETMASK::INTERFACE:none:NAMESERVER"
+            }
             Key::Console => {
                 "up to 8 comma-separated names of terminals, such as tty0,ttyS1, or nothing"
             }
@@ -249,6 +267,14 @@ pub enum SettingsError {
         /// The value that was found, shortened.
         value: String,
     },
+    /// A pin and a URL where nobody shows a certificate.
+    #[error(
+        "{place}: report_pin is set, but report begins with http://, where the receiver shows no certificate; use https:// or take report_pin away"
+    )]
+    PinWithoutTls {
+        /// Where the pin was set.
+        place: Place,
+    },
     /// The value has a TOML type that no setting has.
     #[error("{place}: {key} is {found}, not a string or whole number; allowed: {}", key.allowed())]
     WrongType {
@@ -290,8 +316,12 @@ pub struct Settings {
     pub wait: Duration,
     /// What the machine does afterwards.
     pub finish: Finish,
-    /// Where the report is sent, if anywhere: a URL.
-    pub report: Option<String>,
+    /// Where the report is sent, if anywhere.
+    pub report: Option<Target>,
+    /// The certificate that the receiver of the report must show, if it is pinned.
+    pub report_pin: Option<Pin>,
+    /// How the machine gets an address, if a report is sent.
+    pub network: Addressing,
     /// The terminals to use in place of those the machine names: comma-separated names.
     pub console: Option<String>,
     /// What is done about the firmware's next start.
@@ -309,6 +339,8 @@ impl Default for Settings {
             wait: Duration::from_secs(30),
             finish: Finish::Reboot,
             report: None,
+            report_pin: None,
+            network: Addressing::default(),
             console: None,
             bootnext: BootNext::Auto,
             places: BTreeMap::new(),
@@ -351,7 +383,15 @@ impl Settings {
                 Finish::Stay => "stay",
             }
             .to_owned(),
-            Key::Report => self.report.clone().unwrap_or_default(),
+            Key::Report => self
+                .report
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            Key::ReportPin => self
+                .report_pin
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            Key::Network => self.network.to_string(),
             Key::Console => self.console.clone().unwrap_or_default(),
             Key::BootNext => match self.bootnext {
                 BootNext::Auto => "auto",
@@ -359,6 +399,31 @@ impl Settings {
                 BootNext::Create => "create",
             }
             .to_owned(),
+        }
+    }
+
+    /// [`Settings::value`] for reports: without what may be a key to the receiver.
+    #[must_use]
+    pub fn shown_value(&self, key: Key) -> String {
+        match (key, &self.report) {
+            (Key::Report, Some(target)) => target.without_query(),
+            _ => self.value(key),
+        }
+    }
+
+    /// What single values do not show to be wrong.
+    fn contradictions(&self) -> Vec<SettingsError> {
+        let open = self
+            .report
+            .as_ref()
+            .is_some_and(|target| !target.is_https());
+        match self.place(Key::ReportPin) {
+            Some(place) if open && self.report_pin.is_some() => {
+                vec![SettingsError::PinWithoutTls {
+                    place: place.clone(),
+                }]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -399,7 +464,9 @@ impl Settings {
                     _ => return None,
                 }
             }
-            Key::Report => self.report = url(value)?,
+            Key::Report => self.report = unless_empty(value, |text| text.parse().ok())?,
+            Key::ReportPin => self.report_pin = unless_empty(value, Pin::parse)?,
+            Key::Network => self.network = value.trim().parse().ok()?,
             Key::Console => self.console = terminals(value)?,
             Key::BootNext => {
                 self.bootnext = match value {
@@ -421,17 +488,12 @@ fn seconds(value: &str) -> Option<Duration> {
     (number <= MAX_SECONDS).then(|| Duration::from_secs(number))
 }
 
-/// Nothing, or something with a host in it after a scheme that reports can be sent by.
-fn url(value: &str) -> Option<Option<String>> {
+/// Nothing, or what `parse` makes of something.
+fn unless_empty<T>(value: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     if value.is_empty() {
         return Some(None);
     }
-    let rest = ["http://", "https://"]
-        .iter()
-        .find_map(|scheme| value.strip_prefix(scheme))?;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let usable = !host.is_empty() && !value.contains(char::is_whitespace);
-    usable.then(|| Some(value.to_owned()))
+    parse(value).map(Some)
 }
 
 /// Nothing, or names of terminals. They become paths under `/dev`, so that only letters and
@@ -499,6 +561,7 @@ impl SettingsSources {
             apply_file(&mut settings, file, &mut errors);
         }
         apply_command_line(&mut settings, &self.command_line, &mut errors);
+        errors.extend(settings.contradictions());
         if errors.is_empty() {
             Ok(settings)
         } else {
@@ -708,13 +771,24 @@ mod tests {
         errors.iter().map(ToString::to_string).collect()
     }
 
+    const PINNED_HTTP: &str = "report = 'http://a/'\nreport_pin = '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef'";
+
+    #[test]
+    fn what_a_report_shows_of_its_target_is_no_key_to_it() {
+        let settings = from_command_line("rescue.report=https://a.b/in?token=1").unwrap();
+        assert_eq!(settings.shown_value(Key::Report), "https://a.b/in?…");
+        assert_eq!(settings.shown_value(Key::Network), "dhcp");
+    }
+
     #[test]
     fn built_in_values_are_the_documented_ones() {
         let settings = from_command_line("").unwrap();
         let shown: Vec<String> = Key::ALL.map(|key| settings.value(key)).to_vec();
         assert_eq!(
             shown,
-            ["auto", "auto", "all", "10", "30", "reboot", "", "", "auto"]
+            [
+                "auto", "auto", "all", "10", "30", "reboot", "", "", "dhcp", "", "auto"
+            ]
         );
         assert!(
             Key::ALL
@@ -725,7 +799,8 @@ mod tests {
 
     #[test]
     fn each_key_takes_its_values_from_either_source() {
-        let cases: [(Key, &str); 19] = [
+        let pin = "0123456789abcdef".repeat(4);
+        let cases: [(Key, &str); 23] = [
             (Key::Mode, "auto"),
             (Key::Mode, "inspect"),
             (Key::Mode, "restore"),
@@ -740,6 +815,13 @@ mod tests {
             (Key::Finish, "stay"),
             (Key::Report, "https://10.0.0.1:8443/reports?rack=4"),
             (Key::Report, ""),
+            (Key::ReportPin, &pin),
+            (Key::ReportPin, ""),
+            (Key::Network, "dhcp"),
+            (
+                Key::Network,
+                "10.0.0.2::10.0.0.1:255.255.255.0::eth0:none:10.0.0.53",
+            ),
             (Key::Console, "tty0,ttyS1"),
             (Key::Console, ""),
             (Key::BootNext, "auto"),
@@ -786,14 +868,14 @@ mod tests {
 
     #[test]
     fn bad_settings_name_source_line_key_value_and_what_is_allowed() {
-        let cases: [(&str, &str); 22] = [
+        let cases: [(&str, &str); 27] = [
             (
                 "mode = 'automatic'",
                 "rescue.toml, line 1: mode = \"automatic\": not possible; allowed: auto, inspect, restore",
             ),
             (
                 "\n\nmod = 'auto'",
-                "rescue.toml, line 3: unknown setting \"mod\"; the settings are mode, devices, banks, countdown, wait, finish, report, console",
+                "rescue.toml, line 3: unknown setting \"mod\"; the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console, bootnext",
             ),
             (
                 "Mode = 'auto'",
@@ -820,6 +902,20 @@ mod tests {
             ("report = 'ftp://x'", "report = \"ftp://x\""),
             ("report = 'http:///x'", "report = \"http:///x\""),
             ("report = 'http://a b'", "report = \"http://a b\""),
+            (
+                "report = 'http://me:secret@host/'",
+                "without user and password",
+            ),
+            ("report_pin = 'abcd'", "report_pin = \"abcd\""),
+            ("network = 'eth0:dhcp'", "network = \"eth0:dhcp\""),
+            (
+                "network = '10.0.0.1::10.9.0.1:255.255.255.0'",
+                "allowed: dhcp, or an address",
+            ),
+            (
+                PINNED_HTTP,
+                "rescue.toml, line 2: report_pin is set, but report begins with http://",
+            ),
             ("console = '../sda'", "console = \"../sda\""),
             ("console = 'tty0,'", "console = \"tty0,\""),
             ("devices = \"all\\u001b[2J\"", "devices = \"all\\u{1b}[2J\""),

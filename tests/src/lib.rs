@@ -7,10 +7,12 @@
 pub mod agent;
 pub mod artefacts;
 pub mod bench;
+pub mod boots;
 pub mod esxi;
 pub mod judge;
 pub mod machine;
 pub mod power;
+pub mod receiver;
 pub mod server;
 pub mod sparse;
 pub mod sysfs;

@@ -19,13 +19,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
     ("cmp", "diffutils"),
     ("cp", "coreutils"),
+    ("cpio", "cpio"),
+    ("curl", "curl"),
     ("dd", "coreutils"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
+    ("file", "file"),
     ("fsck.fat", "dosfstools"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
     ("ld", "binutils"),
+    ("jq", "jq"),
     ("mattrib", "mtools"),
     ("mcopy", "mtools"),
     ("mdel", "mtools"),
@@ -34,6 +38,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mmd", "mtools"),
     ("mren", "mtools"),
     ("mtype", "mtools"),
+    ("openssl", "openssl"),
     ("python3", "python3, python3-cryptography"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),
@@ -43,6 +48,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("tar", "tar"),
     ("xorriso", "xorriso"),
+    ("zstd", "zstd"),
 ];
 
 /// Folders searched after `PATH`: an unprivileged user's `PATH` lacks those of gdisk and dosfstools.

@@ -51,6 +51,7 @@ fn cases() -> Vec<Case> {
             (None, Task::Replace(new.clone())),
             (Some(2000), Task::Replace(new.clone())),
             (Some(2000), Task::Restore),
+            (None, Task::PutBack(new.clone())),
         ] {
             let name = format!("{} {slots:?} undo {undo:?}", name_of(&task));
             cases.push(Case::new(name, &bank(slots, undo), task).unwrap());
@@ -63,6 +64,7 @@ fn name_of(task: &Task) -> &'static str {
     match task {
         Task::Replace(_) => "replace",
         Task::Restore => "restore",
+        Task::PutBack(_) => "put back",
     }
 }
 

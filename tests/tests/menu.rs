@@ -109,12 +109,12 @@ fn photograph(running: &mut Running, name: &str) -> Result<()> {
 fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
     let scene = Scene::new()?;
     let judge = scene.judge()?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=30"])?)?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=12"])?)?;
     person.on(COUNTDOWN, " ")?;
     // The details, page by page and back, and then the first entry by arrows and Enter.
     person.on(MENU, "d")?;
     person.on("q: menu.", "q")?;
-    person.on(MENU, "\x1b[B\x1b[B\x1b[A\x1b[A\r")?;
+    person.on(MENU, "\x1b[B\x1b[H\x1b[B\x1b[A\r")?;
     person.on("Restarting in", "")?;
     let finished = person.finish()?;
     expect(&finished, Ending::Rebooted, "reverted")?;
@@ -125,7 +125,7 @@ fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
 fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
     let scene = Scene::new()?;
     let judge = scene.judge()?;
-    let mut running = scene.machine(&["countdown=30"])?.start()?;
+    let mut running = scene.machine(&["countdown=12"])?.start()?;
     running.wait_for(COUNTDOWN)?;
     photograph(&mut running, "plan")?;
     running.press("ret")?;
@@ -193,7 +193,7 @@ fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
 fn power_off_from_the_menu_writes_nothing() -> Result<()> {
     let scene = Scene::new()?;
     let judge = scene.judge()?;
-    let mut running = scene.machine(&["countdown=30"])?.start()?;
+    let mut running = scene.machine(&["countdown=12"])?.start()?;
     running.wait_for(COUNTDOWN)?;
     running.press("esc")?;
     running.wait_for(MENU)?;

@@ -111,6 +111,7 @@ impl Plan {
                 Task::Replace(content::gzip(*after, !furnishing.seed))
             }
             TaskKind::Restore => Task::Restore,
+            TaskKind::PutBack => Task::PutBack(content::gzip(*after, !furnishing.seed)),
         };
         let name = format!("{shape}, {kind:?}, {furnishing:?} to {after}");
         Case::new(name, &bank, task)
@@ -133,7 +134,7 @@ fn broad_plans() -> Vec<Plan> {
                         .needs_undo()
                         .then_some(lengths[(turn + 1) % lengths.len()].0),
                     slots,
-                    space: spaces[(turn + turn / 6) % 2],
+                    space: spaces[(turn + turn / 8) % 2],
                     seed: turn as u64,
                 };
                 plans.push(Plan {
@@ -188,19 +189,25 @@ fn deep_plans() -> Vec<Plan> {
     plans
 }
 
-const TASKS: [TaskKind; 3] = [TaskKind::First, TaskKind::Later, TaskKind::Restore];
+const TASKS: [TaskKind; 4] = [
+    TaskKind::First,
+    TaskKind::Later,
+    TaskKind::Restore,
+    TaskKind::PutBack,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TaskKind {
     First,
     Later,
     Restore,
+    PutBack,
 }
 
 impl TaskKind {
     /// Whether an earlier repair left its undo copy.
     fn needs_undo(self) -> bool {
-        self != Self::First
+        matches!(self, Self::Later | Self::Restore)
     }
 }
 
@@ -313,6 +320,7 @@ fn a_missing_barrier_is_noticed() {
         (TaskKind::First, Slots::OtherSector),
         (TaskKind::Later, Slots::SameSector),
         (TaskKind::Restore, Slots::SameSector),
+        (TaskKind::PutBack, Slots::SameSector),
     ] {
         let plan = Plan {
             shape: small(12, 2),
@@ -342,7 +350,7 @@ fn a_missing_barrier_is_noticed() {
         let guards: &[usize] = match (kind, slots) {
             (TaskKind::First, Slots::SameSector) => &[2],
             (TaskKind::First, _) => &[3],
-            (TaskKind::Later, _) => &[2, 3],
+            (TaskKind::Later | TaskKind::PutBack, _) => &[2, 3],
             (TaskKind::Restore, _) => &[0],
         };
         for guard in guards {

@@ -23,6 +23,9 @@ const LOADER: &str = "\\EFI\\BOOT\\BOOTX64.EFI";
 /// A system UUID in which every byte is another one, so that no order of bytes can be mistaken.
 const UUID: &str = "12345678-9abc-def0-0fed-cba987654321";
 
+/// What the rescue says last.
+const RESULT: &str = "esxi-rescue: result=";
+
 /// A machine of UEFI with an ESXi disk, and a CD or stick that the firmware prefers.
 struct Uefi {
     folder: tempfile::TempDir,
@@ -115,11 +118,25 @@ fn disk(id: &str, image: &Path, port: usize, order: usize) -> [String; 4] {
     ]
 }
 
-fn ended(finished: &Finished, ending: Ending, restarts: usize) -> Result<()> {
-    let found = (finished.ending, finished.restarts);
+/// It ended so, and the rescue had run once by then.
+fn ended(finished: &Finished, ending: Ending) -> Result<()> {
+    let runs = finished.serial.matches(RESULT).count();
+    let found = (finished.ending, runs);
     ensure!(
-        found == (ending, restarts),
+        found == (ending, 1),
         "it ended by {found:?}:\n{}",
+        tail(&finished.serial)
+    );
+    Ok(())
+}
+
+/// It started the local disk, and not the rescue before.
+fn straight_to_the_disk(finished: &Finished) -> Result<()> {
+    let rescued = finished.serial.contains(RESULT);
+    ensure!(
+        finished.ending == Ending::SwitchedOff && !rescued,
+        "it ended by {:?}:\n{}",
+        finished.ending,
         tail(&finished.serial)
     );
     Ok(())
@@ -151,7 +168,7 @@ fn comes_back_by_uefi(firmware: Firmware) -> Result<()> {
     let judge = uefi.judge()?;
     let machine = uefi.machine(&["countdown=0"])?.restarts();
     let finished = machine.start()?.finish()?;
-    ended(&finished, Ending::SwitchedOff, 1)?;
+    ended(&finished, Ending::SwitchedOff)?;
     repaired_and_started(&judge, &uefi.evidence)?;
     ensure!(finished.result()? == "reverted");
     ensure!(way_back(&finished)?["by"] == "boot-next");
@@ -159,7 +176,7 @@ fn comes_back_by_uefi(firmware: Firmware) -> Result<()> {
     // The medium is still there and still comes first.
     let judge = uefi.judge()?;
     let finished = machine.start()?.finish()?;
-    ended(&finished, Ending::SwitchedOff, 1)?;
+    ended(&finished, Ending::SwitchedOff)?;
     unchanged_and_started(&judge, &uefi.evidence)?;
     ensure!(finished.result()? == "clean");
     Ok(())
@@ -181,7 +198,7 @@ fn boot_next_is_set_to_the_disks_own_entry_and_honoured() -> Result<()> {
     uefi.add_entry()?;
     let machine = uefi.machine(&["countdown=0"])?;
     let finished = machine.run()?;
-    ended(&finished, Ending::Rebooted, 0)?;
+    ended(&finished, Ending::Rebooted)?;
     let variables = uefi.variables()?;
     ensure!(variables["next"] == ESXI_ENTRY, "{variables}");
     ensure!(way_back(&finished)?["entry"] == ESXI_ENTRY);
@@ -189,7 +206,7 @@ fn boot_next_is_set_to_the_disks_own_entry_and_honoured() -> Result<()> {
 
     // The second half of the same restart.
     let finished = machine.start()?.finish()?;
-    ended(&finished, Ending::SwitchedOff, 0)?;
+    straight_to_the_disk(&finished)?;
     ensure!(uefi.evidence.starts()? == 1, "{}", tail(&finished.serial));
     ensure!(uefi.variables()?["next"].is_null(), "it is for one start");
     Ok(())
@@ -199,7 +216,7 @@ fn boot_next_is_set_to_the_disks_own_entry_and_honoured() -> Result<()> {
 fn without_an_entry_nothing_is_set_unless_one_is_asked_for() -> Result<()> {
     let uefi = Uefi::new(Firmware::Uefi)?;
     let finished = uefi.machine(&["countdown=0"])?.run()?;
-    ended(&finished, Ending::Rebooted, 0)?;
+    ended(&finished, Ending::Rebooted)?;
     let before = uefi.variables()?;
     ensure!(before["next"].is_null(), "{before}");
     let way = way_back(&finished)?;
@@ -211,7 +228,7 @@ fn without_an_entry_nothing_is_set_unless_one_is_asked_for() -> Result<()> {
     let judge = uefi.judge()?;
     let machine = uefi.machine(&["countdown=0", "bootnext=create"])?;
     let finished = machine.run()?;
-    ended(&finished, Ending::Rebooted, 0)?;
+    ended(&finished, Ending::Rebooted)?;
     ensure!(finished.result()? == "clean");
     judge.nothing_changed()?;
     let after = uefi.variables()?;
@@ -231,7 +248,7 @@ fn without_an_entry_nothing_is_set_unless_one_is_asked_for() -> Result<()> {
     ensure!(order(&after) == expected, "{after}");
 
     let finished = machine.start()?.finish()?;
-    ended(&finished, Ending::SwitchedOff, 0)?;
+    straight_to_the_disk(&finished)?;
     unchanged_and_started(&judge, &uefi.evidence)
 }
 
@@ -240,7 +257,7 @@ fn switched_off_by_setting_nothing_is_set() -> Result<()> {
     let uefi = Uefi::new(Firmware::Uefi)?;
     uefi.add_entry()?;
     let finished = uefi.machine(&["countdown=0", "bootnext=off"])?.run()?;
-    ended(&finished, Ending::Rebooted, 0)?;
+    ended(&finished, Ending::Rebooted)?;
     ensure!(finished.result()? == "reverted");
     let variables = uefi.variables()?;
     ensure!(variables["next"].is_null(), "{variables}");
@@ -325,7 +342,7 @@ impl Stick {
         let machine = self.machine(firmware).restarts();
         let [judge, other] = self.judges()?;
         let finished = machine.start()?.finish()?;
-        ended(&finished, Ending::SwitchedOff, 1)?;
+        ended(&finished, Ending::SwitchedOff)?;
         repaired_and_started(&judge, &self.evidence)?;
         other.nothing_changed()?;
         ensure!(finished.result()? == "reverted");
@@ -337,7 +354,7 @@ impl Stick {
 
         let [judge, _] = self.judges()?;
         let finished = machine.start()?.finish()?;
-        ended(&finished, Ending::SwitchedOff, 1)?;
+        ended(&finished, Ending::SwitchedOff)?;
         unchanged_and_started(&judge, &self.evidence)?;
         other.nothing_changed()?;
         ensure!(finished.result()? == "clean");
@@ -361,7 +378,7 @@ fn by_uefi_without_an_entry_the_stick_hands_over_to_the_repaired_disk() -> Resul
 fn by_bios_the_stick_remembers_before_the_machine_restarts() -> Result<()> {
     let stick = Stick::new(&EsxiDisk::v67(), local_boot::for_bios)?;
     let finished = stick.machine(Firmware::Bios).run()?;
-    ended(&finished, Ending::Rebooted, 0)?;
+    ended(&finished, Ending::Rebooted)?;
     ensure!(stick.remembered()?.contains("\nhandover=1\n"));
     ensure!(stick.evidence.starts()? == 0);
     Ok(())

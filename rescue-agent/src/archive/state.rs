@@ -13,6 +13,8 @@
 //! An archive holds private keys and password hashes: nothing here shows or keeps member contents
 //! beyond the lines that name devices.
 
+use std::thread;
+
 use thiserror::Error;
 
 use super::envelope::{Envelope, EnvelopeError};
@@ -25,6 +27,10 @@ use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
 pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
+
+/// Size of a `local.tgz` up to which it is proven while the layers around it are made, which needs
+/// the unpacked configuration for longer.
+const PROVEN_ASIDE_BYTES_MAX: usize = 16 << 20;
 
 /// The outermost layer, in messages.
 const OUTER: &str = "the archive";
@@ -318,18 +324,20 @@ impl StateArchive {
     /// # Errors
     /// [`ArchiveError`] when a layer cannot be made, or the proof fails.
     pub fn pack(self) -> Result<Vec<u8>, ArchiveError> {
-        let local = deflated(&self.etc, LOCAL)?;
-        // It is the largest part, and not needed any more.
-        drop(self.etc);
-        match self.wrapping {
-            Wrapping::Bare => Ok(local),
-            Wrapping::Nested { outer, member } => pack_outer(&outer, &member, LOCAL, &local),
-            Wrapping::Sealed { outer, member, key } => {
-                // Sealing opens the result and compares.
-                let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(&key, &local)?;
-                pack_outer(&outer, &member, SEALED, &sealed)
-            }
+        let Self { wrapping, etc, .. } = self;
+        let local = gzip::deflate(&etc).map_err(in_gzip(LOCAL))?;
+        if local.len() > PROVEN_ASIDE_BYTES_MAX {
+            prove(&local, &etc, LOCAL)?;
+            drop(etc);
+            return wrapping.around(local);
         }
+        thread::scope(|scope| {
+            let copy = local.clone();
+            let proof = scope.spawn(move || prove(&copy, &etc, LOCAL));
+            let packed = wrapping.around(local);
+            let failed = Err(ArchiveError::NotAsMeant("the proof came to no end"));
+            proof.join().unwrap_or(failed).and(packed)
+        })
     }
 
     /// Bytes of memory that its layers take.
@@ -346,11 +354,25 @@ impl StateArchive {
     }
 }
 
-/// Compresses a layer, and proves that it opens to the same.
-fn deflated(content: &[u8], layer: &'static str) -> Result<Vec<u8>, ArchiveError> {
-    let packed = gzip::deflate(content).map_err(in_gzip(layer))?;
-    match gzip::inflates_to(&packed, content).map_err(in_gzip(layer))? {
-        true => Ok(packed),
+impl Wrapping {
+    /// The file around a new `local.tgz`.
+    fn around(self, local: Vec<u8>) -> Result<Vec<u8>, ArchiveError> {
+        match self {
+            Self::Bare => Ok(local),
+            Self::Nested { outer, member } => pack_outer(&outer, &member, LOCAL, &local),
+            Self::Sealed { outer, member, key } => {
+                // Sealing opens the result and compares.
+                let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(&key, &local)?;
+                pack_outer(&outer, &member, SEALED, &sealed)
+            }
+        }
+    }
+}
+
+/// Proves that a compressed layer opens to its content.
+fn prove(packed: &[u8], content: &[u8], layer: &'static str) -> Result<(), ArchiveError> {
+    match gzip::inflates_to(packed, content).map_err(in_gzip(layer))? {
+        true => Ok(()),
         false => Err(ArchiveError::NotAsMeant("a layer's content differs")),
     }
 }
@@ -370,7 +392,9 @@ fn pack_outer(
     if found.path != old_member.path || around(&new, &found) != around(old, old_member) {
         return Err(ArchiveError::NotAsMeant("its outer members differ"));
     }
-    deflated(&new, OUTER)
+    let raw = gzip::deflate(&new).map_err(in_gzip(OUTER))?;
+    prove(&raw, &new, OUTER)?;
+    Ok(raw)
 }
 
 /// What stands before a member's header and behind its content.

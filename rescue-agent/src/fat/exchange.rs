@@ -22,6 +22,9 @@
 //! Restoring is the same exchange backwards: the archive's entry takes back everything the undo
 //! copy kept, whose slot becomes the marker until the repaired chain is freed.
 //!
+//! An original that was kept elsewhere than in the bank (on the rescue medium) is put back by the same
+//! exchange, in the variety that keeps nothing: what it replaces is freed, as by a later repair.
+//!
 //! What a cut run left is recognised by the marker, or by archive and undo copy naming one chain.
 //! Only then are lost clusters freed and unequal tables made equal, and only where no file owns
 //! the cluster; otherwise a volume with unequal tables is damaged and refused.
@@ -313,6 +316,43 @@ pub fn replace(
     new: &[u8],
     at: FatTime,
 ) -> Result<Exchanged, ExchangeError> {
+    exchange(device, region, archive, (old, new), at, Replaced::Kept)
+}
+
+/// Replaces the content of `archive`, which must be `repaired`, by an original that was kept
+/// elsewhere, and proves it. As after [`restore`], the bank has no undo copy then.
+///
+/// # Errors
+/// As [`replace`].
+pub fn put_back(
+    device: &dyn BlockDevice,
+    region: Region,
+    archive: ShortName,
+    repaired: &[u8],
+    original: &[u8],
+    at: FatTime,
+) -> Result<(), ExchangeError> {
+    let contents = (repaired, original);
+    exchange(device, region, archive, contents, at, Replaced::Freed).map(|_| ())
+}
+
+/// What becomes of the content that is replaced, where there is no undo copy yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Replaced {
+    /// It becomes the undo copy.
+    Kept,
+    /// Nobody needs it any more.
+    Freed,
+}
+
+fn exchange(
+    device: &dyn BlockDevice,
+    region: Region,
+    archive: ShortName,
+    (old, new): (&[u8], &[u8]),
+    at: FatTime,
+    replaced: Replaced,
+) -> Result<Exchanged, ExchangeError> {
     let names = Names::of(archive);
     let mut work = Work::open(device, region)?;
     if old.is_empty() || new.is_empty() {
@@ -336,10 +376,9 @@ pub fn replace(
     let size = u32::try_from(new.len()).unwrap_or(0);
     let committed = (ready.slot, ready.entry.naming(first, size).stamped(at));
     let undo = (ready.marker_slot, ready.entry.renamed(names.undo));
-    let commit: &[&[(usize, Entry)]] = match (
-        ready.has_undo,
-        work.same_atom(ready.slot, ready.marker_slot),
-    ) {
+    let frees = ready.has_undo || replaced == Replaced::Freed;
+    let commit: &[&[(usize, Entry)]] = match (frees, work.same_atom(ready.slot, ready.marker_slot))
+    {
         (true, _) => &[&[committed]],
         (false, true) => &[&[committed, undo]],
         (false, false) => &[&[undo], &[committed]],
@@ -353,16 +392,14 @@ pub fn replace(
             failed(Stage::Commit, in_force)(error)
         })?;
     }
-    if ready.has_undo {
+    if frees {
         work.release(&ready.old_chain)
             .map_err(failed(Stage::Release, InForce::New))?;
         work.remove_marker(names)
             .map_err(failed(Stage::Cleanup, InForce::New))?;
     }
     verify(device, region, archive, new).map_err(failed(Stage::Verify, InForce::New))?;
-    Ok(Exchanged {
-        made_undo: !ready.has_undo,
-    })
+    Ok(Exchanged { made_undo: !frees })
 }
 
 /// Gives `archive` back the content, times and attributes its undo copy kept, removes the undo

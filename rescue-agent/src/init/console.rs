@@ -225,8 +225,13 @@ impl Consoles {
     /// programs, which would push what a person reads off a screen.
     pub fn serial_line(&self, text: &str) {
         let mut inner = self.lock();
+        let after_status = inner.status_width > 0;
         inner.status("");
         inner.picture_height = None;
+        if after_status {
+            // Programs read lines: what was rewritten in place must not be part of theirs.
+            inner.write_where("\r\n", |name| !is_screen(name));
+        }
         inner.write_where(&format!("{}\r\n", text.replace('\n', "\r\n")), |name| {
             !is_screen(name)
         });
@@ -593,6 +598,7 @@ mod tests {
     use nix::pty::openpty;
 
     use super::*;
+    use crate::report::Tone;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -640,6 +646,47 @@ mod tests {
         assert_eq!(read_length(&left, expected.len()), expected);
         assert_eq!(read_length(&right, expected.len()), expected);
         assert_eq!(consoles.transcript(), "one\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_picture_is_redrawn_on_a_screen_and_a_serial_line_gets_plain_text() {
+        let (screen, screen_tty) = terminal();
+        let (line, line_tty) = terminal();
+        let consoles = Consoles::from_files(vec![
+            ("tty0".into(), screen_tty),
+            ("ttyS0".into(), line_tty),
+        ]);
+        let [a, b] = ["a", "b"].map(Line::plain);
+        let c = Line::new(Tone::Good, "c");
+        consoles.picture(&[a.clone(), b], "one", OnSerial::Again);
+        consoles.picture(&[a.clone(), c.clone()], "two", OnSerial::StatusOnly);
+        consoles.picture(std::slice::from_ref(&c), "", OnSerial::StatusOnly);
+        consoles.line("said");
+        consoles.picture(&[c], "", OnSerial::StatusOnly);
+        let green = "\x1b[32mc\x1b[0m";
+        let expected = format!(
+            "a\r\nb\r\n\rone\r   \r\x1b[2Aa\x1b[K\r\n{green}\x1b[K\r\n\rtwo\r   \r{green}\r\nsaid\r\n{green}\r\n"
+        );
+        assert_eq!(read_length(&screen, expected.len()), expected);
+        let expected = "a\r\nb\r\n\rone\r   \r\rtwo\r   \rc\r\nsaid\r\nc\r\n";
+        assert_eq!(read_length(&line, expected.len()), expected);
+        assert_eq!(consoles.transcript(), "said\n");
+    }
+
+    #[test]
+    fn colours_and_clearing_are_for_screens_only() {
+        let (screen, screen_tty) = terminal();
+        let (line, line_tty) = terminal();
+        let consoles =
+            Consoles::from_files(vec![("tty1".into(), screen_tty), ("hvc0".into(), line_tty)]);
+        consoles.begin_page();
+        consoles.show(&Line::new(Tone::Bad, "FAILED   it"));
+        consoles.note("only noted");
+        let expected = "\x1b[0m\x1b[H\x1b[2J\x1b[36mFAILED   \x1b[0m\x1b[1;31mit\x1b[0m\r\n";
+        assert_eq!(read_length(&screen, expected.len()), expected);
+        let expected = "\r\nFAILED   it\r\n";
+        assert_eq!(read_length(&line, expected.len()), expected);
+        assert_eq!(consoles.transcript(), "FAILED   it\nonly noted\n");
     }
 
     #[test]

@@ -4,8 +4,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::reboot::{RebootMode, reboot, set_cad_enabled};
 use nix::unistd::sync;
+
+use thiserror::Error;
 
 use super::console::Consoles;
 use crate::settings::Finish;
@@ -16,6 +19,15 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a machine that will not stop is looked after.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// What does not do at the end what it is told.
+#[derive(Debug, Error)]
+pub(crate) enum Stuck {
+    #[error("The machine did not stop by itself ({0}). Everything is written: switch it off.")]
+    Machine(Errno),
+    #[error("A disk does not answer any more; going on without it.")]
+    Disk,
+}
 
 /// Does what `how` says. Does not come back.
 pub fn finish(consoles: &Consoles, how: Finish) -> ! {
@@ -45,9 +57,7 @@ fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
     sync_patiently(consoles);
     consoles.drain(DRAIN_PATIENCE);
     let Err(error) = reboot(mode);
-    consoles.line(&format!(
-        "The machine did not stop by itself ({error}). Everything is written: switch it off."
-    ));
+    consoles.line(&Stuck::Machine(error).to_string());
     // PID 1 must not end: that would be a kernel panic.
     loop {
         thread::sleep(IDLE);
@@ -64,6 +74,6 @@ fn sync_patiently(consoles: &Consoles) {
         let _ = done.send(());
     });
     if finished.recv_timeout(SYNC_PATIENCE).is_err() {
-        consoles.line("A disk does not answer any more; going on without it.");
+        consoles.line(&Stuck::Disk.to_string());
     }
 }

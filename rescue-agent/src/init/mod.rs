@@ -39,8 +39,9 @@ use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
 use crate::firmware::UEFI;
+use crate::medium::Medium;
 use crate::report::{self, ResultWord};
-use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsSources};
+use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsErrors, SettingsSources};
 
 /// The settings in the image, relative to `/`.
 const IMAGE_SETTINGS: &str = "rescue.toml";
@@ -78,6 +79,25 @@ pub enum Outcome {
     Chosen(Finish),
 }
 
+impl Machine {
+    /// Puts a settings file between those that were known and the kernel command line.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings then; they stay what they were.
+    pub fn add_settings(&mut self, name: &str, content: Vec<u8>) -> Result<(), SettingsErrors> {
+        let sources = self.sources.clone().with_file(name, content);
+        let settings = sources.resolve()?;
+        if let Some(names) = &settings.console
+            && settings.console != self.settings.console
+        {
+            use_chosen_consoles(&self.root, &self.consoles, names, &mut self.warnings);
+        }
+        self.sources = sources;
+        self.settings = settings;
+        Ok(())
+    }
+}
+
 /// Everything that the rescue gets.
 #[derive(Debug)]
 pub struct Machine {
@@ -95,6 +115,8 @@ pub struct Machine {
     pub times: PhaseTimes,
     /// What went wrong on the way and did not stop it.
     pub warnings: Vec<String>,
+    /// The stick the image was started from, once it was found.
+    pub medium: Option<Medium>,
 }
 
 /// Why PID 1 cannot begin.
@@ -121,7 +143,7 @@ pub(crate) enum Stop {
     #[error("cannot read {IMAGE_SETTINGS} in the image: {0}")]
     ImageSettings(io::Error),
     #[error("The settings are wrong, so nothing was done and nothing was written:\n{0}")]
-    Settings(#[from] crate::settings::SettingsErrors),
+    Settings(#[from] SettingsErrors),
 }
 
 /// What goes wrong on the way and does not stop it.
@@ -204,13 +226,16 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
             consoles.serial_line(&report::last_line(ResultWord::Refused, 0, 0));
         }
         // The panic hook has said what happened.
-        Err(_) => consoles.line("\nThe program stopped because of an error in itself.\n"),
+        Err(_) => consoles.line(&format!("\n{PROGRAM_STOPPED}\n")),
     }
     finish::halt_until_key(&consoles, HALTED)
 }
 
+/// What a person reads after a defect of this program; before it stands what it was.
+pub(crate) const PROGRAM_STOPPED: &str = "The program stopped because of an error in itself.";
+
 /// What a person reads last when the machine halts.
-const HALTED: &str = "Halted. Press any key to restart the machine.";
+pub(crate) const HALTED: &str = "Halted. Press any key to restart the machine.";
 
 fn mount_essentials(root: &Path) -> Result<(), mounts::MountError> {
     mounts::ESSENTIAL
@@ -264,7 +289,7 @@ fn rescue_machine(
         use_chosen_consoles(root, consoles, names, &mut warnings);
     }
     times.mark("settings");
-    let mut devices = start_devices(root, &sources, &settings, &mut warnings);
+    let mut devices = start_devices(root, &sources, &mut warnings);
     times.mark("drivers");
     let deadline = devices.deadline(settings.wait);
     devices.settle(deadline, &mut waiting_line(consoles, deadline));
@@ -281,6 +306,7 @@ fn rescue_machine(
         devices,
         times,
         warnings,
+        medium: None,
     };
     match rescue.run(&mut machine) {
         Outcome::Done => Ok(machine.settings.finish),
@@ -343,12 +369,7 @@ fn use_chosen_consoles(root: &Path, consoles: &Consoles, names: &str, warnings: 
 }
 
 /// Listens first and looks afterwards, so that nothing is missed in between.
-fn start_devices(
-    root: &Path,
-    sources: &SettingsSources,
-    settings: &Settings,
-    warnings: &mut Vec<String>,
-) -> Devices {
+fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) -> Devices {
     let events: Box<dyn EventSource> = match KernelEvents::open() {
         Ok(events) => Box::new(events),
         Err(error) => {
@@ -361,7 +382,7 @@ fn start_devices(
         Catalog::empty()
     });
     let loader = KernelLoader::new(root.join(MODULES), &sources.command_line);
-    let mut drivers = Drivers::new(catalog, Box::new(loader), settings.report.is_some());
+    let mut drivers = Drivers::new(catalog, Box::new(loader), false);
     if root.join(UEFI).is_dir() {
         drivers.start_named(UEFI_VARIABLES_MODULE);
     }
@@ -370,7 +391,7 @@ fn start_devices(
 
 /// Without drivers nobody could press the key that the machine halts for.
 fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) {
-    let mut devices = start_devices(root, sources, &Settings::default(), warnings);
+    let mut devices = start_devices(root, sources, warnings);
     let deadline = devices.deadline(KEYBOARD_PATIENCE);
     devices.settle(deadline, &mut |_| {});
 }
@@ -457,7 +478,7 @@ mod tests {
         );
         let mut warnings = Vec::new();
         let sources = SettingsSources::default();
-        let devices = start_devices(root.path(), &sources, &Settings::default(), &mut warnings);
+        let devices = start_devices(root.path(), &sources, &mut warnings);
         assert!(devices.driver_failures().is_empty());
         assert!(
             warnings

@@ -13,6 +13,7 @@
 mod error;
 mod fat;
 pub mod handover;
+mod records;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -35,6 +36,7 @@ use crate::fat::Region;
 use crate::inventory::{Disk, Inventory};
 use crate::settings::MAX_FILE_BYTES;
 use fat::{Geometry, Volume};
+use records::Begun;
 use window::Window;
 use worker::Worker;
 
@@ -62,6 +64,19 @@ pub struct Access {
     pub read: Open,
     /// For writing.
     pub write: Open,
+}
+
+impl Access {
+    /// From the functions that open a disk.
+    pub fn new(
+        read: fn(&Path) -> io::Result<Box<dyn BlockDevice>>,
+        write: fn(&Path) -> io::Result<Box<dyn BlockDevice>>,
+    ) -> Self {
+        Self {
+            read: Arc::new(read),
+            write: Arc::new(write),
+        }
+    }
 }
 
 impl fmt::Debug for Access {
@@ -106,6 +121,7 @@ pub struct Medium {
     place: Place,
     access: Access,
     worker: Worker,
+    begun: Begun,
 }
 
 /// Where the medium is, and how it is known again.
@@ -139,6 +155,7 @@ pub fn find(
         place,
         access: access.clone(),
         worker: Worker::start(),
+        begun: Begun::default(),
     }))
 }
 
@@ -224,6 +241,12 @@ impl Place {
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
+    fn put(&self, access: &Access, files: &[MediumFile]) -> Result<(), MediumError> {
+        self.still_there(access)?;
+        let device = (access.write)(&self.disk).map_err(MediumError::Write)?;
+        writing::put(device.as_ref(), self.region, files)
+    }
+
     fn with_volume<T>(
         &self,
         access: &Access,
@@ -281,11 +304,8 @@ impl Medium {
     /// [`MediumError`]; a warning to whoever runs a repair.
     pub fn put(&self, files: Vec<MediumFile>, patience: Duration) -> Result<(), MediumError> {
         let (place, access) = (self.place.clone(), self.access.clone());
-        self.worker.run(patience, move || {
-            place.still_there(&access)?;
-            let device = (access.write)(&place.disk).map_err(MediumError::Write)?;
-            writing::put(device.as_ref(), place.region, &files)
-        })
+        self.worker
+            .run(patience, move || place.put(&access, &files))
     }
 
     /// Tells GRUB on it whether the next start of the host with this system UUID goes to its local

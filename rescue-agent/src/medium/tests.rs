@@ -99,7 +99,7 @@ impl Stick {
     fn fsck(&self) -> (bool, String) {
         let volume = self.folder.path().join("volume");
         let bytes = fs::read(self.image()).unwrap();
-        let (start, length) = (START as usize, KIB as usize * 1024);
+        let (start, length) = (place(START), place(KIB * 1024));
         fs::write(&volume, &bytes[start..start + length]).unwrap();
         run("fsck.fat", &["-n", "-v", volume.to_str().unwrap()])
     }
@@ -134,6 +134,10 @@ impl Stick {
     }
 }
 
+fn place(at: u64) -> usize {
+    usize::try_from(at).unwrap()
+}
+
 fn identity() -> Identity {
     Identity::parse("test-1\n").unwrap()
 }
@@ -153,7 +157,9 @@ fn file(path: &str, content: &[u8]) -> MediumFile {
 }
 
 fn noise(length: usize) -> Vec<u8> {
-    (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+    (0..length)
+        .map(|n| u8::try_from((n * 7 + n / 251) % 256).unwrap())
+        .collect()
 }
 
 #[test]
@@ -321,7 +327,7 @@ struct Shape {
 
 fn shape(stick: &Stick) -> Shape {
     let bytes = stick.bytes();
-    let boot = &bytes[START as usize..];
+    let boot = &bytes[place(START)..];
     let word = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
     let sectors = match word(22) {
         0 => word(36),
@@ -358,7 +364,7 @@ fn a_damaged_medium_is_refused_and_not_written() {
             // The second entry of the root, behind `.disk`'s long name and itself.
             let at = (0..16).map(|slot| shape.root + slot * 32).find(|at| {
                 let bytes = stick.bytes();
-                bytes[(START + at) as usize..].starts_with(b"VICTIM  BIN")
+                bytes[place(START + at)..].starts_with(b"VICTIM  BIN")
             });
             stick.patch(at.unwrap() + 28, &9_000_000_u32.to_le_bytes());
         }),
@@ -427,7 +433,7 @@ fn a_medium_that_was_exchanged_is_not_written() {
 #[derive(Debug)]
 struct Odd {
     inner: FileDevice,
-    writes: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+    writes: Writes,
     sleep: Duration,
 }
 
@@ -509,7 +515,7 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
         for cut in 0..=writes.len() {
             let mut image = before.clone();
             for (at, sector) in &writes[..cut] {
-                image[*at as usize..][..512].copy_from_slice(sector);
+                image[place(*at)..][..512].copy_from_slice(sector);
             }
             fs::write(stick.image(), &image).unwrap();
             let found = stick.take(name);

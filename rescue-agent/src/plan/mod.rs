@@ -20,7 +20,10 @@ use crate::fat::ShortName;
 use crate::fat::exchange::Assessment;
 use crate::hash::sha256_hex;
 use crate::host::Host;
-use crate::inventory::{ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place};
+use crate::inventory::{
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place, UndoCopy,
+};
+use crate::originals::Offer;
 use crate::parallel;
 use crate::policy::{BankChoice, Policy, Selection, Source};
 
@@ -95,15 +98,33 @@ pub struct FileChange {
     pub content: Content,
 }
 
-/// An archive to be taken back from its undo copy.
+/// An archive whose original comes back.
 #[derive(Debug)]
 pub struct FileRestore {
+    /// Index of the archive in its bank.
+    pub archive: usize,
     /// Its name.
     pub name: ShortName,
+    /// Where the original comes from.
+    pub from: RestoreFrom,
     /// SHA-256 of the bytes in place, hex.
     pub before: String,
     /// SHA-256 of the original, hex.
     pub after: String,
+}
+
+/// Where an original comes back from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreFrom {
+    /// The undo copy in the bank.
+    UndoCopy,
+    /// A copy that was kept elsewhere.
+    Copy {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Where it is, in words.
+        place: String,
+    },
 }
 
 /// A device whose owner changes.
@@ -202,10 +223,15 @@ pub fn passed_through(inventory: &Inventory) -> String {
     judge::passed_through(inventory)
 }
 
-/// Plans a return to the originals.
-pub fn restore(inventory: &Inventory, banks: &BankChoice) -> Plan {
-    let banks = each_bank(inventory, banks, |_, bank| {
-        restore_bank(bank).unwrap_or_else(|action| action)
+/// Plans a return to the originals: to the undo copies in the banks, and where one is missing, to
+/// the copy that was kept elsewhere, if `offers` has one.
+pub fn restore(inventory: &Inventory, banks: &BankChoice, offers: &[Offer]) -> Plan {
+    let banks = each_bank(inventory, banks, |disk, bank| {
+        let offered = |archive: &ArchiveFile| {
+            let mut offers = offers.iter();
+            offers.find(|offer| offer.is_for(disk, bank, archive.name))
+        };
+        restore_bank(bank, &offered).unwrap_or_else(|action| action)
     });
     Plan {
         banks,
@@ -417,21 +443,24 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
     Ok(Action::Replace(changes))
 }
 
-fn restore_bank(bank: &Bank) -> Decision<Action> {
+fn restore_bank<'o>(
+    bank: &Bank,
+    offered: &dyn Fn(&ArchiveFile) -> Option<&'o Offer>,
+) -> Decision<Action> {
     let mut restores = Vec::new();
-    for archive in &bank.archives {
-        let Some(undo) = &archive.undo else { continue };
-        let content = undo.content.as_ref().map_err(|why| {
-            refuse(&BankRefusal::BrokenUndo {
-                name: archive.name.to_string(),
-                why: why.clone(),
-            })
-        })?;
+    for (index, archive) in bank.archives.iter().enumerate() {
+        let (from, after) = match (&archive.undo, offered(archive)) {
+            (Some(undo), _) => (RestoreFrom::UndoCopy, undo_hash(archive, undo)?),
+            (None, Some(offer)) => from_copy(offer)?,
+            (None, None) => continue,
+        };
         let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
+            archive: index,
             name: archive.name,
             before,
-            after: content.sha256.clone(),
+            from,
+            after,
         });
     }
     if restores.is_empty() {
@@ -439,8 +468,41 @@ fn restore_bank(bank: &Bank) -> Decision<Action> {
             "it holds no undo copy: no repair has changed it, or it was restored already",
         ));
     }
-    sound_volume(bank)?;
+    let volume = sound_volume(bank)?;
+    let brought: usize = restores.iter().map(|restore| restore.from.bytes()).sum();
+    if brought > 0 {
+        volume
+            .room_for(brought)
+            .map_err(|error| refuse(&BankRefusal::room(&error)))?;
+    }
     Ok(Action::Restore(restores))
+}
+
+fn undo_hash(archive: &ArchiveFile, undo: &UndoCopy) -> Decision<String> {
+    let content = undo.content.as_ref().map_err(|why| {
+        refuse(&BankRefusal::BrokenUndo {
+            name: archive.name.to_string(),
+            why: why.clone(),
+        })
+    })?;
+    Ok(content.sha256.clone())
+}
+
+fn from_copy(offer: &Offer) -> Decision<(RestoreFrom, String)> {
+    let copy = offer.copy.as_ref();
+    let copy = copy.map_err(|objection| refuse(&BankRefusal::copy(objection)))?;
+    let (bytes, place) = (copy.bytes.clone(), copy.place.clone());
+    Ok((RestoreFrom::Copy { bytes, place }, copy.sha256.clone()))
+}
+
+impl RestoreFrom {
+    /// Bytes that have to be brought into the bank.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::UndoCopy => 0,
+            Self::Copy { bytes, .. } => bytes.len(),
+        }
+    }
 }
 
 fn sound_volume(bank: &Bank) -> Decision<&Assessment> {

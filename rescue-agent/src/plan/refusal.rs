@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::archive::ArchiveError;
 use crate::fat::FatError;
 use crate::fat::exchange;
+use crate::originals::Objection;
 
 /// A reason not to write to a bank that something should be done about.
 #[derive(Debug, Error)]
@@ -60,6 +61,14 @@ pub(crate) enum BankRefusal {
         /// What is wrong with the copy.
         why: String,
     },
+    /// There is a copy outside the bank, which must not go back.
+    #[error("{why}")]
+    Copy {
+        /// In words.
+        why: String,
+        /// What to do about that.
+        remedy: &'static str,
+    },
     /// The newest archive does not fit every bank.
     #[error(
         "the banks hold different builds of ESXi, and an archive of one need not fit the other"
@@ -86,6 +95,13 @@ impl BankRefusal {
         }
     }
 
+    pub(crate) fn copy(objection: &Objection) -> Self {
+        Self::Copy {
+            why: objection.to_string(),
+            remedy: objection.remedy(),
+        }
+    }
+
     pub(super) fn volume(refusal: &exchange::Refusal) -> Self {
         Self::Volume(refusal.to_string())
     }
@@ -97,7 +113,7 @@ impl BankRefusal {
     /// What the administrator can do.
     pub(super) fn remedy(&self) -> &'static str {
         match self {
-            Self::Archive { remedy, .. } => remedy,
+            Self::Archive { remedy, .. } | Self::Copy { remedy, .. } => remedy,
             Self::StillPassesThrough { .. } => {
                 "this program does not know this archive well enough to change it"
             }

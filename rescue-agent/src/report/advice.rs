@@ -29,6 +29,10 @@ pub(crate) enum Sentence {
     #[error("Nothing to do: no device that ESXi needs is passed through.")]
     NothingNeeded,
     #[error(
+        "Nothing to do: this host was repaired before, and no device that ESXi needs is passed through."
+    )]
+    RepairedBefore,
+    #[error(
         "Nothing was written: no passed-through device is certainly needed by ESXi, but not all are certain."
     )]
     NothingCertain,
@@ -45,6 +49,23 @@ pub(crate) enum Sentence {
     NoneFound,
     #[error("The setting `devices` does not fit this machine. Nothing was written.")]
     BadWish,
+    #[error("The settings are wrong. Nothing was written.")]
+    BadSettings,
+    #[error("The settings on the medium are not known. Nothing was written.")]
+    UnknownSettings,
+    #[error(
+        "Writing began, and how it ended was not noted: the run was cut off, or the medium was taken out."
+    )]
+    Started,
+}
+
+/// What could not be looked into, although boot banks may lie there.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Unread {
+    #[error("REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written")]
+    Disk { path: String, why: String },
+    #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
+    Partition { name: String, why: String },
 }
 
 fn plural(number: usize, one: &'static str, several: &'static str) -> &'static str {
@@ -69,20 +90,27 @@ pub(super) fn summary(
         ResultWord::Planned => Sentence::Planned,
         ResultWord::Reverted => Sentence::Reverted { devices, banks },
         ResultWord::Restored => Sentence::Restored { banks },
-        ResultWord::Clean => clean(plan),
+        ResultWord::Clean => clean(inventory, plan),
         ResultWord::Refused if banks == 0 => Sentence::Refused,
         ResultWord::Refused => Sentence::PartlyRefused { banks },
         ResultWord::Failed => Sentence::Failed,
         ResultWord::NoneFound => Sentence::NoneFound,
+        ResultWord::Started => Sentence::Started,
     }
 }
 
-fn clean(plan: Option<&Plan>) -> Sentence {
+fn clean(inventory: &Inventory, plan: Option<&Plan>) -> Sentence {
+    let mut archives = inventory.banks().flat_map(|(_, bank)| &bank.archives);
+    let repaired = archives.any(|archive| {
+        let undo = archive.undo.as_ref();
+        undo.is_some_and(|undo| undo.content.is_ok())
+    });
     let devices = plan.map_or(&[][..], |plan| plan.devices.as_slice());
     let unsure = |device: &Judged| device.verdict == Verdict::Unsure;
     match devices {
-        [] => Sentence::NothingThere,
         devices if devices.iter().any(unsure) => Sentence::NothingCertain,
+        _ if repaired => Sentence::RepairedBefore,
+        [] => Sentence::NothingThere,
         _ => Sentence::NothingNeeded,
     }
 }
@@ -97,12 +125,13 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
             "A VM that owned it starts only without its pciPassthru entries.",
-            "Undo: \"Restore the originals\" in the boot menu, or rescue-agent restore.",
+            "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
             return how_to_choose(plan).into_iter().collect();
         }
+        ResultWord::Started => &["Run the rescue again: it settles what was interrupted."],
         ResultWord::Failed => &[
             "Run the rescue again: it settles what was interrupted.",
             "If it fails again, the disk itself is failing: image it first.",

@@ -11,7 +11,7 @@ use super::escape;
 /// Columns of the smallest screen, less the cursor.
 pub const WIDTH: usize = 79;
 /// Where the text begins after the word at the head of a line.
-const HEAD: usize = 9;
+pub(crate) const HEAD: usize = 9;
 
 /// How a line is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,10 +76,9 @@ impl Line {
     pub fn head(&self) -> (&str, &str) {
         let is_head = |head: &str| {
             let word = head.trim_end();
-            let letters = word
-                .bytes()
-                .all(|byte| byte.is_ascii_alphabetic() || byte == b' ');
-            head.ends_with(' ') && letters && word.starts_with(|c: char| c.is_ascii_uppercase())
+            let letters = word.bytes().all(|byte| byte.is_ascii_alphabetic());
+            let is_word = letters && word.starts_with(|c: char| c.is_ascii_uppercase());
+            head.ends_with(' ') && (is_word || word == "Way back")
         };
         match self.text.split_at_checked(HEAD) {
             Some((head, rest)) if is_head(head) => (head, rest),
@@ -164,6 +163,7 @@ mod tests {
             ("Way back it", "Way back "),
             ("         more", ""),
             ("  bank 5 ESXi", ""),
+            ("A device without", ""),
             ("Halted. Press", ""),
             ("Größer   x", ""),
             ("", ""),

@@ -4,14 +4,18 @@
 //! Its fields are documented in `docs/report.md`; they are stable under one `schema`.
 
 mod advice;
+#[cfg(test)]
+mod catalogue;
 mod explain;
 mod line;
 mod model;
 mod text;
 
 pub(crate) use advice::Sentence;
+#[cfg(test)]
+pub(crate) use advice::Unread;
 pub use explain::explain;
-pub(crate) use line::RULE;
+pub(crate) use line::{HEAD, RULE};
 pub use line::{Line, Mood, Tone, WIDTH, framed};
 pub use model::{Command, Report, ResultWord, last_line};
-pub use text::{Detail, devices, escape, findings, intentions, result, verdict_words, what_it_is};
+pub use text::{Detail, devices, escape, findings, intentions, result, what_it_is};

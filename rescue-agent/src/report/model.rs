@@ -48,6 +48,8 @@ pub enum ResultWord {
     Failed,
     /// No ESXi boot bank anywhere.
     NoneFound,
+    /// Writing begins; how it ended is not known yet.
+    Started,
 }
 
 impl ResultWord {
@@ -58,6 +60,7 @@ impl ResultWord {
             Self::NoneFound => 3,
             Self::Refused => 4,
             Self::Failed => 5,
+            Self::Started => 1,
         }
     }
 
@@ -72,6 +75,7 @@ impl ResultWord {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::NoneFound => "none-found",
+            Self::Started => "started",
         }
     }
 }
@@ -253,6 +257,16 @@ impl Report {
             explanation: Vec::new(),
             image: None,
         }
+    }
+
+    /// The same as a note from before the first write: what is about to be done. Who finds it as the
+    /// last word knows that the run was cut off.
+    pub fn begun(mut self) -> Self {
+        self.result = ResultWord::Started;
+        self.exit_status = self.result.exit_status();
+        self.summary = advice::Sentence::Started.to_string();
+        self.next_steps = advice::next_steps(self.result, None);
+        self
     }
 
     /// Adds what only the rescue image knows.

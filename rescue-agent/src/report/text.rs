@@ -1,11 +1,12 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
 use super::ResultWord;
+use super::advice::Unread;
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::BackupCounter;
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
-use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
+use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
 
@@ -352,7 +353,7 @@ pub fn what_it_is(device: &Judged) -> String {
 }
 
 /// A verdict as a person reads it.
-pub fn verdict_words(verdict: Verdict) -> &'static str {
+pub(super) fn verdict_words(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::GiveBack => "give back",
         Verdict::Leave => "leave",
@@ -389,7 +390,12 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
             )
         })),
         Action::Restore(restores) => lines.extend(restores.iter().map(|restore| {
-            Line::new(Tone::Good, format!("{} back to its original", restore.name))
+            let from = match &restore.from {
+                RestoreFrom::UndoCopy => String::new(),
+                RestoreFrom::Copy { place, .. } => format!(", from {place}"),
+            };
+            let text = format!("{} back to its original{from}", restore.name);
+            Line::new(Tone::Good, text)
         })),
     }
     lines
@@ -432,14 +438,18 @@ pub fn result(
     }
     lines.extend(inventory.unreadable_disks().map(|(path, why)| {
         let path = path.display();
-        bad(format!(
-            "REFUSED  {path} cannot be read ({why}). It may hold boot banks; it was not written"
-        ))
+        bad(Unread::Disk {
+            path: path.to_string(),
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
     lines.extend(inventory.unreadable().map(|(name, why)| {
-        bad(format!(
-            "REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written"
-        ))
+        bad(Unread::Partition {
+            name,
+            why: why.to_owned(),
+        }
+        .to_string())
     }));
     let broken = report.broken_promises().iter();
     lines.extend(broken.map(|promise| bad(format!("FAILED   {promise}"))));
@@ -459,7 +469,7 @@ fn mood(result: ResultWord) -> Mood {
         | ResultWord::Restored
         | ResultWord::Clean => Mood::Good,
         ResultWord::Refused | ResultWord::NoneFound => Mood::Warning,
-        ResultWord::Failed => Mood::Bad,
+        ResultWord::Failed | ResultWord::Started => Mood::Bad,
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::look::Seen;
+use super::medium;
 use super::say;
 use super::task::Task;
 use super::way_back;
@@ -18,7 +19,7 @@ use crate::verify;
 /// Does it, and shows how it ended.
 pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Report {
     if task.writes() {
-        before_first_write(machine);
+        before_first_write(machine, seen, task);
     }
     let (receipt, broken) = match task.command {
         Command::Revert | Command::Restore => {
@@ -43,7 +44,8 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Repo
 
 /// The last station at which every ESXi disk is as it was found: what must be safe before the
 /// repair is made safe here.
-fn before_first_write(machine: &mut Machine) {
+fn before_first_write(machine: &mut Machine, seen: &Seen, task: &Task) {
+    medium::note_before_writing(machine, seen, task);
     machine.times.mark("decision");
 }
 
@@ -85,6 +87,6 @@ fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Val
         "phase_ends": machine.times,
         "warnings": machine.warnings,
         "way_back": way_back,
-        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
+        "settings": Key::ALL.iter().map(|key| (key.name(), machine.settings.shown_value(*key))).collect::<std::collections::BTreeMap<_, _>>(),
     })
 }

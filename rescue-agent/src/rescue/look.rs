@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::medium::{self, MediumStop};
 use super::say;
 use crate::cli::open_readable;
 use crate::discover;
@@ -19,22 +20,30 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Looks at every disk, and, as long as no boot bank is among them, waits for more.
-    pub(super) fn look(machine: &mut Machine) -> Self {
-        let deadline = machine.devices.deadline(machine.settings.wait);
+    /// Looks at every disk, and, as long as no boot bank is among them, or the medium that brings
+    /// the settings is missing, waits for more.
+    ///
+    /// # Errors
+    /// [`MediumStop`]: it is not clear what the settings are.
+    pub(super) fn look(machine: &mut Machine) -> Result<Self, MediumStop> {
         loop {
             let seen = Self::now(machine);
-            if seen.inventory.banks().next().is_some() {
+            medium::look_for(machine, &seen.inventory)?;
+            if seen.inventory.banks().next().is_some() && !medium::is_missing(machine) {
                 machine.times.mark("discovery");
-                return seen;
+                return Ok(seen);
             }
+            let deadline = machine.devices.deadline(machine.settings.wait);
             let consoles = machine.consoles.clone();
             let mut waiting = init::waiting_line(&consoles, deadline);
             let more = machine.devices.more_disks(deadline, &mut waiting);
             consoles.status("");
             if more.is_empty() {
                 machine.times.mark("discovery");
-                return seen;
+                return match medium::is_missing(machine) {
+                    true => Err(MediumStop::Missing(machine.settings.wait)),
+                    false => Ok(seen),
+                };
             }
         }
     }

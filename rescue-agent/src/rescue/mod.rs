@@ -1,6 +1,7 @@
 //! The rescue as it runs on the image, from the first look at the disks to the end of the machine.
 //!
-//! The way, one module per station: [`look`] (what is there) → [`task`] (what is to be done) →
+//! The way, one module per station: [`look`] (what is there; the [`medium`] and its
+//! settings) → [`task`] (what is to be done) →
 //! [`decide`] (a person may still say otherwise,
 //! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
 //! [`deliver`] (the report, where it is wanted) → [`leave`] (how the machine goes on).
@@ -13,6 +14,7 @@ mod decide;
 mod deliver;
 mod leave;
 mod look;
+mod medium;
 mod menu;
 mod task;
 mod way_back;
@@ -25,6 +27,9 @@ use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 use decide::Decision;
 use leave::Next;
 use look::Seen;
+pub(crate) use medium::MediumStop;
+#[cfg(test)]
+pub(crate) use medium::MediumWarning;
 use task::Task;
 
 /// The work of the image.
@@ -39,8 +44,8 @@ impl init::Rescue for ImageRescue {
 
 /// The whole way. Each station is one line; a reason to stop leaves before any write.
 fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
-    let mut seen = Seen::look(machine);
-    // From here on `machine.settings` is final: a layer from the medium belongs before this line.
+    let mut seen = Seen::look(machine)?;
+    // From here on `machine.settings` is final: the medium has been found, where there is one.
     seen.show(machine);
     let task = Task::from_settings(machine, &seen)?;
     say(machine, &task.lines(&seen));
@@ -52,7 +57,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
             Decision::Leave(how) => return Ok(Outcome::Chosen(how)),
         };
         let report = carry_out::carry_out(machine, &seen, &task);
-        deliver::deliver(machine, &report);
+        deliver::deliver(machine, &seen, &report);
         if let Next::Leave(outcome) = leave::leave(machine, &report) {
             return Ok(outcome);
         }
@@ -68,6 +73,9 @@ pub(crate) enum Stop {
     /// The settings make no sense on this machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// It is not clear what the settings are.
+    #[error(transparent)]
+    Medium(#[from] MediumStop),
 }
 
 impl Stop {
@@ -75,12 +83,19 @@ impl Stop {
     fn tell(&self, machine: &mut Machine) -> Outcome {
         let result = match self {
             Self::Plan(_) => Sentence::BadWish,
+            Self::Medium(stop) => stop.sentence(),
         };
         let banner = Tone::Banner(Mood::Warning);
-        let lines = vec![
-            Line::new(Tone::Bad, format!("Setting  {self}")),
-            Line::new(banner, format!("Result   {result}")),
-        ];
+        let topic = match self {
+            Self::Plan(_) => "Setting ",
+            Self::Medium(_) => "Medium  ",
+        };
+        let text = self.to_string();
+        let mut lines: Vec<Line> = text
+            .lines()
+            .map(|line| Line::new(Tone::Bad, format!("{topic} {line}")))
+            .collect();
+        lines.push(Line::new(banner, format!("Result   {result}")));
         say(machine, &framed(lines));
         let last_line = report::last_line(ResultWord::Refused, 0, 0);
         machine.consoles.serial_line(&last_line);
@@ -88,8 +103,9 @@ impl Stop {
     }
 }
 
+/// Says lines, folded to the width of the smallest screen.
 fn say(machine: &Machine, lines: &[Line]) {
-    for line in lines {
-        machine.consoles.show(line);
+    for line in lines.iter().flat_map(|line| line.folded(report::HEAD)) {
+        machine.consoles.show(&line);
     }
 }

@@ -1,6 +1,7 @@
 //! What is to be done: the wish of the settings or of a person, and the plan made of it.
 
 use super::look::Seen;
+use super::medium;
 use crate::init::Machine;
 use crate::plan::{self, Judged, Plan, PlanError};
 use crate::policy::{Policy, Selection, Source};
@@ -54,9 +55,10 @@ impl Task {
 
     /// To bring the originals back.
     pub(super) fn restore(machine: &Machine, seen: &Seen) -> Self {
+        let offers = medium::offers(machine, seen);
         Self {
             command: Command::Restore,
-            plan: plan::restore(&seen.inventory, &machine.settings.banks),
+            plan: plan::restore(&seen.inventory, &machine.settings.banks, &offers),
         }
     }
 

@@ -1,13 +1,9 @@
 //! The way back into ESXi, once all is well and the machine is about to start again.
 
-use std::sync::Arc;
-
 use super::look::Seen;
 use super::say;
-use crate::cli::{open_readable, open_writable};
 use crate::firmware::{self, By, WayBack};
 use crate::init::Machine;
-use crate::medium::{self, Access, Identity, Medium};
 use crate::report::{Line, ResultWord, Tone};
 use crate::settings::{BootNext, Finish};
 
@@ -41,31 +37,24 @@ pub(super) fn by_hand(machine: &Machine, seen: &Seen) {
 
 fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
     let uuid = seen.host.name_plate.uuid.as_deref();
-    let mut remember = || remember(machine, seen, uuid);
+    let mut remember = || remember(machine, uuid);
     let way = firmware::lead_back(&machine.root, setting, &seen.inventory, &mut remember);
     let tone = match way.by {
         By::BootNext | By::Medium => Tone::Good,
         By::Nothing => Tone::Plain,
     };
-    let line = Line::new(tone, format!("Restart  {}", way.text));
+    let line = Line::new(tone, format!("Way back {}", way.text));
     say(machine, &line.folded(INDENT).collect::<Vec<_>>());
     way
 }
 
 /// Has the medium remember this host, so that its menu hands over to the local disk.
-fn remember(machine: &Machine, seen: &Seen, uuid: Option<&str>) -> Result<(), String> {
-    let medium = medium(machine, seen)
+fn remember(machine: &Machine, uuid: Option<&str>) -> Result<(), String> {
+    let medium = machine
+        .medium
+        .as_ref()
         .ok_or("this medium cannot remember that the host is done: it is a CD, or the network")?;
     let uuid = uuid.ok_or("the host has no UUID by which the medium could know it")?;
     let written = medium.write_handover(uuid, true);
     written.map_err(|error| format!("the medium could not remember the host: {error}"))
-}
-
-fn medium(machine: &Machine, seen: &Seen) -> Option<Medium> {
-    let identity = Identity::of_image(&machine.root)?;
-    let access = Access {
-        read: Arc::new(open_readable),
-        write: Arc::new(open_writable),
-    };
-    medium::find(&seen.inventory, &identity, &access).ok()?
 }

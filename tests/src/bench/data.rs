@@ -53,12 +53,12 @@ pub fn members(bytes: usize) -> Vec<Member> {
         let length = dice.below(FILE_BYTES_MAX).min(dice.below(FILE_BYTES_MAX));
         let length = usize::try_from(length.min(room)).unwrap_or(0);
         let number = members.len();
-        let (kind, content) = match number % 16 {
+        let (kind, content) = match number % 32 {
             0 => ("keys/key", noise(&format!("key {number}"), length)),
             1 => ("certificates/pem", certificate(&mut dice, length)),
-            2..6 => ("hostd/pool.xml", xml(&mut dice, length)),
-            6..9 => ("logs/log", log(&mut dice, length)),
-            9..12 => ("store/object.json", json(&mut dice, length)),
+            2..8 => ("hostd/pool.xml", xml(&mut dice, length)),
+            8..12 => ("logs/log", log(&mut dice, length)),
+            12..18 => ("store/object.json", json(&mut dice, length)),
             _ => ("adv/options.conf", options(&mut dice, length)),
         };
         taken += HEADER_BYTES + content.len().next_multiple_of(HEADER_BYTES);
@@ -81,31 +81,45 @@ fn lines(length: usize, mut line: impl FnMut(usize) -> String) -> Vec<u8> {
     text
 }
 
+/// As esx.conf: one option a line, under the path of its group.
 fn options(dice: &mut Dice, length: usize) -> Vec<u8> {
+    let mut path = String::new();
     lines(length, |number| {
-        let (group, key) = (dice.word(), dice.word());
-        format!("/adv/{group}/{key}{number} = \"{}\"", dice.below(65_536))
+        if number % 12 == 0 {
+            let (group, child) = (dice.word(), number / 12);
+            path = format!("/{group}/{}/child[{child:04}]", dice.word());
+        }
+        match dice.below(3) {
+            0 => format!("{path}/{} = \"{}\"", dice.word(), dice.below(65_536)),
+            1 => format!("{path}/{} = \"false\"", dice.word()),
+            _ => format!("{path}/{} = \"{}\"", dice.word(), dice.word()),
+        }
     })
 }
 
 fn xml(dice: &mut Dice, length: usize) -> Vec<u8> {
-    lines(length, |_| {
-        let (tag, name, text) = (dice.word(), dice.word(), dice.word());
-        format!(
-            "    <{tag} id=\"{}\" name=\"{name}\">{text} {}</{tag}>",
-            dice.below(1000),
+    lines(length, |number| match number % 5 {
+        0 => format!("  <ConfigEntry id=\"{number:04}\">"),
+        1 => format!("    <name>{}.{}</name>", dice.word(), dice.word()),
+        2 => format!("    <objID>{}</objID>", dice.below(1_000_000)),
+        3 => format!(
+            "    <path>/vmfs/volumes/{}/{}.vmx</path>",
+            dice.hex(),
             dice.word()
-        )
+        ),
+        _ => "  </ConfigEntry>".into(),
     })
 }
 
 fn json(dice: &mut Dice, length: usize) -> Vec<u8> {
     lines(length, |number| {
-        let (key, value) = (dice.word(), dice.word());
         format!(
-            "  {{\"object\": {number}, \"uuid\": \"{}\", \"{key}\": \"{value}\", \"enabled\": {}}},",
-            dice.hex(),
-            dice.below(2) == 0
+            "{{\"sbdf\":\"0000:{:02x}:{:02x}.0\",\"owner\":\"OWNER_VMKERNEL\",\"revision\":{number},\"label\":\"{}\",\"enabled\":{},\"limit\":{}}}",
+            dice.below(256),
+            dice.below(32),
+            dice.word(),
+            dice.below(2) == 0,
+            dice.below(5000)
         )
     })
 }

@@ -22,6 +22,8 @@ const KIB: f64 = 1024.0;
 const GIB_SECTORS: u64 = 1 << 21;
 /// Sizes of the disks, in GiB.
 const DISKS: [u64; 3] = [1, 16, 128];
+/// Where the datastore begins: the first MiB after the other partitions.
+const DATASTORE_AT: u64 = 1_843_200;
 /// Unpacked size of the archive in each bank.
 const UNPACKED_BYTES: usize = 1 << 20;
 /// Sectors that a bank's repair may write besides the archive: marker, tables, commit.
@@ -127,18 +129,19 @@ pub fn rows() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A 6.7 disk of that size; below 4 GiB without scratch and datastore.
+/// A 6.7 disk of that size: the same volumes on each, and a datastore behind them.
 fn disk(gib: u64, folder: &Path) -> Result<Made> {
     let mut layout = Layout::gpt_5_and_6();
     layout.sectors = gib * GIB_SECTORS;
-    let end = layout.sectors - 64;
+    layout
+        .partitions
+        .retain(|p| !matches!(p.role, Role::Scratch) && p.number != 9);
     for partition in &mut layout.partitions {
         if partition.role == Role::Vmfs {
-            partition.last = end;
+            partition.first = DATASTORE_AT;
+            partition.last = layout.sectors - 64;
         }
     }
-    let fits = |first: u64, last: u64| first < last && last <= end;
-    layout.partitions.retain(|p| fits(p.first, p.last));
     let more = data::members(UNPACKED_BYTES);
     EsxiDisk::v67()
         .layout(layout)

@@ -9,8 +9,10 @@ use super::{Arguments, Board, escaped};
 pub enum Medium {
     /// A CD in a drive of the board.
     Cd(PathBuf),
-    /// A USB stick.
+    /// A USB stick, whose image no run changes.
     Stick(PathBuf),
+    /// A USB stick that keeps what is written to it.
+    WritableStick(PathBuf),
     /// The network, by DHCP and TFTP: QEMU's own server, which nobody else can reach. Under BIOS the
     /// network card's ROM asks for it, which is iPXE; under UEFI the firmware does.
     Tftp {
@@ -55,9 +57,15 @@ impl Medium {
                 let device = format!("ide-cd,bus={place},bootindex=0,drive=medium");
                 arguments.pair("-device", device);
             }
-            Self::Stick(path) => {
+            Self::Stick(path) | Self::WritableStick(path) => {
                 arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
-                drive(arguments, path, "");
+                match self {
+                    Self::WritableStick(_) => arguments.pair(
+                        "-drive",
+                        format!("if=none,id=medium,format=raw,file={}", escaped(path)),
+                    ),
+                    _ => drive(arguments, path, ""),
+                }
                 arguments.words(
                     "-device usb-storage,bus=xhci-medium.0,removable=on,bootindex=0,drive=medium",
                 );
@@ -88,7 +96,7 @@ impl Medium {
 /// The address of the network card that a machine starts from, as files are named after it.
 pub const CARD: &str = "52-54-00-12-34-56";
 
-/// A medium is never written: every run starts from the same bytes.
+/// A medium that is not written: every run starts from the same bytes.
 fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
     let file = escaped(path);
     arguments.pair(

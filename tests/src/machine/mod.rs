@@ -346,8 +346,6 @@ pub struct Finished {
     pub serial: String,
     /// From power-on to the end.
     pub elapsed: Duration,
-    /// How often the guest restarted without ending it.
-    pub restarts: usize,
 }
 
 impl Running {
@@ -430,7 +428,7 @@ impl Running {
             "QEMU ended with {status}:\n{errors}\n{}",
             tail(&serial)
         );
-        let (reason, restarts) = self.qmp.take().map_or((None, 0), Qmp::ending);
+        let reason = self.qmp.take().and_then(Qmp::shutdown_reason);
         let ending = match reason.as_deref() {
             Some("guest-reset") => Ending::Rebooted,
             Some("guest-shutdown") => Ending::SwitchedOff,
@@ -440,7 +438,6 @@ impl Running {
             ending,
             serial,
             elapsed,
-            restarts,
         })
     }
 
@@ -501,6 +498,20 @@ impl Running {
     /// When the system does not tell.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Cuts the power of a machine that has nothing more to do, and gives what it left behind.
+    ///
+    /// # Errors
+    /// When its console cannot be read, or QEMU cannot be ended.
+    pub fn halt(self) -> Result<Finished> {
+        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        self.cut_power()?;
+        Ok(Finished {
+            ending: Ending::Other,
+            serial,
+            elapsed,
+        })
     }
 
     /// Cuts the power.

@@ -67,18 +67,12 @@ impl Qmp {
         }
     }
 
-    /// Why QEMU ended, once it has, and how often the guest restarted before.
-    pub(super) fn ending(self) -> (Option<String>, usize) {
-        let mut restarts = 0;
+    /// Why QEMU ended, once it has.
+    pub(super) fn shutdown_reason(self) -> Option<String> {
+        let shutdown = |event: &Value| event["event"] == "SHUTDOWN";
         // The reader ends with QEMU, and the channel with the reader.
-        for event in &self.events {
-            if event["event"] == "SHUTDOWN" {
-                let reason = event["data"]["reason"].as_str();
-                return (reason.map(str::to_owned), restarts);
-            }
-            restarts += usize::from(event["event"] == "RESET");
-        }
-        (None, restarts)
+        let event = self.events.iter().find(shutdown)?;
+        event["data"]["reason"].as_str().map(str::to_owned)
     }
 }
 

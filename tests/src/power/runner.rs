@@ -33,6 +33,8 @@ pub enum Task {
     Replace(Vec<u8>),
     /// Put the original back.
     Restore,
+    /// Put this original back, which was kept outside the bank.
+    PutBack(Vec<u8>),
 }
 
 /// A bank and a task, with what may be found on the disk at any moment.
@@ -69,6 +71,7 @@ impl Case {
         let after = match &task {
             Task::Replace(new) => new.clone(),
             Task::Restore => original.clone(),
+            Task::PutBack(kept) => kept.clone(),
         };
         for archive in [&bank.archive, &original, &after] {
             gunzip(archive).with_context(|| name.clone())?;
@@ -115,6 +118,10 @@ impl Case {
                     .map(|_| ())
             }
             Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at),
+            Task::PutBack(kept) => {
+                let (state, repaired) = (ShortName::STATE, &self.before);
+                exchange::put_back(device, self.region, state, repaired, kept, at)
+            }
         }
     }
 
@@ -135,6 +142,10 @@ impl Case {
             }
             Task::Restore if volume.find(undo_name()).is_none() => {}
             Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at)?,
+            Task::PutBack(kept) if now == *kept => {}
+            Task::PutBack(kept) => {
+                exchange::put_back(device, self.region, ShortName::STATE, &now, kept, at)?;
+            }
         }
         Ok(())
     }
@@ -191,6 +202,7 @@ impl Case {
         let loader = Loader::open(medium, self.region.start.0, self.sector)?;
         match loader.load(UNDO).context("STATE.ORG")? {
             Some(undo) => ensure!(undo == self.original, "STATE.ORG is not the original"),
+            None if matches!(self.task, Task::PutBack(_)) => {}
             None => ensure!(archive == self.original, "the original is lost"),
         }
         let boot_cfg = loader.load(BOOT_CFG).context("BOOT.CFG")?;

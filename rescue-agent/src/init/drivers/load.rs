@@ -681,6 +681,7 @@ mod tests {
             pre: Vec::new(),
             aliases: Vec::new(),
             class: String::new(),
+            firmware: Vec::new(),
         };
         let common = "what all modules have in common ".repeat(20);
         let mut packer = zstd::bulk::Compressor::with_dictionary(3, common.as_bytes()).unwrap();

@@ -141,8 +141,13 @@ impl DeviceList {
     fn row(&self, place: usize, row: &Row) -> String {
         let (number, address, what) = (place + 1, row.address, &row.what);
         let chosen = if row.chosen { 'x' } else { ' ' };
-        let verdict = report::verdict_words(row.verdict);
-        format!("{number:>4}  [{chosen}] {address}  {verdict:<13}  {what}")
+        let needed = match row.verdict {
+            Verdict::GiveBack => "needed",
+            Verdict::Leave => "not needed",
+            Verdict::Stale => "not there",
+            Verdict::Unsure => "unsure",
+        };
+        format!("{number:>4}  [{chosen}] {address}  {needed:<10}  {what}")
     }
 
     /// What is chosen, for a console that cannot redraw, and a number that may still grow.

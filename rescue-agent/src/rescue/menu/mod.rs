@@ -111,7 +111,10 @@ impl Dialogue<'_> {
     fn devices(&mut self) -> Option<Task> {
         let mut list = DeviceList::new(&task::judged(self.machine, self.seen));
         self.begin_page(&[
-            Line::new(Tone::Title, "Which devices go back to ESXi?"),
+            Line::new(
+                Tone::Title,
+                "Which devices go back to ESXi, and which does it need?",
+            ),
             Line::plain("A device without [x] stays passed through."),
             Line::plain("Number or Space: on, off.   Enter: make the plan.   q: back to the menu."),
             Line::empty(),

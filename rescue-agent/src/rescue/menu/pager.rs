@@ -8,6 +8,9 @@ pub(super) const PAGE: usize = 24;
 /// Lines that are shown at most; of longer text the end, which is what a person looks for.
 const MOST: usize = 10_000;
 
+/// Where the rest of a line begins that is longer than the screen is wide.
+const INDENT: usize = 11;
+
 /// What a key did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reaction {
@@ -28,7 +31,9 @@ pub(super) struct Pager {
 
 impl Pager {
     /// From the beginning.
-    pub(super) fn new(mut lines: Vec<Line>) -> Self {
+    pub(super) fn new(lines: Vec<Line>) -> Self {
+        let folded = lines.iter().flat_map(|line| line.folded(INDENT));
+        let mut lines: Vec<Line> = folded.collect();
         lines.drain(..lines.len().saturating_sub(MOST));
         Self { lines, top: 0 }
     }
@@ -111,6 +116,17 @@ mod tests {
         assert_eq!(pager.press(Key::Down), Reaction::None);
         assert_eq!(pager.press(Key::Character(' ')), Reaction::Done);
         assert_eq!(pager.press(Key::Character('q')), Reaction::Done);
+    }
+
+    #[test]
+    fn a_line_of_a_page_is_a_line_of_the_screen() {
+        let pager = Pager::new(vec![Line::plain("word ".repeat(40)), Line::empty()]);
+        let page = pager.page();
+        assert_eq!((page.len(), page[3].text.as_str()), (4, ""));
+        assert!(
+            page.iter()
+                .all(|line| line.text.len() <= crate::report::WIDTH)
+        );
     }
 
     #[test]

@@ -1,0 +1,559 @@
+//! Every message that a run can end with, and `docs/troubleshooting.md`: each stands there, and
+//! nothing else does.
+//!
+//! The messages are taken from the types that make them, one sample of each variant. A variant
+//! without a sample does not compile.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::{Sentence, Unread};
+use crate::archive::ArchiveError;
+use crate::archive::envelope::EnvelopeError;
+use crate::archive::gzip::GzipError;
+use crate::archive::keystore::KeystoreError;
+use crate::archive::tar::TarError;
+use crate::cli;
+use crate::config::configstore::ConfigStoreError;
+use crate::config::esx_conf::EsxConfError;
+use crate::disk::partition::TableWarning;
+use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
+use crate::fat::{Damage, FatError, ShortName};
+use crate::firmware::Way;
+use crate::host::{SeatError, SnapshotError};
+use crate::init::drivers::load::ModuleFailure;
+use crate::init::drivers::sysfs::PciFunction;
+use crate::init::drivers::table::DriverTableError;
+use crate::init::drivers::{Undriven, UndrivenReason};
+use crate::init::finish::Stuck;
+use crate::init::mounts::MountError;
+use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
+use crate::medium::MediumError;
+use crate::originals::Objection;
+use crate::plan::PlanError;
+use crate::plan::refusal::BankRefusal;
+use crate::repair::Trouble;
+use crate::rescue::{self, MediumStop, MediumWarning};
+use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
+use crate::verify::Broken;
+
+const DOC: &str = include_str!("../../../docs/troubleshooting.md");
+/// What stands for the parts that differ.
+const PART: &str = "…";
+
+/// One message of each variant. The patterns must cover the type.
+macro_rules! samples {
+    ($($pattern:pat => $sample:expr),+ $(,)?) => {{
+        let covers = |message: &_| match message { $($pattern => ()),+ };
+        let samples = [$($sample),+];
+        samples.iter().for_each(covers);
+        samples.iter().map(ToString::to_string).collect::<Vec<String>>()
+    }};
+}
+
+fn name() -> ShortName {
+    ShortName::from_raw(*b"STATE   TGZ")
+}
+
+fn text() -> String {
+    "X".into()
+}
+
+fn failure() -> io::Error {
+    io::Error::other("Y")
+}
+
+fn results() -> Vec<String> {
+    samples![
+        Sentence::Inspected { .. } => Sentence::Inspected { banks: 2 },
+        Sentence::Planned => Sentence::Planned,
+        Sentence::Reverted { .. } => Sentence::Reverted { devices: 1, banks: 2 },
+        Sentence::Restored { .. } => Sentence::Restored { banks: 2 },
+        Sentence::NothingThere => Sentence::NothingThere,
+        Sentence::NothingNeeded => Sentence::NothingNeeded,
+        Sentence::NothingCertain => Sentence::NothingCertain,
+        Sentence::Refused => Sentence::Refused,
+        Sentence::PartlyRefused { .. } => Sentence::PartlyRefused { banks: 1 },
+        Sentence::Failed => Sentence::Failed,
+        Sentence::NoneFound => Sentence::NoneFound,
+        Sentence::BadWish => Sentence::BadWish,
+        Sentence::RepairedBefore => Sentence::RepairedBefore,
+        Sentence::BadSettings => Sentence::BadSettings,
+        Sentence::UnknownSettings => Sentence::UnknownSettings,
+        Sentence::Started => Sentence::Started,
+    ]
+}
+
+fn unread() -> Vec<String> {
+    samples![
+        Unread::Disk { .. } => Unread::Disk { path: text(), why: text() },
+        Unread::Partition { .. } => Unread::Partition { name: text(), why: text() },
+    ]
+}
+
+fn refused_banks() -> Vec<String> {
+    samples![
+        BankRefusal::Archive { .. } => BankRefusal::Archive {
+            name: name().to_string(),
+            error: text(),
+            remedy: "",
+        },
+        BankRefusal::StillPassesThrough { .. } => BankRefusal::StillPassesThrough {
+            name: name().to_string(),
+            device: text(),
+        },
+        BankRefusal::Unexpected => BankRefusal::Unexpected,
+        BankRefusal::Unreadable { .. } => BankRefusal::Unreadable {
+            name: name().to_string(),
+            why: text(),
+        },
+        BankRefusal::Volume(_) => BankRefusal::Volume(Refusal::Unsettled.to_string()),
+        BankRefusal::Room(_) => BankRefusal::Room(Refusal::NoSlot.to_string()),
+        BankRefusal::StrangeUndo { .. } => BankRefusal::StrangeUndo { name: text(), why: text() },
+        BankRefusal::BrokenUndo { .. } => BankRefusal::BrokenUndo { name: text(), why: text() },
+        BankRefusal::Copy { .. } => BankRefusal::copy(&Objection::Damaged {
+            file: text(),
+            place: text(),
+        }),
+        BankRefusal::BuildsDiffer => BankRefusal::BuildsDiffer,
+        BankRefusal::NoReadableArchive => BankRefusal::NoReadableArchive,
+    ]
+}
+
+fn refused_copies() -> Vec<String> {
+    let (file, place) = (text(), text());
+    samples![
+        Objection::SavedSince { .. } => Objection::SavedSince {
+            archive: text(),
+            place: place.clone(),
+        },
+        Objection::Name { .. } => Objection::Name { file: file.clone(), place: place.clone() },
+        Objection::Unreadable { .. } => Objection::Unreadable {
+            file: file.clone(),
+            place: place.clone(),
+            why: text(),
+        },
+        Objection::Damaged { .. } => Objection::Damaged { file: file.clone(), place: place.clone() },
+    ]
+}
+
+fn medium() -> Vec<String> {
+    let mut messages = samples![
+        MediumError::Ambiguous(_) => MediumError::Ambiguous(vec![text(), text()]),
+        MediumError::Read { .. } => MediumError::Read { what: text(), source: failure() },
+        MediumError::File { .. } => MediumError::File { file: text(), why: text() },
+        MediumError::Unsound { .. } => MediumError::Unsound { why: text() },
+        MediumError::Full { .. } => MediumError::Full { needed: 2, free: 1 },
+        MediumError::Prepare(_) => MediumError::Prepare(text()),
+        MediumError::Write(_) => MediumError::Write(failure()),
+        MediumError::Gone => MediumError::Gone,
+        MediumError::Slow(_) => MediumError::Slow(Duration::from_secs(1)),
+        MediumError::Defect => MediumError::Defect,
+    ];
+    messages.extend(samples![
+        MediumWarning::Originals(_) => MediumWarning::Originals(MediumError::Gone),
+        MediumWarning::Note(_) => MediumWarning::Note(MediumError::Gone),
+        MediumWarning::Report(_) => MediumWarning::Report(MediumError::Gone),
+        MediumWarning::Unusable(_) => MediumWarning::Unusable(MediumError::Gone),
+    ]);
+    messages.extend(samples![
+        MediumStop::Unclear(_) => MediumStop::Unclear(MediumError::Gone),
+        MediumStop::Settings(_) => MediumStop::Settings(SettingsErrors(vec![unknown_key()])),
+        MediumStop::Missing(_) => MediumStop::Missing(Duration::from_secs(1)),
+    ]);
+    messages
+}
+
+fn refused_exchanges() -> Vec<String> {
+    samples![
+        Refusal::Volume(_) => Refusal::Volume(FatError::NotFound(text())),
+        Refusal::NoSpace { .. } => Refusal::NoSpace { needed: 2, free: 1, cluster_bytes: 3 },
+        Refusal::NoSlot => Refusal::NoSlot,
+        Refusal::Empty(_) => Refusal::Empty(name()),
+        Refusal::Changed(_) => Refusal::Changed(name()),
+        Refusal::NoUndo(_) => Refusal::NoUndo(name()),
+        Refusal::NameTaken(_) => Refusal::NameTaken(name()),
+        Refusal::Unsettled => Refusal::Unsettled,
+    ]
+}
+
+fn volumes() -> Vec<String> {
+    samples![
+        FatError::Read { .. } => FatError::Read { what: text(), source: failure() },
+        FatError::NotFat(_) => FatError::NotFat(text()),
+        FatError::Damaged(_) => FatError::Damaged(Damage::MarkedDirty),
+        FatError::NotFound(_) => FatError::NotFound(text()),
+        FatError::TooLarge { .. } => FatError::TooLarge { name: text(), size: 2, limit: 1 },
+    ]
+}
+
+fn archives() -> Vec<String> {
+    const LAYER: &str = "state.tgz";
+    samples![
+        ArchiveError::NotAnArchive { .. } => ArchiveError::NotAnArchive { layer: LAYER },
+        ArchiveError::Gzip { .. } => ArchiveError::Gzip { layer: LAYER, source: GzipError::Header },
+        ArchiveError::Tar { .. } => ArchiveError::Tar {
+            layer: LAYER,
+            source: TarError::TooManyMembers,
+        },
+        ArchiveError::SealedByTpm => ArchiveError::SealedByTpm,
+        ArchiveError::UnknownMode(_) => ArchiveError::UnknownMode(text()),
+        ArchiveError::NoKeystore => ArchiveError::NoKeystore,
+        ArchiveError::Keystore(_) => ArchiveError::Keystore(KeystoreError::TooLarge { bytes: 1 }),
+        ArchiveError::Envelope(_) => ArchiveError::Envelope(EnvelopeError::Tag),
+        ArchiveError::PlainAndSealed => ArchiveError::PlainAndSealed,
+        ArchiveError::NoConfiguration => ArchiveError::NoConfiguration,
+        ArchiveError::EsxConf(_) => ArchiveError::EsxConf(EsxConfError::TooLarge { size: 1 }),
+        ArchiveError::ConfigStore(_) => ArchiveError::ConfigStore(ConfigStoreError::NoSuchDevice {
+            identifier: text(),
+        }),
+        ArchiveError::Journal => ArchiveError::Journal,
+        ArchiveError::NotAsMeant(_) => ArchiveError::NotAsMeant("X"),
+    ]
+}
+
+fn failed() -> ExchangeError {
+    ExchangeError::Failed {
+        stage: Stage::Data,
+        in_force: InForce::Old,
+        reason: text(),
+    }
+}
+
+fn troubles() -> Vec<String> {
+    let (bank, error) = (text, failed());
+    samples![
+        Trouble::CannotOpen { .. } => Trouble::CannotOpen { bank: bank(), error: failure() },
+        Trouble::NotBegun { .. } => Trouble::NotBegun { bank: bank() },
+        Trouble::Exchange { .. } => Trouble::Exchange { bank: bank(), error: &error },
+        Trouble::HalfWay { .. } => Trouble::HalfWay {
+            bank: bank(),
+            names: text(),
+            file: text(),
+            error: &error,
+        },
+    ]
+}
+
+fn broken_promises() -> Vec<String> {
+    samples![
+        Broken::NowUnreadable { .. } => Broken::NowUnreadable { name: text(), why: text() },
+        Broken::TableGone { .. } => Broken::TableGone { path: text(), why: text() },
+        Broken::OtherPartitions { .. } => Broken::OtherPartitions { path: text() },
+        Broken::TableWorse { .. } => Broken::TableWorse { path: text(), warning: text() },
+        Broken::NotAsPlanned { .. } => Broken::NotAsPlanned {
+            name: "X",
+            what: text(),
+            in_force: "the new archive was written and had read back right",
+        },
+        Broken::StillPassedThrough { .. } => Broken::StillPassedThrough { name: "X", device: "Y" },
+    ]
+}
+
+fn wishes() -> Vec<String> {
+    let mut messages = samples![
+        PlanError::AutoNeedsMachine { .. } => PlanError::AutoNeedsMachine { passed_through: text() },
+        PlanError::ClassNeedsMachine { .. } => PlanError::ClassNeedsMachine {
+            selector: text(),
+            passed_through: text(),
+        },
+        PlanError::NothingSelected { .. } => PlanError::NothingSelected {
+            selector: text(),
+            passed_through: text(),
+        },
+    ];
+    messages.extend(samples![
+        SeatError::NoSuchDisk { .. } => SeatError::NoSuchDisk {
+            node: PathBuf::from("X"),
+            disks: text(),
+        },
+        SeatError::Taken { .. } => SeatError::Taken { node: PathBuf::from("X") },
+        SeatError::Which { .. } => SeatError::Which {
+            image: PathBuf::from("X"),
+            size: 1,
+            fits: 2,
+            example: text(),
+            disks: text(),
+        },
+    ]);
+    messages.extend(samples![
+        SnapshotError::NoMachine { .. } | SnapshotError::File { .. } => SnapshotError::NoMachine {
+            path: PathBuf::from("X"),
+            why: text(),
+        },
+    ]);
+    messages.extend(samples![
+        InitError::NotPidOne { .. } => InitError::NotPidOne { pid: 7 },
+    ]);
+    messages.push(cli::NOBODY_TO_ASK.into());
+    messages
+}
+
+/// Their own messages are under other heads; none of the variants may be forgotten.
+fn stops() -> Vec<String> {
+    let wrong = || SettingsErrors(vec![unknown_key()]);
+    let mut messages = samples![
+        init::Stop::Mount(_) => init::Stop::Mount(mount_error()),
+        init::Stop::CommandLine(_) => init::Stop::CommandLine(failure()),
+        init::Stop::ImageSettings(_) => init::Stop::ImageSettings(failure()),
+        init::Stop::Settings(_) => init::Stop::Settings(wrong()),
+    ];
+    messages.extend(samples![
+        rescue::Stop::Plan(_) => rescue::Stop::Plan(PlanError::NothingSelected {
+            selector: text(),
+            passed_through: text(),
+        }),
+        rescue::Stop::Medium(_) => rescue::Stop::Medium(MediumStop::Missing(Duration::ZERO)),
+    ]);
+    messages
+}
+
+fn mount_error() -> MountError {
+    MountError::Mount {
+        kind: "X",
+        target: "Y",
+        error: Errno::EIO,
+    }
+}
+
+fn place() -> Place {
+    Place {
+        origin: Origin::CommandLine,
+        line: None,
+    }
+}
+
+fn unknown_key() -> SettingsError {
+    SettingsError::UnknownKey {
+        place: place(),
+        key: text(),
+    }
+}
+
+fn settings() -> Vec<String> {
+    let (origin, key) = (Origin::CommandLine, Key::Mode);
+    samples![
+        SettingsError::TooLong { .. } => SettingsError::TooLong {
+            origin: origin.clone(),
+            found: 2,
+            limit: 1,
+        },
+        SettingsError::NotUtf8 { .. } => SettingsError::NotUtf8 { origin: origin.clone(), offset: 1 },
+        SettingsError::Syntax { .. } => SettingsError::Syntax { place: place(), message: text() },
+        SettingsError::UnknownKey { .. } => unknown_key(),
+        SettingsError::NoValue { .. } => SettingsError::NoValue { place: place(), key },
+        SettingsError::BadValue { .. } => SettingsError::BadValue {
+            place: place(),
+            key,
+            value: text(),
+        },
+        SettingsError::PinWithoutTls { .. } => SettingsError::PinWithoutTls { place: place() },
+        SettingsError::WrongType { .. } => SettingsError::WrongType {
+            place: place(),
+            key,
+            found: "a list",
+        },
+    ]
+}
+
+fn warnings() -> Vec<String> {
+    let mut messages = samples![
+        Warning::Talkative(_) => Warning::Talkative(failure()),
+        Warning::NoConsole { .. } => Warning::NoConsole { name: text() },
+        Warning::NoEvents(_) => Warning::NoEvents(Errno::EIO),
+    ];
+    messages.extend(samples![
+        MountError::Folder { .. } => MountError::Folder {
+            kind: "X",
+            target: "Y",
+            error: failure(),
+        },
+        MountError::Mount { .. } => mount_error(),
+    ]);
+    messages.extend(samples![
+        NoDrivers::Read(_) => NoDrivers::Read(failure()),
+        NoDrivers::Table(_) => NoDrivers::Table(DriverTableError::TooLarge { found: 1 }),
+    ]);
+    messages.extend(samples![
+        TableWarning::PrimaryDamaged { .. } => TableWarning::PrimaryDamaged { reason: text() },
+        TableWarning::BackupDamaged { .. } => TableWarning::BackupDamaged { reason: text() },
+        TableWarning::NotProtected => TableWarning::NotProtected,
+        TableWarning::SectorSize { .. } => TableWarning::SectorSize { table: 512, device: 4096 },
+        TableWarning::BrokenChain { .. } => TableWarning::BrokenChain { number: 5, reason: text() },
+    ]);
+    messages
+}
+
+fn undriven() -> Vec<String> {
+    let controller = |reason| Undriven {
+        function: PciFunction {
+            address: "0000:00:1f.2".into(),
+            vendor: 0x8086,
+            device: 0x2922,
+            class: 0x01_0601,
+            driver: None,
+            modalias: String::new(),
+        },
+        reason,
+        firmware: Vec::new(),
+    };
+    let reasons = [
+        UndrivenReason::NoDriver,
+        UndrivenReason::Failed(vec![ModuleFailure {
+            name: text(),
+            reason: text(),
+        }]),
+        UndrivenReason::NotTaken(vec![text()]),
+    ];
+    let covers = |reason: &UndrivenReason| match reason {
+        UndrivenReason::NoDriver | UndrivenReason::Failed(_) | UndrivenReason::NotTaken(_) => (),
+    };
+    reasons.iter().for_each(covers);
+    reasons
+        .into_iter()
+        .map(|reason| controller(reason).to_string())
+        .collect()
+}
+
+fn endings() -> Vec<String> {
+    let mut messages = samples![
+        Stuck::Machine(_) => Stuck::Machine(Errno::EIO),
+        Stuck::Disk => Stuck::Disk,
+    ];
+    messages.extend([HALTED.to_owned(), PROGRAM_STOPPED.to_owned()]);
+    messages
+}
+
+fn ways_back() -> Vec<String> {
+    let (why, first) = (text(), text());
+    let (home, entry, description) = (text(), text(), text());
+    samples![
+        Way::BootNext { .. } => Way::BootNext { home: home.clone(), entry: entry.clone(), description },
+        Way::MadeEntry { .. } => Way::MadeEntry { home, entry },
+        Way::Medium => Way::Medium,
+        Way::MediumInstead { .. } => Way::MediumInstead { why: why.clone() },
+        Way::PullIt { .. } => Way::PullIt { why: why.clone() },
+        Way::MediumFirst { .. } => Way::MediumFirst { why: why.clone(), first: first.clone() },
+        Way::OwnOrder { .. } => Way::OwnOrder { why: why.clone(), first },
+        Way::Unknown { .. } => Way::Unknown { why },
+        Way::Off => Way::Off,
+    ]
+}
+
+fn every_message() -> Vec<String> {
+    [
+        results(),
+        unread(),
+        refused_banks(),
+        refused_copies(),
+        medium(),
+        refused_exchanges(),
+        volumes(),
+        archives(),
+        troubles(),
+        broken_promises(),
+        wishes(),
+        stops(),
+        settings(),
+        warnings(),
+        undriven(),
+        endings(),
+        ways_back(),
+    ]
+    .concat()
+}
+
+/// The first cell of every row, without the backticks.
+fn documented() -> Vec<&'static str> {
+    let rows = DOC.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| Some(row.split_once("` | ")?.0))
+        .collect()
+}
+
+/// Whether a message is the documented one, with anything where the dots stand.
+fn fits(documented: &str, message: &str) -> bool {
+    let mut parts = documented.split(PART);
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = message.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        let found = match parts.peek() {
+            Some(_) => rest.find(part),
+            None => rest
+                .len()
+                .checked_sub(part.len())
+                .filter(|_| rest.ends_with(part)),
+        };
+        match found {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[test]
+fn every_message_is_documented() {
+    for message in every_message() {
+        let message = message.replace('\n', " ");
+        assert!(
+            documented().into_iter().any(|known| fits(known, &message)),
+            "docs/troubleshooting.md says nothing of: {message}"
+        );
+    }
+}
+
+#[test]
+fn every_documented_message_exists() {
+    let messages: Vec<String> = every_message()
+        .iter()
+        .map(|message| message.replace('\n', " "))
+        .collect();
+    for known in documented() {
+        assert!(
+            messages.iter().any(|message| fits(known, message)),
+            "nothing says any more: {known}"
+        );
+        let words: String = known.split(PART).collect();
+        assert!(words.len() >= 10, "this would fit anything: {known}");
+    }
+}
+
+#[test]
+fn every_row_says_what_to_do() {
+    let rows = DOC.lines().filter(|line| line.starts_with("| `"));
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let filled = cells.iter().all(|cell| cell.trim().len() >= 4);
+        assert!(cells.len() == 3 && filled, "{row}");
+    }
+}
+
+#[test]
+fn dots_stand_for_anything_and_nothing_else_does() {
+    for (documented, message, expected) in [
+        ("a … b", "a x b", true),
+        ("a … b", "a x y b", true),
+        ("a … b", "a x c", false),
+        ("…: c …", "x: c y", true),
+        ("ab", "abc", false),
+        ("ab…", "abc", true),
+        ("… and …; …", "x and y; z", true),
+        ("… and …; …", "x or y; z", false),
+        ("a …b", "ab", false),
+    ] {
+        assert_eq!(
+            fits(documented, message),
+            expected,
+            "{documented} {message}"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! The medium on the way: its settings before anything is decided, its notes before the first write,
+//! the report after the last. Whatever it does, the repair goes on; only settings that are not clear
+//! stop the run, before any write.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::look::Seen;
+use super::say;
+use super::task::Task;
+use crate::cli::{now, open_readable, open_writable};
+use crate::init::Machine;
+use crate::inventory::Inventory;
+use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
+use crate::originals::{self, Offer, host_label};
+use crate::report::{Command, Line, Report, Sentence, Tone};
+use crate::settings::SettingsErrors;
+
+/// Why it is not clear what the settings are. Nothing has been written then.
+#[derive(Debug, Error)]
+pub(crate) enum MediumStop {
+    /// There are several, or the settings on it cannot be read.
+    #[error(transparent)]
+    Unclear(#[from] MediumError),
+    /// The settings on it are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsErrors),
+    /// The image was started from it, and it does not show.
+    #[error(
+        "this image was started from a USB stick, which has not shown up as a disk within {} s, so that the settings on it are not known. Try another USB port, or a larger rescue.wait; or go on without it: in the boot menu press e and take out the word rescue_from=usb",
+        .0.as_secs()
+    )]
+    Missing(Duration),
+}
+
+/// What did not work with the medium, and did not stop the run.
+#[derive(Debug, Error)]
+pub(crate) enum MediumWarning {
+    /// The copies, before the repair.
+    #[error("no copy of the originals was kept: {0}")]
+    Originals(MediumError),
+    /// The note, before the repair.
+    #[error("what is about to be done was not noted: {0}")]
+    Note(MediumError),
+    /// The report, after it.
+    #[error("the report was not written: {0}")]
+    Report(MediumError),
+    /// The copies, when they are wanted back.
+    #[error("its originals cannot be used: {0}")]
+    Unusable(MediumError),
+}
+
+impl MediumStop {
+    pub(crate) fn sentence(&self) -> Sentence {
+        match self {
+            Self::Settings(_) => Sentence::BadSettings,
+            Self::Unclear(_) | Self::Missing(_) => Sentence::UnknownSettings,
+        }
+    }
+}
+
+/// Looks for the medium among the disks, and takes the settings from it once it is there.
+pub(super) fn look_for(machine: &mut Machine, inventory: &Inventory) -> Result<(), MediumStop> {
+    let Some(identity) = Identity::of_image(&machine.root) else {
+        return Ok(());
+    };
+    let access = Access::new(open_readable, open_writable);
+    let found = medium::find(inventory, &identity, &access)?;
+    let (Some(found), None) = (found, &machine.medium) else {
+        return Ok(());
+    };
+    if let Some(content) = found.settings()? {
+        machine.add_settings(&format!("{SETTINGS} on the medium"), content)?;
+    }
+    machine.medium = Some(found);
+    Ok(())
+}
+
+/// Whether the image was started from a stick that has not been found.
+pub(super) fn is_missing(machine: &Machine) -> bool {
+    let words = &machine.sources.command_line;
+    machine.medium.is_none() && medium::started_from_stick(words)
+}
+
+/// Notes on the medium what is about to be written, and keeps the originals there.
+pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Task) {
+    let Some(medium) = machine.medium.clone() else {
+        return;
+    };
+    let (host, label) = (Some(&seen.host), host_label(&seen.host.name_plate));
+    if task.command == Command::Revert {
+        let originals = originals::of_plan(&task.plan, &seen.inventory, host, now());
+        if let Err(error) = medium.keep_originals(&label, originals) {
+            // One that hangs is not waited for twice.
+            let hangs = matches!(error, MediumError::Slow(_));
+            warn(machine, &MediumWarning::Originals(error));
+            if hangs {
+                return;
+            }
+        }
+    }
+    let plan = Some(&task.plan);
+    let report = Report::new(task.command, &seen.inventory, host, plan, None, Vec::new()).begun();
+    if let Err(error) = medium.report_begun(&label, report.to_json()) {
+        warn(machine, &MediumWarning::Note(error));
+    }
+}
+
+/// Writes the report and the transcript.
+pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
+    let Some(medium) = machine.medium.clone() else {
+        return;
+    };
+    let label = host_label(&seen.host.name_plate);
+    let json = format!("{}\n", report.to_json());
+    let log = machine.consoles.transcript();
+    match medium.report_finished(&label, json, log) {
+        Ok(path) => say(
+            machine,
+            &[Line::plain(format!("Report   {path} on the medium"))],
+        ),
+        Err(error) => warn(machine, &MediumWarning::Report(error)),
+    }
+}
+
+/// The copies of originals that the medium has for this host.
+pub(super) fn offers(machine: &Machine, seen: &Seen) -> Vec<Offer> {
+    let Some(medium) = &machine.medium else {
+        return Vec::new();
+    };
+    let label = host_label(&seen.host.name_plate);
+    match medium.originals(&label) {
+        Ok(collection) => originals::offers(&seen.inventory, Some(&seen.host), &collection),
+        Err(error) => {
+            say(machine, &[warning(&MediumWarning::Unusable(error))]);
+            Vec::new()
+        }
+    }
+}
+
+fn warn(machine: &mut Machine, what: &MediumWarning) {
+    say(machine, &[warning(what)]);
+    machine.warnings.push(format!("medium: {what}"));
+}
+
+fn warning(what: &MediumWarning) -> Line {
+    Line::new(Tone::Warning, format!("Medium   ! {what}"))
+}

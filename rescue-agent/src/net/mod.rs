@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::init::{self, Machine};
+use crate::report::{Line, Tone};
 use crate::settings::{Key, Origin, command_line_words};
-use addressing::{Addressing, FixedAddress, MacAddress};
+use addressing::{Addressing, AddressingError, FixedAddress, MacAddress};
 use post::PostError;
 use session::Task;
 
@@ -179,12 +180,16 @@ fn addressing_of(machine: &mut Machine) -> (Addressing, Option<MacAddress>) {
         return (setting, boot_card);
     };
     let addressing = text.parse().unwrap_or_else(|error| {
-        machine.consoles.line(&crate::report::escape(&format!(
-            "Warning  ip={text} on the kernel command line is passed over: {error}"
-        )));
+        let warning = format!("Warning  {}", passed_over(text, &error));
+        machine.consoles.show(&Line::new(Tone::Warning, warning));
         setting
     });
     (addressing, boot_card)
+}
+
+/// What is said of an `ip=` that is not understood.
+pub(crate) fn passed_over(text: &str, error: &AddressingError) -> String {
+    format!("ip={text} on the kernel command line is passed over: {error}")
 }
 
 fn start_drivers(machine: &mut Machine) {

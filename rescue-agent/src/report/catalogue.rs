@@ -5,6 +5,7 @@
 //! without a sample does not compile.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,12 @@ use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
 use crate::medium::MediumError;
+use crate::net::addressing::{AddressingError, FixedAddress};
+use crate::net::dns::LookupError;
+use crate::net::post::PostError;
+use crate::net::target::Pin;
+use crate::net::tls::Distrust;
+use crate::net::{self, DeliveryError};
 use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
@@ -418,6 +425,71 @@ fn undriven() -> Vec<String> {
         .collect()
 }
 
+fn fixed_address() -> FixedAddress {
+    FixedAddress {
+        address: Ipv4Addr::new(192, 0, 2, 7),
+        prefix: 24,
+        gateway: None,
+    }
+}
+
+fn deliveries() -> Vec<String> {
+    let mut messages = samples![
+        DeliveryError::NoCard { .. } => DeliveryError::NoCard { without_driver: Vec::new() },
+        DeliveryError::NoSuchInterface { .. } => DeliveryError::NoSuchInterface {
+            wanted: text(),
+            present: Vec::new(),
+        },
+        DeliveryError::NoSignal(_) => DeliveryError::NoSignal(vec![text()]),
+        DeliveryError::NoAddress(_) => DeliveryError::NoAddress(vec![text()]),
+        DeliveryError::Refused { .. } => DeliveryError::Refused {
+            interface: text(),
+            address: fixed_address(),
+            problem: text(),
+        },
+        // Its own message stands among those of the attempt.
+        DeliveryError::NotTaken { .. } => DeliveryError::Skipped,
+        DeliveryError::Skipped => DeliveryError::Skipped,
+        DeliveryError::Internal(_) => DeliveryError::Internal(text()),
+    ];
+    messages.push(net::passed_over("X", &AddressingError::Interface(text())));
+    messages
+}
+
+fn posts() -> Vec<String> {
+    let at = text;
+    samples![
+        PostError::Refused { .. } => PostError::Refused { at: at() },
+        PostError::Unreachable { .. } => PostError::Unreachable { at: at(), problem: text() },
+        PostError::Silent { .. } => PostError::Silent { at: at(), seconds: 15 },
+        PostError::Tls { .. } => PostError::Tls { at: at(), problem: text() },
+        PostError::Redirect { .. } => PostError::Redirect { status: 302, to: text() },
+        PostError::Status { .. } => PostError::Status { status: 422, text: text() },
+        PostError::Broken { .. } => PostError::Broken { at: at(), problem: text() },
+        PostError::Lookup(_) | PostError::Distrust(_) => Distrust::Name.into(),
+    ]
+}
+
+fn lookups() -> Vec<String> {
+    let server = (Ipv4Addr::new(192, 0, 2, 53), 53).into();
+    samples![
+        LookupError::NoServer { .. } => LookupError::NoServer { name: text() },
+        LookupError::NoSuchName { .. } => LookupError::NoSuchName { name: text(), server },
+        LookupError::NoAnswer { .. } => LookupError::NoAnswer { name: text(), problems: vec![text()] },
+    ]
+}
+
+fn distrusts() -> Vec<String> {
+    let pin = Pin([7; 32]);
+    samples![
+        Distrust::Pin { .. } => Distrust::Pin { found: pin, wanted: pin },
+        Distrust::Date { .. } => Distrust::Date { word: "is out of date", date: text() },
+        Distrust::Issuer => Distrust::Issuer,
+        Distrust::Name => Distrust::Name,
+        Distrust::Certificate(_) => Distrust::Certificate(text()),
+    ]
+}
+
 fn endings() -> Vec<String> {
     let mut messages = samples![
         Stuck::Machine(_) => Stuck::Machine(Errno::EIO),
@@ -460,6 +532,10 @@ fn every_message() -> Vec<String> {
         settings(),
         warnings(),
         undriven(),
+        deliveries(),
+        posts(),
+        lookups(),
+        distrusts(),
         endings(),
         ways_back(),
     ]

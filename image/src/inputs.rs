@@ -14,6 +14,7 @@ use crate::build::{Options, VERSION};
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::kernel::{Choice, Source};
+use crate::licences;
 use crate::manifest::Input;
 use crate::packages::{Archive, Deb, Release};
 use crate::parts::Loaders;
@@ -33,7 +34,7 @@ const GRUB_EFI: &str = "grub-efi-amd64-signed";
 /// Names of PCI devices, for the console and the report.
 const PCI_IDS: &str = "pci.ids";
 /// Installed programs whose version shapes the artefacts, with the package to ask for it.
-const TOOLS: &[&str] = &["xorriso", "grub-common", "grub-pc-bin"];
+const TOOLS: &[&str] = &["xorriso", "grub-common", "grub-pc-bin", "libc6-dev"];
 
 /// Everything that goes in, read and checked.
 #[derive(Debug)]
@@ -107,12 +108,11 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         let name = modules.display().to_string();
         list.push(Input::other("kernel", &name, "", Some(digest.clone())));
     }
-    list.push(Input::other(
-        "agent",
-        "rescue-agent",
-        VERSION,
-        Some(hash::sha256(&agent)),
-    ));
+    list.push(Input {
+        sha256: Some(hash::sha256(&agent)),
+        licence: Some("MIT OR Apache-2.0".to_owned()),
+        ..Input::other("agent", "rescue-agent", VERSION, None)
+    });
     if let Some(config) = &config {
         list.push(Input::other(
             "settings",
@@ -125,9 +125,8 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         "{VERSION} {:?} {} {}",
         options.arguments, options.epoch, options.network
     );
-    for name in TOOLS {
-        list.push(Input::other("tool", name, &tool_version(name), None));
-    }
+    list.extend(TOOLS.iter().map(|name| installed(name)));
+    list.extend(licences::crates());
     list.push(Input::other(
         "builder",
         "rescue-image",
@@ -251,13 +250,24 @@ fn read_config(path: &Path) -> Result<(Vec<u8>, bool)> {
     Ok((content, settings.report.is_some()))
 }
 
-/// The version of an installed package, or "unknown" where programs do not come from packages.
-fn tool_version(package: &str) -> String {
+/// A package of this machine: its version shapes the artefacts, and files of some are in them (GRUB for BIOS, the C library
+/// in the agent). "unknown" where programs do not come from packages.
+fn installed(package: &str) -> Input {
     let mut command = Command::new("dpkg-query");
-    command.args(["--show", "--showformat=${Version}", package]);
-    match tool::run(&mut command, "dpkg") {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        Err(_) => "unknown".to_owned(),
+    let format = "--showformat=${Version} ${source:Package} ${source:Version}";
+    command.args(["--show", format, package]);
+    let answer = tool::run(&mut command, "dpkg").map(|output| output.stdout);
+    let answer = String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned();
+    let words: Vec<&str> = answer.split_whitespace().collect();
+    let &[version, source, source_version] = words.as_slice() else {
+        return Input::other("tool", package, "unknown", None);
+    };
+    match licences::of_package(package) {
+        Some(licence) => {
+            let url = licences::source_of_package(source, source_version);
+            Input::licensed("tool", package, version, licence, &url)
+        }
+        None => Input::other("tool", package, version, None),
     }
 }
 

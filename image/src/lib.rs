@@ -21,6 +21,7 @@ pub mod inputs;
 pub mod iso;
 pub mod iso9660;
 pub mod kernel;
+pub mod licences;
 pub mod manifest;
 pub mod modinfo;
 pub mod names;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::licences;
 use crate::packages::Release;
 
 /// Name and version of the manifest's format.
@@ -30,6 +31,12 @@ pub struct Input {
     /// Source package and its version, `name version`, for Debian packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Its licence as an SPDX expression, for what is shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// Where its source is, for what is shipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_url: Option<String>,
 }
 
 /// One file that was made.
@@ -78,6 +85,21 @@ impl Input {
             version: release.version.clone(),
             sha256: Some(release.sha256.clone()),
             source: Some(format!("{} {}", release.source, release.source_version)),
+            licence: licences::of_package(&release.package).map(str::to_owned),
+            source_url: Some(licences::source_of_package(
+                &release.source,
+                &release.source_version,
+            )),
+        }
+    }
+
+    /// Something that is part of what is shipped, with its licence and the place of its source.
+    #[must_use]
+    pub fn licensed(kind: &str, name: &str, version: &str, licence: &str, source: &str) -> Self {
+        Self {
+            licence: Some(licence.to_owned()),
+            source_url: Some(source.to_owned()),
+            ..Self::other(kind, name, version, None)
         }
     }
 
@@ -90,6 +112,8 @@ impl Input {
             version: version.to_owned(),
             sha256,
             source: None,
+            licence: None,
+            source_url: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! without a sample does not compile.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,12 @@ use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
 use crate::medium::MediumError;
+use crate::net::DeliveryError;
+use crate::net::addressing::FixedAddress;
+use crate::net::dns::LookupError;
+use crate::net::post::PostError;
+use crate::net::target::Pin;
+use crate::net::tls::Distrust;
 use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
@@ -386,6 +393,66 @@ fn warnings() -> Vec<String> {
     messages
 }
 
+fn deliveries() -> Vec<String> {
+    let (at, problem) = (text, text);
+    let broken = PostError::Broken {
+        at: at(),
+        problem: problem(),
+    };
+    let mut messages = samples![
+        DeliveryError::NoCard { .. } => DeliveryError::NoCard { without_driver: vec![text()] },
+        DeliveryError::NoSuchInterface { .. } => DeliveryError::NoSuchInterface {
+            wanted: text(),
+            present: vec![text()],
+        },
+        DeliveryError::NoSignal(_) => DeliveryError::NoSignal(vec![text()]),
+        DeliveryError::NoAddress(_) => DeliveryError::NoAddress(vec![text()]),
+        DeliveryError::Refused { .. } => DeliveryError::Refused {
+            interface: text(),
+            address: FixedAddress {
+                address: Ipv4Addr::new(10, 0, 0, 2),
+                prefix: 24,
+                gateway: None,
+            },
+            problem: problem(),
+        },
+        DeliveryError::NotTaken { .. } => DeliveryError::NotTaken { error: broken.clone(), attempts: 2 },
+        DeliveryError::Skipped => DeliveryError::Skipped,
+        DeliveryError::Internal(_) => DeliveryError::Internal(text()),
+    ];
+    messages.extend(samples![
+        PostError::Lookup(_) => PostError::Lookup(LookupError::NoServer { name: text() }),
+        PostError::Refused { .. } => PostError::Refused { at: at() },
+        PostError::Unreachable { .. } => PostError::Unreachable { at: at(), problem: problem() },
+        PostError::Silent { .. } => PostError::Silent { at: at(), seconds: 1 },
+        PostError::Distrust(_) => PostError::Distrust(Distrust::Issuer),
+        PostError::Tls { .. } => PostError::Tls { at: at(), problem: problem() },
+        PostError::Redirect { .. } => PostError::Redirect { status: 301, to: at() },
+        PostError::Status { .. } => PostError::Status { status: 403, text: text() },
+        PostError::Broken { .. } => broken,
+    ]);
+    messages.extend(samples![
+        LookupError::NoServer { .. } => LookupError::NoServer { name: text() },
+        LookupError::NoSuchName { .. } => LookupError::NoSuchName {
+            name: text(),
+            server: SocketAddr::from(([10, 0, 0, 1], 53)),
+        },
+        LookupError::NoAnswer { .. } => LookupError::NoAnswer {
+            name: text(),
+            problems: vec![problem()],
+        },
+    ]);
+    let pin = || Pin([0; 32]);
+    messages.extend(samples![
+        Distrust::Pin { .. } => Distrust::Pin { found: pin(), wanted: pin() },
+        Distrust::Date { .. } => Distrust::Date { word: "ended", date: text() },
+        Distrust::Issuer => Distrust::Issuer,
+        Distrust::Name => Distrust::Name,
+        Distrust::Certificate(_) => Distrust::Certificate(text()),
+    ]);
+    messages
+}
+
 fn undriven() -> Vec<String> {
     let controller = |reason| Undriven {
         function: PciFunction {
@@ -442,6 +509,7 @@ fn every_message() -> Vec<String> {
         stops(),
         settings(),
         warnings(),
+        deliveries(),
         undriven(),
         endings(),
     ]

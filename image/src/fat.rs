@@ -236,7 +236,7 @@ impl Geometry {
         };
         geometry.root = match root_entries {
             0 => geometry.fat32_chain(volume, fat_at, word(volume, 44)),
-            _ => vec![root_at..geometry.data_at],
+            _ => std::iter::once(root_at..geometry.data_at).collect(),
         };
         geometry
     }

@@ -8,6 +8,7 @@
 //! its settings ([`personal`]).
 
 pub mod build;
+pub mod collect;
 pub mod dictionary;
 pub mod drivers;
 pub mod error;

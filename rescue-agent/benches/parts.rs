@@ -69,7 +69,7 @@ fn tarred(files: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// The tar of a configuration: many files, esx.conf among them.
 fn configuration(bytes: usize) -> Vec<u8> {
-    let mut conf = format!("/device/00000:000:31.2/owner = \"passthru\"\n").into_bytes();
+    let mut conf = b"/device/00000:000:31.2/owner = \"passthru\"\n".to_vec();
     conf.extend(text(bytes / 4));
     let other = text(8192);
     let names: Vec<String> = (0..bytes / 4 * 3 / other.len())
@@ -229,7 +229,7 @@ fn disk() -> Memory {
     bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
     let volume = &mut bytes[MIB..];
     let options = fatfs::FormatVolumeOptions::new().fat_type(fatfs::FatType::Fat16);
-    fatfs::format_volume(&mut Cursor::new(&mut *volume), options).unwrap();
+    fatfs::format_volume(Cursor::new(&mut *volume), options).unwrap();
     volume[SECTOR..SECTOR + 16].copy_from_slice(b"VMWARE FAT16    ");
     {
         let fs = fatfs::FileSystem::new(Cursor::new(volume), fatfs::FsOptions::new()).unwrap();

@@ -12,6 +12,7 @@ pub mod esxi;
 pub mod judge;
 pub mod machine;
 pub mod power;
+pub mod receiver;
 pub mod server;
 pub mod sparse;
 pub mod sysfs;

@@ -23,6 +23,9 @@ const LOADER: &str = "\\EFI\\BOOT\\BOOTX64.EFI";
 /// A system UUID in which every byte is another one, so that no order of bytes can be mistaken.
 const UUID: &str = "12345678-9abc-def0-0fed-cba987654321";
 
+/// What the rescue says last.
+const RESULT: &str = "esxi-rescue: result=";
+
 /// A machine of UEFI with an ESXi disk, and a CD or stick that the firmware prefers.
 struct Uefi {
     folder: tempfile::TempDir,
@@ -117,7 +120,7 @@ fn disk(id: &str, image: &Path, port: usize, order: usize) -> [String; 4] {
 
 /// It ended so, and the rescue had run once by then.
 fn ended(finished: &Finished, ending: Ending) -> Result<()> {
-    let runs = finished.serial.matches("esxi-rescue: result=").count();
+    let runs = finished.serial.matches(RESULT).count();
     let found = (finished.ending, runs);
     ensure!(
         found == (ending, 1),
@@ -129,7 +132,7 @@ fn ended(finished: &Finished, ending: Ending) -> Result<()> {
 
 /// It started the local disk, and not the rescue before.
 fn straight_to_the_disk(finished: &Finished) -> Result<()> {
-    let rescued = finished.serial.contains("esxi-rescue");
+    let rescued = finished.serial.contains(RESULT);
     ensure!(
         finished.ending == Ending::SwitchedOff && !rescued,
         "it ended by {:?}:\n{}",

@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
+use thiserror::Error;
 
 use crate::disk::partition::{Partition, PartitionKind, PartitionTable};
 use crate::inventory::{Disk, Inventory};
@@ -65,42 +66,92 @@ pub struct WayBack {
     pub text: String,
 }
 
-impl WayBack {
-    fn by_boot_next(chosen: &Chosen) -> Self {
-        let Chosen {
-            number,
+/// What is done about the next start, or why nothing is, as a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Way {
+    /// The firmware takes the disk's entry.
+    #[error("the next start is ESXi from {home}, by {entry} \"{description}\".")]
+    BootNext {
+        /// The disk's EFI system partition.
+        home: String,
+        /// The entry.
+        entry: String,
+        /// Its name in the firmware's menu.
+        description: String,
+    },
+    /// The same, and there was no entry before.
+    #[error("the next start is ESXi from {home}, by {entry}, an entry made now.")]
+    MadeEntry {
+        /// The disk's EFI system partition.
+        home: String,
+        /// The entry.
+        entry: String,
+    },
+    /// The medium remembers the host.
+    #[error("started again, this medium hands over to the local disk, once.")]
+    Medium,
+    /// The same, because the firmware could not be told.
+    #[error("{why}; started again, this medium hands over to the local disk, once.")]
+    MediumInstead {
+        /// Why the firmware could not be told.
+        why: String,
+    },
+    /// On BIOS nothing remembers.
+    #[error("{why}. Pull the medium, or the BIOS may start it again; it then finds nothing to do.")]
+    PullIt {
+        /// Why the medium does not.
+        why: String,
+    },
+    /// The firmware's order brings the medium once more.
+    #[error(
+        "{why}. The firmware's order begins with what was started now, {first}: pull the medium, or it starts again."
+    )]
+    MediumFirst {
+        /// Why the firmware could not be told.
+        why: String,
+        /// The first entry of the order.
+        first: String,
+    },
+    /// The firmware's order begins with something else.
+    #[error("{why}. The firmware goes by its order, which begins with {first}.")]
+    OwnOrder {
+        /// Why the firmware could not be told.
+        why: String,
+        /// The first entry of the order.
+        first: String,
+    },
+    /// The firmware tells no order.
+    #[error("{why}. The firmware decides what starts next: pull the medium if it starts again.")]
+    Unknown {
+        /// Why the firmware could not be told.
+        why: String,
+    },
+    /// A setting said so.
+    #[error("left to the firmware, as bootnext=off says.")]
+    Off,
+}
+
+impl From<Way> for WayBack {
+    fn from(way: Way) -> Self {
+        let text = way.to_string();
+        let by = match way {
+            Way::BootNext { .. } | Way::MadeEntry { .. } => By::BootNext,
+            Way::Medium | Way::MediumInstead { .. } => By::Medium,
+            _ => By::Nothing,
+        };
+        let created = matches!(way, Way::MadeEntry { .. });
+        let (entry, description) = match way {
+            Way::BootNext {
+                entry, description, ..
+            } => (Some(entry), Some(description)),
+            Way::MadeEntry { entry, .. } => (Some(entry), Some(DESCRIPTION.to_owned())),
+            _ => (None, None),
+        };
+        Self {
+            by,
+            entry,
             description,
-            home,
             created,
-        } = chosen;
-        let made = if *created { ", made now" } else { "" };
-        Self {
-            by: By::BootNext,
-            entry: Some(number.to_string()),
-            description: Some(description.clone()),
-            created: *created,
-            text: format!(
-                "the next start is ESXi from {home}, by {number} \"{description}\"{made}."
-            ),
-        }
-    }
-
-    fn by_medium(before: &str) -> Self {
-        Self {
-            by: By::Medium,
-            entry: None,
-            description: None,
-            created: false,
-            text: format!("{before}started again, this medium hands over to the local disk, once."),
-        }
-    }
-
-    fn by_nothing(text: String) -> Self {
-        Self {
-            by: By::Nothing,
-            entry: None,
-            description: None,
-            created: false,
             text,
         }
     }
@@ -129,6 +180,20 @@ struct Chosen {
     created: bool,
 }
 
+impl From<Chosen> for Way {
+    fn from(chosen: Chosen) -> Self {
+        let (home, entry) = (chosen.home.to_string(), chosen.number.to_string());
+        match chosen.created {
+            true => Self::MadeEntry { home, entry },
+            false => Self::BootNext {
+                home,
+                entry,
+                description: chosen.description,
+            },
+        }
+    }
+}
+
 /// Sees to it that the next start of the machine below `root` is ESXi, and says what was done.
 ///
 /// `remember` has the medium remember that this host is done, or says why it cannot. It is asked
@@ -140,30 +205,37 @@ pub fn lead_back(
     inventory: &Inventory,
     remember: &mut dyn FnMut() -> Result<(), String>,
 ) -> WayBack {
+    way(root, setting, inventory, remember).into()
+}
+
+fn way(
+    root: &Path,
+    setting: BootNext,
+    inventory: &Inventory,
+    remember: &mut dyn FnMut() -> Result<(), String>,
+) -> Way {
     if setting == BootNext::Off {
-        return WayBack::by_nothing("left to the firmware, as bootnext=off says.".into());
+        return Way::Off;
     }
     if !root.join(UEFI).is_dir() {
         return match remember() {
-            Ok(()) => WayBack::by_medium(""),
-            Err(why) => WayBack::by_nothing(format!(
-                "{why}. Pull the medium, or the BIOS may start it again; it then finds nothing to do."
-            )),
+            Ok(()) => Way::Medium,
+            Err(why) => Way::PullIt { why },
         };
     }
     let variables = Variables::below(root);
     let why = match set_boot_next(&variables, setting, &homes(inventory)) {
-        Ok(chosen) => return WayBack::by_boot_next(&chosen),
+        Ok(chosen) => return chosen.into(),
         Err(why) => why.to_string(),
     };
     match remember() {
-        Ok(()) => WayBack::by_medium(&format!("{why}; ")),
-        Err(_) => WayBack::by_nothing(format!("{why}. {}", own_order(&variables))),
+        Ok(()) => Way::MediumInstead { why },
+        Err(_) => own_order(&variables, why),
     }
 }
 
 /// Why `BootNext` was not set.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 enum NotSet {
     #[error(transparent)]
     Variable(#[from] VariableError),
@@ -278,7 +350,7 @@ fn identity(table: &PartitionTable, partition: &Partition) -> Option<PartitionId
 }
 
 /// What the firmware does by itself, as far as it can be told.
-fn own_order(variables: &Variables) -> String {
+fn own_order(variables: &Variables, why: String) -> Way {
     let current = variables.boot_current().ok().flatten();
     let first = variables
         .boot_order()
@@ -293,15 +365,15 @@ fn own_order(variables: &Variables) -> String {
         )
     };
     match first {
-        Some(first) if current == Some(first) => format!(
-            "The firmware's order begins with what was started now, {}: pull the medium, or it starts again.",
-            name(first)
-        ),
-        Some(first) => format!(
-            "The firmware goes by its order, which begins with {}.",
-            name(first)
-        ),
-        None => "The firmware decides what starts next: pull the medium if it starts again.".into(),
+        Some(number) if current == Some(number) => Way::MediumFirst {
+            why,
+            first: name(number),
+        },
+        Some(number) => Way::OwnOrder {
+            why,
+            first: name(number),
+        },
+        None => Way::Unknown { why },
     }
 }
 
@@ -444,7 +516,7 @@ mod tests {
         // The next run finds it, and makes no other.
         let again = set_boot_next(&variables, BootNext::Create, &[home()]).unwrap();
         assert_eq!((again.number, again.created), (made.number, false));
-        let way = WayBack::by_boot_next(&made);
+        let way = WayBack::from(Way::from(made));
         assert_eq!(way.entry.as_deref(), Some("Boot0000"));
         assert!(way.text.contains("made now"), "{}", way.text);
     }

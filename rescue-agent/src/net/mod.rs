@@ -213,11 +213,15 @@ fn watch(machine: &mut Machine, task: Task) -> Result<Delivered, DeliveryError> 
         });
     worker.map_err(|error| DeliveryError::Internal(error.to_string()))?;
     consoles.forget_keys();
-    let mut doing = "starting".to_owned();
+    let (mut doing, mut shown) = ("starting".to_owned(), String::new());
     let result = loop {
         doing = progress.try_iter().last().unwrap_or(doing);
         let left = deadline.saturating_duration_since(Instant::now()).as_secs();
-        consoles.status(&status(&doing, left));
+        let text = status(&doing, left);
+        if text != shown {
+            consoles.status(&text);
+            shown = text;
+        }
         match end.recv_timeout(Duration::ZERO) {
             Ok(result) => break result,
             Err(RecvTimeoutError::Disconnected) => {

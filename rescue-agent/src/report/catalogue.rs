@@ -22,6 +22,7 @@ use crate::config::esx_conf::EsxConfError;
 use crate::disk::partition::TableWarning;
 use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
 use crate::fat::{Damage, FatError, ShortName};
+use crate::firmware::Way;
 use crate::host::{SeatError, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
 use crate::init::drivers::sysfs::PciFunction;
@@ -426,6 +427,22 @@ fn endings() -> Vec<String> {
     messages
 }
 
+fn ways_back() -> Vec<String> {
+    let (why, first) = (text(), text());
+    let (home, entry, description) = (text(), text(), text());
+    samples![
+        Way::BootNext { .. } => Way::BootNext { home: home.clone(), entry: entry.clone(), description },
+        Way::MadeEntry { .. } => Way::MadeEntry { home, entry },
+        Way::Medium => Way::Medium,
+        Way::MediumInstead { .. } => Way::MediumInstead { why: why.clone() },
+        Way::PullIt { .. } => Way::PullIt { why: why.clone() },
+        Way::MediumFirst { .. } => Way::MediumFirst { why: why.clone(), first: first.clone() },
+        Way::OwnOrder { .. } => Way::OwnOrder { why: why.clone(), first },
+        Way::Unknown { .. } => Way::Unknown { why },
+        Way::Off => Way::Off,
+    ]
+}
+
 fn every_message() -> Vec<String> {
     [
         results(),
@@ -444,6 +461,7 @@ fn every_message() -> Vec<String> {
         warnings(),
         undriven(),
         endings(),
+        ways_back(),
     ]
     .concat()
 }

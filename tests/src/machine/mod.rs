@@ -504,16 +504,13 @@ impl Running {
     ///
     /// # Errors
     /// When its console cannot be read, or QEMU cannot be ended.
-    pub fn halt(mut self) -> Result<Finished> {
+    pub fn halt(self) -> Result<Finished> {
         let (serial, elapsed) = (self.serial()?, self.start.elapsed());
-        self.child.kill()?;
-        self.child.wait()?;
-        let restarts = self.qmp.take().map_or(0, |qmp| qmp.ending().1);
+        self.cut_power()?;
         Ok(Finished {
             ending: Ending::Other,
             serial,
             elapsed,
-            restarts,
         })
     }
 

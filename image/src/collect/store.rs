@@ -1,0 +1,168 @@
+//! The folder of reports: `hosts/SERIAL/TIME-HASH.json` as they came, and `reports.jsonl`, one line for
+//! each.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::document::Document;
+
+/// The file with a line for each report.
+const LINES: &str = "reports.jsonl";
+/// The folder with a folder for each host.
+const HOSTS: &str = "hosts";
+
+/// The folder of reports.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    lines: File,
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its file, relative to the folder.
+    pub file: String,
+    /// Whether it is new: a host that heard no answer sends the same report again.
+    pub new: bool,
+}
+
+impl Store {
+    /// Opens the folder, and makes it if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn open(folder: &Path) -> Result<Store> {
+        let what = || format!("preparing the folder {}", folder.display());
+        fs::create_dir_all(folder.join(HOSTS)).with_context(what)?;
+        let path = folder.join(LINES);
+        let lines = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&path);
+        let mut lines = lines.with_context(|| format!("opening {}", path.display()))?;
+        end_cut_line(&mut lines).with_context(|| format!("mending {}", path.display()))?;
+        Ok(Store {
+            folder: folder.to_owned(),
+            lines,
+        })
+    }
+
+    /// Keeps a report that came `from` somewhere at `when`.
+    ///
+    /// # Errors
+    /// When it could not be written; what is there is whole in any case.
+    pub fn keep(
+        &mut self,
+        document: &Document,
+        bytes: &[u8],
+        from: &str,
+        when: SystemTime,
+    ) -> io::Result<Kept> {
+        let hash: String = Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let folder = self.folder.join(HOSTS).join(&document.folder);
+        fs::create_dir_all(&folder)?;
+        let end = format!("-{}.json", &hash[..16]);
+        if let Some(name) = ends_with(&folder, &end)? {
+            return Ok(Kept {
+                file: format!("{HOSTS}/{}/{name}", document.folder),
+                new: false,
+            });
+        }
+        let when = humantime::format_rfc3339_seconds(when).to_string();
+        let stamp: String = when.chars().filter(|c| !"-:Z".contains(*c)).collect();
+        let name = format!("{}{end}", stamp.replace('T', "-"));
+        let file = format!("{HOSTS}/{}/{name}", document.folder);
+        write_whole(&folder, &name, bytes)?;
+        let line = json!({
+            "received": when, "from": from, "host": document.serial, "result": document.result,
+            "file": file, "sha256": hash, "report": document.value,
+        });
+        // One write, so that lines of one program at least are never mixed.
+        self.lines.write_all(format!("{line}\n").as_bytes())?;
+        self.lines.sync_data()?;
+        Ok(Kept { file, new: true })
+    }
+}
+
+/// A line that a power cut left unfinished must not swallow the next one.
+fn end_cut_line(lines: &mut File) -> io::Result<()> {
+    if lines.seek(SeekFrom::End(0))? == 0 {
+        return Ok(());
+    }
+    lines.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    lines.read_exact(&mut last)?;
+    if last == *b"\n" {
+        Ok(())
+    } else {
+        lines.write_all(b"\n")
+    }
+}
+
+fn ends_with(folder: &Path, end: &str) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(end) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// The file is there as a whole, or not at all.
+fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(folder.join(name))
+        .map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn reports_are_kept_once_and_listed_on_whole_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(LINES), "{\"cut\":").unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
+        let bytes = br#"{"schema":"esxi-rescue/1","result":"clean","summary":"x","banks_changed":0,"devices_changed":0,"host":null,"disks":[]}"#;
+        let document = Document::parse(bytes).unwrap();
+        let when = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let kept = store.keep(&document, bytes, "10.0.0.9:1", when).unwrap();
+        assert!(
+            kept.new && kept.file.starts_with("hosts/unknown/20231114-221320-"),
+            "{kept:?}"
+        );
+        assert_eq!(fs::read(folder.path().join(&kept.file)).unwrap(), bytes);
+        let again = store
+            .keep(&document, bytes, "10.0.0.9:2", SystemTime::now())
+            .unwrap();
+        assert_eq!(again, Kept { new: false, ..kept });
+        let lines = fs::read_to_string(folder.path().join(LINES)).unwrap();
+        assert_eq!(lines.lines().count(), 2);
+        assert!(
+            lines
+                .lines()
+                .nth(1)
+                .unwrap()
+                .starts_with("{\"received\":\"2023-11-14T22:13:20Z\"")
+        );
+    }
+}

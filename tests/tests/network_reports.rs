@@ -1,0 +1,192 @@
+//! The report at a real receiver on the network: Python's HTTP server, with and without TLS. The repair
+//! is judged from the disk, whatever becomes of the report.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rescue_agent::net::post::{Accepted, PostError, post};
+use rescue_agent::net::target::Pin;
+use rescue_agent::net::tls::Distrust;
+use rescue_tests::artefacts;
+use rescue_tests::esxi::EsxiDisk;
+use rescue_tests::esxi::host::SATA;
+use rescue_tests::judge::Judge;
+use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::receiver::{Certificate, Receiver};
+use serde_json::Value;
+
+/// What a small report looks like to those who only carry it.
+const REPORT: &str = "{\"schema\":\"esxi-rescue/1\"}";
+
+/// How the machines in QEMU reach the receiver on this machine's loopback interface.
+const HOST: &str = "10.0.2.2";
+
+fn send(url: &str, pin: Option<&str>) -> Result<Result<Accepted, PostError>> {
+    let pin = pin
+        .map(|pin| Pin::parse(pin).context("no pin"))
+        .transpose()?;
+    Ok(post(
+        &url.parse()?,
+        pin,
+        &[],
+        REPORT,
+        Duration::from_secs(30),
+    ))
+}
+
+#[test]
+fn a_pinned_receiver_gets_the_report_whatever_its_key_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for kind in ["rsa:2048", "ec", "ed25519"] {
+        let certificate = Certificate::make(folder.path(), "receiver", kind)?;
+        let receiver = Receiver::start("201", Some(&certificate))?;
+        let url = format!("https://127.0.0.1:{}/in", receiver.port);
+        let accepted = send(&url, Some(&certificate.fingerprint))?;
+        ensure!(
+            accepted == Ok(Accepted { status: 201 }),
+            "{kind}: {accepted:?}"
+        );
+        ensure!(receiver.only_body()? == REPORT.as_bytes());
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_else_gets_it() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificate = Certificate::make(folder.path(), "receiver", "ec")?;
+    let other = Certificate::make(folder.path(), "other", "ec")?;
+    let receiver = Receiver::start("201", Some(&certificate))?;
+    let url = format!("https://127.0.0.1:{}/", receiver.port);
+    let refused = send(&url, Some(&other.fingerprint))?;
+    let Err(PostError::Distrust(Distrust::Pin { found, .. })) = &refused else {
+        anyhow::bail!("{refused:?}");
+    };
+    ensure!(
+        found.to_string() == certificate.fingerprint,
+        "it names what it saw"
+    );
+    let refused = send(&url, None)?;
+    ensure!(
+        matches!(refused, Err(PostError::Distrust(_))),
+        "no authority vouches for it: {refused:?}"
+    );
+    ensure!(
+        receiver.requests()?.is_empty(),
+        "not even a request line got there"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_redirect_is_not_followed() -> Result<()> {
+    for status in ["302", "307"] {
+        let receiver = Receiver::start(status, None)?;
+        let sent = send(&format!("http://127.0.0.1:{}/", receiver.port), None)?;
+        ensure!(matches!(sent, Err(PostError::Redirect { .. })), "{sent:?}");
+        receiver.only_body()?;
+    }
+    Ok(())
+}
+
+/// A machine with a network card, started from a stick with these settings.
+fn machine(folder: &Path, disk: &Path, settings: &[&str]) -> Result<Machine> {
+    let image = folder.join("rescue.img");
+    let all = [&["countdown=0"], settings].concat();
+    artefacts::customized("esxi-rescue.img", &all, &image)?;
+    Ok(Machine::new(Firmware::Uefi)
+        .medium(Medium::Stick(image))
+        .disk(Bus::Ahci, disk)
+        .args(["-netdev", "user,id=net", "-device", "e1000e,netdev=net"]))
+}
+
+/// The disk of one host, and what comes of its rescue with these settings.
+fn rescued(settings: &[&str], nics: &[&str]) -> Result<Finished> {
+    let folder = tempfile::tempdir()?;
+    let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    let machine = machine(folder.path(), &made.image, settings)?.args(nics.iter().copied());
+    let finished = machine.run()?;
+    ensure!(
+        finished.ending == Ending::Rebooted,
+        "it ended by {:?}:\n{}",
+        finished.ending,
+        tail(&finished.serial)
+    );
+    ensure!(
+        finished.result()? == "reverted",
+        "{}",
+        tail(&finished.serial)
+    );
+    judge.repaired(&[0, 1], &[SATA])?;
+    Ok(finished)
+}
+
+#[test]
+fn the_image_sends_its_report_to_a_pinned_receiver() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificate = Certificate::make(folder.path(), "receiver", "rsa:2048")?;
+    let receiver = Receiver::start("201", Some(&certificate))?;
+    let report = format!("report=https://{HOST}:{}/in", receiver.port);
+    let pin = format!("report_pin={}", certificate.fingerprint);
+    let finished = rescued(&[&report, &pin], &[])?;
+    let sent: Value = serde_json::from_slice(&receiver.only_body()?)?;
+    ensure!(
+        sent["result"] == "reverted" && sent["schema"] == "esxi-rescue/1",
+        "{sent}"
+    );
+    let printed = finished.report()?;
+    for field in ["disks", "devices", "host", "banks_changed"] {
+        ensure!(
+            sent[field] == printed[field],
+            "{field} differs from the serial console's"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_fixed_address_and_a_second_card_that_leads_nowhere_do_not_keep_it_from_there() -> Result<()> {
+    let receiver = Receiver::start("200", None)?;
+    let report = format!("report=http://{HOST}:{}/", receiver.port);
+    let network = "network=10.0.2.77::10.0.2.2:255.255.255.0";
+    // Its network is closed; the card's slot comes before the other's.
+    let nowhere = [
+        "-netdev",
+        "user,id=no,restrict=on",
+        "-device",
+        "virtio-net-pci,netdev=no,addr=0x2",
+    ];
+    rescued(&[&report, network], &nowhere)?;
+    receiver.only_body()?;
+    Ok(())
+}
+
+#[test]
+fn a_receiver_with_another_certificate_gets_nothing_and_the_repair_stands() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let certificate = Certificate::make(folder.path(), "receiver", "ec")?;
+    let receiver = Receiver::start("201", Some(&certificate))?;
+    let report = format!("report=https://{HOST}:{}/", receiver.port);
+    let pin = format!("report_pin={}", "0123456789abcdef".repeat(4));
+    rescued(&[&report, &pin], &[])?;
+    ensure!(receiver.requests()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_receiver_that_never_answers_and_one_that_is_not_there_do_not_hold_up_the_machine() -> Result<()>
+{
+    let receiver = Receiver::start("never", None)?;
+    rescued(&[&format!("report=http://{HOST}:{}/", receiver.port)], &[])?;
+    ensure!(
+        !receiver.requests()?.is_empty(),
+        "the report got as far as the receiver"
+    );
+    // A port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    rescued(&[&format!("report=http://{HOST}:{free}/")], &[])?;
+    Ok(())
+}

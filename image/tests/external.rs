@@ -227,11 +227,14 @@ fn the_usb_image_is_a_sound_disk_for_every_outside_reader() {
 fn the_usb_image_leads_a_bios_from_sector_to_sector() {
     let temp = tempfile::tempdir().unwrap();
     let disk = fs::read(small_img(temp.path())).unwrap();
-    let word = |at: usize| u64::from_le_bytes(disk[at..at + 8].try_into().unwrap());
-    let core = word(0x5c) as usize * 512;
+    let sector = |at: usize| {
+        let number = u64::from_le_bytes(disk[at..at + 8].try_into().unwrap());
+        usize::try_from(number).unwrap() * 512
+    };
+    let core = sector(0x5c);
     assert_eq!(core, 2048 * 512);
     // GRUB's diskboot.img and the compressed core behind it, as grub-mkimage made them.
-    assert_eq!(word(core + 0x1f4) as usize * 512, core + 512);
+    assert_eq!(sector(core + 0x1f4), core + 512);
     let segment = u16::from_le_bytes(disk[core + 0x1fe..core + 0x200].try_into().unwrap());
     assert_eq!(segment, 0x820);
     assert_eq!(disk[510..512], [0x55, 0xaa]);

@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(make(&parts, temp.path()).unwrap().len(), 64_000_000);
         parts.initrd = vec![8; 70_000_000];
         let large = make(&parts, temp.path()).unwrap();
-        assert!(large.len() > 70_000_000 && large.len() % (1 << 20) == 0);
+        assert!(large.len() > 70_000_000 && large.len().is_multiple_of(1 << 20));
     }
 
     #[test]

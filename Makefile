@@ -11,6 +11,7 @@ image:  ## build ISO, USB image and netboot tree in dist/ (NET=1: network driver
 	scripts/setup.sh image
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
 	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
+	$(BIN)/rescue-image manual dist/man
 
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test

@@ -23,6 +23,7 @@ pub mod iso9660;
 pub mod kernel;
 pub mod licences;
 pub mod manifest;
+pub mod manual;
 pub mod modinfo;
 pub mod names;
 pub mod netboot;

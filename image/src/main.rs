@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use rescue_agent::settings::{Key, Origin};
 use rescue_image::build::{self, Options};
 use rescue_image::collect;
 use rescue_image::finished::Finished;
 use rescue_image::kernel::Choice;
-use rescue_image::manifest;
 use rescue_image::progress::Progress;
 use rescue_image::settings::{self, Setting};
+use rescue_image::{manifest, manual};
 
 /// Makes rescue images for ESXi hosts whose boot storage controller was passed through to a virtual machine.
 #[derive(Debug, Parser)]
@@ -38,6 +38,7 @@ enum Action {
     Show(ShowArgs),
     #[command(after_long_help = COLLECT_HELP)]
     Collect(CollectArgs),
+    Manual(ManualArgs),
 }
 
 /// Build the images into a directory
@@ -142,6 +143,16 @@ struct CollectArgs {
     tls_key: Option<PathBuf>,
 }
 
+/// Write the manual pages of this program and of rescue-agent
+///
+/// Read one with `man -l DIR/rescue-agent.1`.
+#[derive(Debug, Args)]
+struct ManualArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR", default_value = "dist/man")]
+    folder: PathBuf,
+}
+
 /// How to get a certificate and make hosts trust it.
 const COLLECT_HELP: &str = "\
 HTTPS with a certificate of your own:
@@ -162,6 +173,7 @@ fn main() -> ExitCode {
             store: args.store,
             tls: args.tls_cert.zip(args.tls_key),
         }),
+        Action::Manual(args) => run_manual(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -170,6 +182,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_manual(args: &ManualArgs) -> Result<()> {
+    for program in [Cli::command(), rescue_agent::cli::Cli::command()] {
+        manual::write(program, &args.folder)?;
+    }
+    Ok(())
 }
 
 fn settings_help() -> String {

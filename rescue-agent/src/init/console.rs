@@ -76,6 +76,8 @@ struct Inner {
     consoles: Vec<Console>,
     /// Width of the line that [`Consoles::status`] left without an end.
     status_width: usize,
+    /// Whether the current line was rewritten in place, even if it is blank now.
+    rewritten: bool,
     /// Lines of the picture that ends above the cursor, if nothing was said since.
     picture_height: Option<usize>,
     transcript: VecDeque<String>,
@@ -151,6 +153,7 @@ impl Consoles {
             inner: Arc::new(Mutex::new(Inner {
                 consoles,
                 status_width: 0,
+                rewritten: false,
                 picture_height: None,
                 transcript: VecDeque::new(),
                 transcript_bytes: 0,
@@ -225,10 +228,9 @@ impl Consoles {
     /// programs, which would push what a person reads off a screen.
     pub fn serial_line(&self, text: &str) {
         let mut inner = self.lock();
-        let after_status = inner.status_width > 0;
         inner.status("");
         inner.picture_height = None;
-        if after_status {
+        if std::mem::take(&mut inner.rewritten) {
             // Programs read lines: what was rewritten in place must not be part of theirs.
             inner.write_where("\r\n", |name| !is_screen(name));
         }
@@ -332,6 +334,7 @@ impl Inner {
 
     fn line(&mut self, text: &str) {
         self.status("");
+        self.rewritten = false;
         self.picture_height = None;
         for line in text.split('\n') {
             self.remember(line);
@@ -346,7 +349,8 @@ impl Inner {
         self.write_line(line);
     }
 
-    fn write_line(&self, line: &Line) {
+    fn write_line(&mut self, line: &Line) {
+        self.rewritten = false;
         self.write_where(&format!("{}\r\n", paint::painted(line)), is_screen);
         self.write_where(&format!("{}\r\n", line.text), |name| !is_screen(name));
     }
@@ -363,7 +367,11 @@ impl Inner {
                     }
                 }
             }
-            false => lines.iter().for_each(|line| self.write_line(line)),
+            false => {
+                for line in lines {
+                    self.write_line(line);
+                }
+            }
         }
         self.picture_height = Some(lines.len());
         self.status(status);
@@ -381,6 +389,7 @@ impl Inner {
             rewritten.push('\r');
         }
         self.write(&rewritten);
+        self.rewritten = true;
         self.status_width = width;
     }
 

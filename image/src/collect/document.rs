@@ -246,10 +246,8 @@ mod tests {
 
     #[test]
     fn serial_numbers_become_harmless_names() {
-        assert_eq!(
-            file_name("VMware-42 1f"),
-            "VMware-42_1f-e1f05b0a".replace("e1f05b0a", &file_name("VMware-42 1f")[13..])
-        );
+        assert_eq!(file_name("7XK2P03"), "7XK2P03");
+        assert!(file_name("VMware-42 1f").starts_with("VMware-42_1f-"));
         for serial in [
             "..",
             "../../etc/passwd",

@@ -313,7 +313,7 @@ mod tests {
         assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
         let log = log.lock().unwrap();
         assert_eq!(log.iter().filter(|name| *name == "e1000").count(), 1);
-        assert_eq!(log.len(), 6);
+        assert_eq!(log.len(), 7);
     }
 
     #[test]

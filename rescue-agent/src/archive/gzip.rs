@@ -138,8 +138,10 @@ pub fn inflates_to(bytes: &[u8], expected: &[u8]) -> Result<bool, GzipError> {
             return Ok(false);
         }
         if status == Status::StreamEnd {
-            check_end(bytes, &body[now_taken..], expected)?;
-            return Ok(now == expected.len());
+            if now != expected.len() {
+                return Ok(false);
+            }
+            return check_end(bytes, &body[now_taken..], expected).map(|()| true);
         }
         if (now_taken, now) == (taken, compared) {
             return Err(GzipError::Truncated { size: bytes.len() });

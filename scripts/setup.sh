@@ -7,7 +7,7 @@ need='xorriso mtools dosfstools grub-pc-bin grub-common xz-utils ca-certificates
 case "${1-}" in
 image) ;;
 test)
-    need="$need curl jq ovmf gdisk fdisk sqlite3 openssl python3 python3-venv python3-cryptography kmod binutils cpio gzip tar zstd file shim-unsigned"
+    need="$need curl jq ovmf groff-base gdisk fdisk sqlite3 openssl python3 python3-venv python3-cryptography kmod binutils cpio gzip tar zstd file shim-unsigned"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
 *) echo "usage: $0 image|test" >&2; exit 2 ;;

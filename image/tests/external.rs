@@ -430,3 +430,25 @@ fn foreign_cut_and_altered_images_are_refused_with_the_reason() {
     fs::remove_file(tree.join("initrd.img")).unwrap();
     assert!(says(&tree).contains("initrd.img in it is missing"));
 }
+
+#[test]
+fn groff_sets_the_manual_pages_without_a_complaint() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().to_str().unwrap();
+    run(env!("CARGO_BIN_EXE_rescue-image"), &["manual", folder], b"");
+    for (page, word) in [
+        ("rescue-agent", "passed through"),
+        ("rescue-agent-revert", "--dry-run"),
+        ("rescue-image", "collect"),
+        ("rescue-image-customize", "countdown"),
+    ] {
+        let source = fs::read(temp.path().join(format!("{page}.1"))).unwrap();
+        let output = try_run("groff", &["-man", "-Tascii", "-P-cbou", "-ww"], &source);
+        let complaints = text(output.stderr);
+        assert!(complaints.is_empty(), "{page}: {complaints}");
+        assert!(
+            text(output.stdout).contains(word),
+            "{page} does not say {word}"
+        );
+    }
+}

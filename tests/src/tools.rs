@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cp", "coreutils"),
     ("cpio", "cpio"),
     ("dd", "coreutils"),
+    ("dpkg-deb", "dpkg"),
     ("fallocate", "util-linux"),
     ("fdisk", "fdisk"),
     ("file", "file"),

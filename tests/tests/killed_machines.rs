@@ -33,7 +33,7 @@ use rescue_tests::sparse;
 /// QEMU's cache modes, each with kills of its own.
 const CACHES: [&str; 2] = ["writeback", "none"];
 /// Kills in each cache mode.
-const KILLS: usize = 16;
+const KILLS: usize = 13;
 /// The same with `RESCUE_DEEP`.
 const DEEP_KILLS: usize = 60;
 /// Every how manieth boot after a kill is a whole one, and after every how manieth kill the next boot

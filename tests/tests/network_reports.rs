@@ -99,7 +99,12 @@ fn machine(folder: &Path, disk: &Path, settings: &[&str]) -> Result<Machine> {
     Ok(Machine::new(Firmware::Uefi)
         .medium(Medium::Stick(image))
         .disk(Bus::Ahci, disk)
-        .args(["-netdev", "user,id=net", "-device", "e1000e,netdev=net"]))
+        .args([
+            "-netdev",
+            "user,id=net",
+            "-device",
+            "e1000e,netdev=net,addr=0x9",
+        ]))
 }
 
 /// The disk of one host, and what comes of its rescue with these settings.
@@ -157,7 +162,7 @@ fn a_fixed_address_and_a_second_card_that_leads_nowhere_do_not_keep_it_from_ther
         "-netdev",
         "user,id=no,restrict=on",
         "-device",
-        "virtio-net-pci,netdev=no,addr=0x2",
+        "virtio-net-pci,netdev=no,addr=0x8",
     ];
     rescued(&[&report, network], &nowhere)?;
     receiver.only_body()?;

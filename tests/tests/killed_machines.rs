@@ -38,7 +38,7 @@ const KILLS: usize = 13;
 const DEEP_KILLS: usize = 60;
 /// Every how manieth boot after a kill is a whole one, and after every how manieth kill the next boot
 /// is killed as well.
-const WHOLE_BOOT: usize = 16;
+const WHOLE_BOOT: usize = 13;
 const SECOND_KILL: usize = 4;
 /// The repair of two banks takes 20 writes or a few more.
 const WRITES_PER_SECOND: u32 = 8;

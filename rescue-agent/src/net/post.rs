@@ -214,7 +214,7 @@ fn explain(error: ureq::Error, target: &Target, patience: Duration) -> PostError
         Host::Address(address) => address.to_string(),
     };
     let at = format!("{host}:{}", target.port());
-    if let Some(distrust) = Distrust::find(&error) {
+    if let Some(distrust) = Distrust::find(cause(&error)) {
         return distrust.into();
     }
     let problem = shown(&error.to_string());
@@ -237,6 +237,15 @@ fn explain(error: ureq::Error, target: &Target, patience: Duration) -> PostError
             _ => PostError::Broken { at, problem },
         },
         _ => PostError::Broken { at, problem },
+    }
+}
+
+/// What the error stands for: ureq does not count what it wraps as its source.
+fn cause(error: &ureq::Error) -> &(dyn StdError + 'static) {
+    match error {
+        ureq::Error::Io(inner) => inner,
+        ureq::Error::Other(inner) => inner.as_ref(),
+        other => other,
     }
 }
 

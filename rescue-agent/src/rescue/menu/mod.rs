@@ -23,7 +23,7 @@ use super::decide::Decision;
 use super::look::Seen;
 use super::say;
 use super::task::{self, Task};
-use crate::init::console::OnSerial;
+use crate::init::console::{Consoles, OnSerial};
 use crate::init::keys::{Key, Keyboard};
 use crate::init::{Machine, finish};
 use crate::report::{self, Detail, Line, Tone};
@@ -198,10 +198,15 @@ impl Dialogue<'_> {
         )]);
         let consoles = &self.machine.consoles;
         consoles.drain(std::time::Duration::from_secs(1));
-        if let Err(error) = shell::run(&self.machine.root, console) {
+        let names = consoles.names().join(",");
+        let ended = shell::run(&self.machine.root, console);
+        // A terminal is hung up for everybody when the session ends that it controlled (Linux
+        // `disassociate_ctty`).
+        consoles.replace_with(Consoles::open(&self.machine.root, Some(&names)));
+        if let Err(error) = ended {
             self.pause(&format!("No shell on {console}: {error}"));
         }
-        self.keyboard = Keyboard::new(consoles);
+        self.keyboard = Keyboard::new(&self.machine.consoles);
     }
 
     /// What was shown before the menu, because something else has taken its place.

@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Cargo calls this in place of rustc (.cargo/config.toml): the same, but the paths of this clone and of the downloaded crates
 # do not get into what is built, so that the same sources give the same bytes wherever they lie.
 rustc=$1

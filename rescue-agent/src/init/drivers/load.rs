@@ -648,11 +648,8 @@ mod tests {
         assert_eq!(names, ["megaraid_sas", "nvme", "usb_storage"]);
     }
 
-    #[test]
-    fn files_are_unpacked_or_the_trouble_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let loader = KernelLoader::new(folder.path().to_owned(), "");
-        let module = Module {
+    fn module_a() -> Module {
+        Module {
             name: "a".into(),
             file: "a.ko.zst".into(),
             depends: Vec::new(),
@@ -660,7 +657,14 @@ mod tests {
             aliases: Vec::new(),
             class: String::new(),
             firmware: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn files_are_unpacked_or_the_trouble_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let loader = KernelLoader::new(folder.path().to_owned(), "");
+        let module = module_a();
         let message = loader.content(&module).unwrap_err().to_string();
         assert!(message.contains("a.ko.zst: No such file"), "{message}");
         let mut file = File::create(folder.path().join("a.ko.zst")).unwrap();
@@ -674,15 +678,7 @@ mod tests {
     #[test]
     fn files_packed_with_the_dictionary_need_it() {
         let folder = tempfile::tempdir().unwrap();
-        let module = Module {
-            name: "a".into(),
-            file: "a.ko.zst".into(),
-            depends: Vec::new(),
-            pre: Vec::new(),
-            aliases: Vec::new(),
-            class: String::new(),
-            firmware: Vec::new(),
-        };
+        let module = module_a();
         let common = "what all modules have in common ".repeat(20);
         let mut packer = zstd::bulk::Compressor::with_dictionary(3, common.as_bytes()).unwrap();
         let content = format!("{common}!");

@@ -1,7 +1,7 @@
-//! An image that is built from the modules of an unpacked kernel in place of Debian's package. Booted,
-//! and judged from the disk.
+//! Images that are built in another way than `make image` does: with a shell, with a kernel package
+//! of one's own, with the modules of an unpacked kernel. Booted, and judged from the disks.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rescue_tests::artefacts;
 use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Bus, Ending, Firmware, Machine, Medium, tail};
 use rescue_tests::tools::Tool;
 
 /// How long a build may take; one whose kernel is not in the cache packs some 500 modules.
@@ -51,6 +51,55 @@ fn kernel_package() -> Result<PathBuf> {
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
+}
+
+#[test]
+fn a_shell_opens_from_the_menu_where_one_was_asked_for() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let package = kernel_package()?;
+    let iso = built(
+        folder.path(),
+        &[
+            "--with-shell",
+            "--kernel-deb",
+            text(&package)?,
+            "--append",
+            "rescue.countdown=12",
+        ],
+    )?;
+    let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    // A disk that the person at the shell leaves a word on.
+    let slate = folder.path().join("slate.img");
+    File::create(&slate)?.set_len(1 << 20)?;
+    let mut running = Machine::new(Firmware::Bios)
+        .medium(Medium::Cd(iso))
+        .disk(Bus::Ahci, &made.image)
+        .disk(Bus::VirtioBlk, &slate)
+        .typed()
+        .start()?;
+    let mut keyboard = running.serial_keyboard()?;
+    let mut read = 0;
+    for (text, keys) in [
+        ("open the menu.", " "),
+        ("A letter, or Enter for: ", "s"),
+        ("esxi-rescue# ", "echo written by hand > /dev/vda\r"),
+        ("esxi-rescue# ", "exit\r"),
+        ("A letter, or Enter for: ", "p"),
+    ] {
+        read += running
+            .wait_for_after(read, text)
+            .with_context(|| format!("before typing {keys:?}"))?;
+        keyboard.type_keys(keys)?;
+    }
+    let finished = running.finish()?;
+    let end = tail(&finished.serial);
+    ensure!(finished.ending == Ending::SwitchedOff, "{end}");
+    ensure!(
+        fs::read(&slate)?.starts_with(b"written by hand\n"),
+        "the shell wrote nothing:\n{end}"
+    );
+    judge.nothing_changed()
 }
 
 #[test]

@@ -200,8 +200,7 @@ impl Dialogue<'_> {
         consoles.drain(std::time::Duration::from_secs(1));
         let names = consoles.names().join(",");
         let ended = shell::run(&self.machine.root, console);
-        // A terminal is hung up for everybody when the session ends that it controlled (Linux
-        // `disassociate_ctty`).
+        // The shell's console has been hung up.
         consoles.replace_with(Consoles::open(&self.machine.root, Some(&names)));
         if let Err(error) = ended {
             self.pause(&format!("No shell on {console}: {error}"));

@@ -25,12 +25,15 @@ fn program(root: &Path) -> PathBuf {
     root.join(BUSYBOX)
 }
 
-/// Runs a shell on the console `name` until it ends. The console is left as it was.
+/// Runs a shell on the console `name` until it ends. Its terminal is hung up then, as that of every
+/// session is (Linux `disassociate_ctty`): whoever has it open must open it anew, and finds it set
+/// as it was before.
 ///
 /// # Errors
 /// When the console cannot be opened once more, or the shell cannot be started.
 pub(super) fn run(root: &Path, name: &str) -> io::Result<()> {
-    let terminal = open(&root.join("dev").join(name))?;
+    let path = root.join("dev").join(name);
+    let terminal = open(&path)?;
     let before = match termios::tcgetattr(&terminal) {
         Ok(settings) => Some(settings),
         Err(Errno::ENOTTY) => None,
@@ -41,7 +44,7 @@ pub(super) fn run(root: &Path, name: &str) -> io::Result<()> {
     }
     let ended = start(root, name, &terminal);
     if let Some(before) = &before {
-        termios::tcsetattr(&terminal, SetArg::TCSADRAIN, before)?;
+        termios::tcsetattr(open(&path)?, SetArg::TCSADRAIN, before)?;
     }
     ended
 }

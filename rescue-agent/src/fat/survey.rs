@@ -94,26 +94,27 @@ impl Walk<'_, '_> {
         let tables = &self.volume.tables;
         let (mut free, mut lost, mut differing) = (Vec::new(), Vec::new(), Vec::new());
         for cluster in 0..self.volume.geometry.clusters + 2 {
-            if tables
-                .iter()
-                .any(|table| table.raw(cluster) != tables[0].raw(cluster))
-            {
+            let first = tables[0].raw(cluster);
+            if tables[1..].iter().any(|table| table.raw(cluster) != first) {
                 differing.push(cluster);
             }
             if cluster < 2 || self.owned[cluster as usize] {
                 continue;
             }
-            if tables.iter().all(|table| table.get(cluster) == Link::Free) {
-                free.push(cluster);
-            } else if tables
-                .iter()
-                .any(|table| !matches!(table.get(cluster), Link::Free | Link::Bad))
-            {
+            let (mut used, mut bad) = (false, false);
+            for table in tables {
+                match table.get(cluster) {
+                    Link::Free => {}
+                    Link::Bad => bad = true,
+                    Link::Next(_) | Link::End => used = true,
+                }
+            }
+            if used {
                 lost.push(cluster);
+            } else if !bad {
+                free.push(cluster);
             }
-            if tables.iter().any(|table| table.get(cluster) == Link::Bad) {
-                self.owned[cluster as usize] = true;
-            }
+            self.owned[cluster as usize] = bad;
         }
         Survey {
             free,

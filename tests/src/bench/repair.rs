@@ -41,7 +41,7 @@ const AGAINST_HAND: usize = 16 * MIB;
 const AGAINST_BARE: usize = 16 * MIB;
 /// What the agent needs by itself.
 const MEMORY_AT_REST: f64 = 16.0;
-/// The level at which the agent compresses a configuration.
+/// The level of the bare cost: the usual one, at which the agent compresses what real hosts have.
 const LEVEL: i32 = 6;
 /// No archive unpacks further.
 const UNPACKED_MAX: usize = 256 * MIB;

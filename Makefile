@@ -45,7 +45,7 @@ demo:   ## watch a repair in a virtual machine: before, the boot, after
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
 
-bench:  ## measure the promised numbers (10 minutes, on a quiet machine) into dist/bench.json
+bench:  ## measure the promised numbers (4 minutes, on a quiet machine) into dist/bench.json
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo build --quiet --locked --release -p esxi-rescue-tests --bins

@@ -4,15 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+pub use rescue_agent::hash::{hex, sha256_hex as sha256};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-
-/// SHA-256 of the bytes, in lower-case hex.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
 
 /// SHA-256 of a file's content, in lower-case hex.
 pub fn sha256_file(path: &Path) -> Result<String> {
@@ -26,12 +21,6 @@ pub fn sha256_file(path: &Path) -> Result<String> {
         }
         hasher.update(&buffer[..count]);
     }
-}
-
-/// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -280,8 +279,13 @@ fn carry_out(
             let mut tell = |event: &repair::Event| {
                 eprintln!("         {}", report::escape(&event.to_string()))
             };
-            let receipt =
-                repair::carry_out(plan, &look.inventory, &open_writable, now(), &mut tell);
+            let receipt = repair::carry_out(
+                plan,
+                &look.inventory,
+                &open_writable,
+                FatTime::now(),
+                &mut tell,
+            );
             let broken = match writes {
                 true => verify::verify(plan, &receipt, &look.inventory, &open_readable),
                 false => Vec::new(),
@@ -466,13 +470,4 @@ pub fn open_readable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
 /// Those of [`FileDevice::open`].
 pub fn open_writable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
     Ok(Box::new(FileDevice::open(path, Access::Write)?))
-}
-
-/// The time for directory entries, by this machine's clock.
-pub fn now() -> FatTime {
-    FatTime::from_unix(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-    )
 }

@@ -21,6 +21,7 @@ pub mod config;
 pub mod discover;
 pub mod disk;
 pub mod fat;
+pub mod files;
 pub mod firmware;
 pub mod hash;
 pub mod host;

@@ -9,7 +9,6 @@
 //! comes first and is [`crate::fat::exchange`]'s.
 
 use std::fs;
-use std::io::{self, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use thiserror::Error;
 
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
+use crate::files::read_up_to;
 use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
@@ -336,12 +336,6 @@ impl Collection<'static> {
             place: folder.display().to_string(),
         })
     }
-}
-
-fn read_up_to(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// What a collection has to say about an archive that has no undo copy in its bank.

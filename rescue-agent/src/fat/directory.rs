@@ -1,6 +1,7 @@
 //! Directory entries: 8.3 names, times, and the slots of the root directory.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::geometry::ENTRY_BYTES;
 
@@ -69,6 +70,12 @@ pub struct FatTime {
 }
 
 impl FatTime {
+    /// Now, by this machine's clock.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self::from_unix(since.map_or(0, |since| since.as_secs()))
+    }
+
     /// From seconds since 1970-01-01 UTC, clamped to what FAT can say (1980 to 2107).
     pub fn from_unix(seconds: u64) -> Self {
         let (days, of_day) = (seconds / 86_400, seconds % 86_400);

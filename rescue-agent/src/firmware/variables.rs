@@ -9,13 +9,14 @@
 //! `Documentation/filesystems/efivarfs.rst` and `fs/efivarfs/vars.c`.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::load_option::{LoadOption, LoadOptionError};
+use crate::files::read_up_to;
 use crate::init::mounts::FIRMWARE_VARIABLES;
 
 /// `EFI_GLOBAL_VARIABLE`, in whose name the boot variables stand.
@@ -206,12 +207,8 @@ impl Variables {
             name: name.to_owned(),
             source,
         };
-        let mut bytes = Vec::new();
-        match File::open(self.file(name)) {
-            Ok(file) => file
-                .take(MAX_BYTES)
-                .read_to_end(&mut bytes)
-                .map_err(failed)?,
+        let bytes = match read_up_to(&self.file(name), MAX_BYTES) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };

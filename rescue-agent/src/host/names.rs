@@ -5,12 +5,11 @@
 //! pci-ids.ucw.cz): `vvvv  Vendor`, then a tab and `dddd  Device`, then two tabs and subsystems.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use super::PciFunction;
 use crate::config::pci::{PciAddress, VendorDevice};
+use crate::files::read_up_to;
 
 /// Where the file may be, below the root: the rescue image's own, Debian's, Fedora's.
 const FILES: [&str; 3] = [
@@ -36,9 +35,7 @@ pub(super) fn add(root: &Path, functions: &mut BTreeMap<PciAddress, PciFunction>
 
 /// Some vendors' names are Latin-1 in old files: what is no UTF-8 is replaced.
 fn read(path: &Path) -> Option<String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    let bytes = read_up_to(path, MAX_BYTES).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -1,14 +1,15 @@
 //! A machine as a file, so that the repair of a disk image can be planned away from it:
 //! `rescue-agent inspect --save-host FILE` makes one, `--pci FILE` takes it.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{DiskNode, Host};
+use crate::files::read_up_to;
 
 /// The version of the file's fields.
 const SCHEMA: &str = "esxi-rescue-host/1";
@@ -112,13 +113,10 @@ impl Host {
     /// # Errors
     /// [`SnapshotError`] when the file cannot be read, or is something else.
     pub fn load(path: &Path) -> Result<Self, SnapshotError> {
-        let mut text = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text))
-            .map_err(|source| SnapshotError::File {
-                path: path.to_owned(),
-                source,
-            })?;
+        let text = read_up_to(path, MAX_BYTES).map_err(|source| SnapshotError::File {
+            path: path.to_owned(),
+            source,
+        })?;
         let no_machine = |why: String| SnapshotError::NoMachine {
             path: path.to_owned(),
             why,

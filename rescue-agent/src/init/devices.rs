@@ -520,7 +520,7 @@ mod tests {
             {"name":"bad_sd","file":"x","aliases":["scsi:bad*"]},
             {"name":"sd_mod","file":"x","aliases":["scsi:t-0x00*"]}]}"#;
         let loader = Box::new(Loader(Duration::from_millis(slow)));
-        let drivers = Drivers::new(Catalog::parse(table).unwrap(), loader, false);
+        let drivers = Drivers::new(Catalog::parse(table).unwrap(), loader);
         let steps = Arc::new(Mutex::new(VecDeque::from(steps)));
         let play = Play {
             begun: Instant::now(),

@@ -19,7 +19,7 @@ pub mod uevent;
 
 use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,9 +38,10 @@ use drivers::load::KernelLoader;
 use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
 use uevent::{Deaf, EventSource, KernelEvents};
 
+use crate::files::read_up_to;
 use crate::firmware::UEFI;
 use crate::medium::Medium;
-use crate::report::{self, ResultWord};
+use crate::report::{self, ResultWord, WIDTH};
 use crate::settings::{Finish, MAX_FILE_BYTES, Settings, SettingsErrors, SettingsSources};
 
 /// The settings in the image, relative to `/`.
@@ -334,19 +335,11 @@ fn settings_sources(root: &Path) -> Result<SettingsSources, Stop> {
         command_line: String::from_utf8_lossy(&command_line).into_owned(),
     };
     // One byte beyond the limit is enough for the parser to see that the file is too long.
-    match read_up_to(&root.join(IMAGE_SETTINGS), MAX_FILE_BYTES + 1) {
+    match read_up_to(&root.join(IMAGE_SETTINGS), MAX_FILE_BYTES as u64 + 1) {
         Ok(content) => Ok(sources.with_file("rescue.toml in the image", content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(sources),
         Err(error) => Err(Stop::ImageSettings(error)),
     }
-}
-
-fn read_up_to(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?
-        .take(limit as u64)
-        .read_to_end(&mut content)?;
-    Ok(content)
 }
 
 fn use_chosen_consoles(root: &Path, consoles: &Consoles, names: &str, warnings: &mut Vec<String>) {
@@ -382,7 +375,7 @@ fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<Stri
         Catalog::empty()
     });
     let loader = KernelLoader::new(root.join(MODULES), &sources.command_line);
-    let mut drivers = Drivers::new(catalog, Box::new(loader), false);
+    let mut drivers = Drivers::new(catalog, Box::new(loader));
     if root.join(UEFI).is_dir() {
         drivers.start_named(UEFI_VARIABLES_MODULE);
     }
@@ -397,9 +390,9 @@ fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<St
 }
 
 fn read_catalog(root: &Path, warnings: &mut Vec<String>) -> Result<Catalog, NoDrivers> {
-    let table = read_up_to(&root.join(DRIVER_TABLE), MAX_TABLE_BYTES + 1);
+    let table = read_up_to(&root.join(DRIVER_TABLE), MAX_TABLE_BYTES as u64 + 1);
     let table = table.map_err(NoDrivers::Read)?;
-    if let Ok(further) = read_up_to(&root.join(NETWORK_DRIVER_TABLE), MAX_TABLE_BYTES + 1) {
+    if let Ok(further) = read_up_to(&root.join(NETWORK_DRIVER_TABLE), MAX_TABLE_BYTES as u64 + 1) {
         match Catalog::parse_both(&table, &further) {
             Ok(catalog) => return Ok(catalog),
             Err(error) => warnings.push(format!("no network drivers: {error}")),
@@ -419,13 +412,10 @@ pub fn waiting_line(consoles: &Consoles, deadline: Instant) -> impl FnMut(&Pendi
         next = now + STATUS_INTERVAL;
         let left = deadline.saturating_duration_since(now).as_secs();
         let text = format!("Waiting up to {left} s for {pending}");
-        let text: String = text.chars().take(MAX_STATUS_WIDTH).collect();
+        let text: String = text.chars().take(WIDTH).collect();
         consoles.status(&text);
     }
 }
-
-/// One line of the smallest screen, less the cursor.
-const MAX_STATUS_WIDTH: usize = 79;
 
 #[cfg(test)]
 mod tests {

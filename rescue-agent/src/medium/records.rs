@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::MediumError;
-use super::writing::{MediumFile, unix_now};
+use super::writing::MediumFile;
 use super::{Access, Medium, PATIENCE, Place};
 use crate::fat::FatTime;
 use crate::originals::{
@@ -160,7 +160,7 @@ fn index(place: &Place, access: &Access, path: &str) -> Result<Option<Index>, Me
 /// A name that no report has: host and time, and a number where the clock stands still.
 fn new_name(place: &Place, access: &Access, host: &str) -> Result<String, MediumError> {
     let taken = place.list(access, REPORTS)?;
-    let name = format!("{host}-{}", stamp(FatTime::from_unix(unix_now())));
+    let name = format!("{host}-{}", stamp(FatTime::now()));
     let numbered = (2..MAX_SAME_NAMES).map(|number| format!("{name}-{number}"));
     let is_free = |name: &String| {
         let file = format!("{name}.json");

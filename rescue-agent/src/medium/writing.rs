@@ -4,7 +4,6 @@
 //! volume, and only then brought to the medium.
 
 use std::io::{self, Seek, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use fatfs::{Date, DateTime, Dir, FileSystem, FsOptions, Time, TimeProvider};
 
@@ -167,7 +166,7 @@ impl TimeProvider for Clock {
     }
 
     fn get_current_date_time(&self) -> DateTime {
-        let [year, month, day, hour, min, sec] = FatTime::from_unix(unix_now()).fields();
+        let [year, month, day, hour, min, sec] = FatTime::now().fields();
         DateTime {
             date: Date { year, month, day },
             time: Time {
@@ -178,10 +177,4 @@ impl TimeProvider for Clock {
             },
         }
     }
-}
-
-/// Seconds since 1970, 0 on a machine whose clock is before that.
-pub(super) fn unix_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::init::{self, Machine};
-use crate::report::{Line, Tone};
+use crate::report::{Line, Tone, WIDTH};
 use crate::settings::{Key, Origin, command_line_words};
 use addressing::{Addressing, AddressingError, FixedAddress, MacAddress};
 use post::PostError;
@@ -36,8 +36,6 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the consoles are looked at for a key.
 const KEY_PATIENCE: Duration = Duration::from_millis(200);
-/// One line of the smallest screen, less the cursor.
-const MAX_STATUS_WIDTH: usize = 79;
 
 /// A report that its receiver has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,7 +243,7 @@ fn watch(machine: &mut Machine, task: Task) -> Result<Delivered, DeliveryError> 
 
 fn status(doing: &str, left: u64) -> String {
     let end = format!(". {left} s left; any key skips.");
-    let room = MAX_STATUS_WIDTH.saturating_sub(end.len() + "Report: ".len());
+    let room = WIDTH.saturating_sub(end.len() + "Report: ".len());
     let doing: String = doing.chars().take(room).collect();
     format!("Report: {doing}{end}")
 }
@@ -260,10 +258,7 @@ mod tests {
             status("asking for an address on eth0", 9),
             "Report: asking for an address on eth0. 9 s left; any key skips."
         );
-        assert_eq!(
-            status(&"x".repeat(200), 60).chars().count(),
-            MAX_STATUS_WIDTH
-        );
+        assert_eq!(status(&"x".repeat(200), 60).chars().count(), WIDTH);
     }
 
     #[test]

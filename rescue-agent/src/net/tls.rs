@@ -28,6 +28,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::target::Pin;
+use crate::fat::FatTime;
 
 /// How many wrappers of an error are looked into for its cause.
 const MAX_CAUSES: usize = 16;
@@ -100,7 +101,7 @@ impl Distrust {
         };
         let date = |word| Distrust::Date {
             word,
-            date: crate::cli::now().to_string(),
+            date: FatTime::now().to_string(),
         };
         Some(match problem {
             CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<Distrust>() {

@@ -7,7 +7,8 @@ use super::medium;
 use super::say;
 use super::task::Task;
 use super::way_back;
-use crate::cli::{now, open_readable, open_writable};
+use crate::cli::{open_readable, open_writable};
+use crate::fat::FatTime;
 use crate::firmware::WayBack;
 use crate::init::Machine;
 use crate::init::console::Consoles;
@@ -53,7 +54,7 @@ fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt
     let consoles = machine.consoles.clone();
     let mut tell = |event: &repair::Event| tell(&consoles, event);
     let (plan, inventory) = (&task.plan, &seen.inventory);
-    let receipt = repair::carry_out(plan, inventory, &open_writable, now(), &mut tell);
+    let receipt = repair::carry_out(plan, inventory, &open_writable, FatTime::now(), &mut tell);
     machine.times.mark("repair");
     let mut broken = Vec::new();
     if task.writes() {

@@ -9,7 +9,8 @@ use thiserror::Error;
 use super::look::Seen;
 use super::say;
 use super::task::Task;
-use crate::cli::{now, open_readable, open_writable};
+use crate::cli::{open_readable, open_writable};
+use crate::fat::FatTime;
 use crate::init::Machine;
 use crate::inventory::Inventory;
 use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
@@ -90,7 +91,7 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
     };
     let (host, label) = (Some(&seen.host), host_label(&seen.host.name_plate));
     if task.command == Command::Revert {
-        let originals = originals::of_plan(&task.plan, &seen.inventory, host, now());
+        let originals = originals::of_plan(&task.plan, &seen.inventory, host, FatTime::now());
         if let Err(error) = medium.keep_originals(&label, originals) {
             // One that hangs is not waited for twice.
             let hangs = matches!(error, MediumError::Slow(_));

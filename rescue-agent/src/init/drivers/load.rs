@@ -23,6 +23,7 @@ use zstd::dict::DecoderDictionary;
 use zstd::stream::read::Decoder;
 
 use super::table::{Catalog, Module, ModuleId};
+use crate::files::read_up_to;
 use crate::settings::command_line_words;
 
 /// Most modules that are on their way to being live at a time; each needs memory for its content.
@@ -114,11 +115,7 @@ impl KernelLoader {
     /// The dictionary. If it cannot be read, the modules cannot be unpacked, and the error names them.
     fn dictionary(&self) -> Option<&DecoderDictionary<'static>> {
         let read = || {
-            let file = File::open(self.folder.join(DICTIONARY)).ok()?;
-            let mut content = Vec::new();
-            file.take(MAX_DICTIONARY_BYTES)
-                .read_to_end(&mut content)
-                .ok()?;
+            let content = read_up_to(&self.folder.join(DICTIONARY), MAX_DICTIONARY_BYTES).ok()?;
             Some(DecoderDictionary::copy(&content))
         };
         self.dictionary.get_or_init(read).as_ref()

@@ -87,16 +87,16 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// Drivers out of `catalog`; those of network cards only if the network is wanted, because
-    /// they cost time and the repair does not need them.
+    /// Drivers out of `catalog`; not those of network cards, which cost time and which the repair
+    /// does not need: [`Drivers::start_network`] is for them.
     #[must_use]
-    pub fn new(catalog: Catalog, loader: Box<dyn ModuleLoader>, with_network: bool) -> Drivers {
+    pub fn new(catalog: Catalog, loader: Box<dyn ModuleLoader>) -> Drivers {
         let loading = Loading::new(&catalog, loader);
         Drivers {
             catalog,
             loading,
             seen: HashSet::new(),
-            with_network,
+            with_network: false,
         }
     }
 
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    fn drivers(with_network: bool) -> (Drivers, Arc<Mutex<Vec<String>>>) {
+    fn drivers() -> (Drivers, Arc<Mutex<Vec<String>>>) {
         let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"6.1.0","builtin":["ext4"],"modules":[
             {"name":"libata","file":"x"},
             {"name":"ahci","file":"x","depends":["libata"],"aliases":["pci:ahci*"],"class":"storage"},
@@ -258,10 +258,7 @@ mod tests {
             {"name":"e1000","file":"x","aliases":["pci:net*"],"class":"net"}]}"#;
         let log = Arc::new(Mutex::new(Vec::new()));
         let loader = Box::new(Recorder(Arc::clone(&log)));
-        (
-            Drivers::new(Catalog::parse(table).unwrap(), loader, with_network),
-            log,
-        )
+        (Drivers::new(Catalog::parse(table).unwrap(), loader), log)
     }
 
     fn machine() -> Machine {
@@ -293,20 +290,18 @@ mod tests {
 
     #[test]
     fn only_what_the_hardware_asks_for_is_loaded() {
-        for (with_network, expected) in [(false, 6), (true, 7)] {
-            let (mut drivers, log) = drivers(with_network);
-            drivers.start_for_present(machine().root());
-            drivers.start_for("pci:ahci1");
-            assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
-            assert_eq!(log.lock().unwrap().len(), expected);
-            assert!(drivers.start_named("efivarfs") && drivers.start_named("ext4"));
-            assert!(!drivers.start_named("vfat"));
-        }
+        let (mut drivers, log) = drivers();
+        drivers.start_for_present(machine().root());
+        drivers.start_for("pci:ahci1");
+        assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+        assert_eq!(log.lock().unwrap().len(), 6);
+        assert!(drivers.start_named("efivarfs") && drivers.start_named("ext4"));
+        assert!(!drivers.start_named("vfat"));
     }
 
     #[test]
     fn network_drivers_can_be_asked_for_later() {
-        let (mut drivers, log) = drivers(false);
+        let (mut drivers, log) = drivers();
         drivers.start_for_present(machine().root());
         assert!(drivers.start_network(machine().root()));
         drivers.start_for("pci:net2");
@@ -320,7 +315,7 @@ mod tests {
     fn controllers_without_a_driver_are_named_with_the_reason() {
         let machine = machine();
         machine.bind("pci0000:00/0000:00:1f.2", "ahci");
-        let (mut drivers, _) = drivers(false);
+        let (mut drivers, _) = drivers();
         drivers.start_for_present(machine.root());
         assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
         let shown: Vec<String> = drivers

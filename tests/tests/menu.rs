@@ -179,7 +179,7 @@ fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
     let mut person = AtTheLine::sit_down(scene.machine(&["mode=inspect"])?)?;
     person.on("Press any key for the menu.", " ")?;
     // Every letter that would write, each answered as if somebody meant it.
-    person.on(MENU, "aycy1\ryoysyq")?;
+    person.on(MENU, "aycy1\ryoysybq")?;
     person.on("", "l")?;
     person.on("q: menu.", "q")?;
     person.on(MENU, "p")?;
@@ -204,5 +204,22 @@ fn power_off_from_the_menu_writes_nothing() -> Result<()> {
         "{:?}",
         finished.ending
     );
+    judge.nothing_changed()
+}
+
+#[test]
+fn words_added_to_an_entry_of_the_boot_menu_count() -> Result<()> {
+    const DOWN: char = '\u{e}';
+    const LINE_END: char = '\u{5}';
+    const START: char = '\u{18}';
+    let scene = Scene::new()?;
+    let judge = scene.judge()?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=1"])?)?;
+    person.on("ESXi rescue: repair", "e")?;
+    // The kernel's line is the third, below GRUB's own and a blank one.
+    let words = "rescue.wait=77 rescue.mode=inspect rescue.finish=poweroff";
+    person.on("vmlinuz", &format!("{DOWN}{DOWN}{LINE_END} {words}{START}"))?;
+    let finished = person.finish()?;
+    expect(&finished, Ending::SwitchedOff, "inspected")?;
     judge.nothing_changed()
 }

@@ -139,11 +139,10 @@ fn floor_menu(folder: &Path) -> Result<String> {
     let arguments = menu
         .lines()
         .find_map(|line| {
-            line.trim()
-                .strip_prefix("set base_args=\"")?
-                .strip_suffix('"')
+            let (_, words) = line.trim().strip_prefix("linux ")?.split_once(' ')?;
+            words.strip_suffix(" ${rescue_args}")
         })
-        .context("the menu sets base_args")?;
+        .context("the menu starts a kernel")?;
     Ok(format!(
         "linux ($root)/boot/vmlinuz {arguments}\ninitrd ($root)/boot/initrd.img\nboot\n"
     ))

@@ -348,6 +348,24 @@ pub struct Offer {
     pub copy: Result<Copy, Objection>,
 }
 
+/// What there is to say where the copies cannot be looked into: of each archive without an undo copy,
+/// that there may be one.
+pub fn unknown(inventory: &Inventory, why: &str) -> Vec<Offer> {
+    let without = inventory.banks().flat_map(|(disk, bank)| {
+        let archives = bank.archives.iter().filter(|one| one.undo.is_none());
+        archives.map(move |archive| Offer {
+            disk: disk.path.clone(),
+            partition: bank.partition,
+            archive: archive.name,
+            copy: Err(Objection::Unknown {
+                archive: archive.name.to_string(),
+                why: why.to_owned(),
+            }),
+        })
+    });
+    without.collect()
+}
+
 /// A copy that may go back; its hash is right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
@@ -371,6 +389,16 @@ pub enum Objection {
         archive: String,
         /// Where the copy is.
         place: String,
+    },
+    /// Where the copies are cannot be looked into.
+    #[error(
+        "it holds no undo copy, and whether there is a copy of the original {archive} is not known: {why}"
+    )]
+    Unknown {
+        /// Its name in the bank.
+        archive: String,
+        /// In words.
+        why: String,
     },
     /// The index names something else than a file beside it.
     #[error("the index in {place} names {file:?} as a file")]
@@ -406,6 +434,10 @@ impl Objection {
         match self {
             Self::SavedSince { .. } => {
                 "the newer configuration would be lost; to insist on it, copy the file into the bank by hand"
+            }
+            Self::Unknown { .. } => {
+                "check the medium with chkdsk, First Aid or fsck.fat, and start again; or bring the original back with \
+                 `rescue-agent restore --originals FOLDER`"
             }
             Self::Name { .. } | Self::Unreadable { .. } | Self::Damaged { .. } => {
                 "use another copy of it, or a backup of the host's configuration"

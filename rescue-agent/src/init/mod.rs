@@ -227,7 +227,10 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
             consoles.serial_line(&report::last_line(ResultWord::Refused, 0, 0));
         }
         // The panic hook has said what happened.
-        Err(_) => consoles.line(&format!("\n{PROGRAM_STOPPED}\n")),
+        Err(_) => {
+            consoles.line(&format!("\n{PROGRAM_STOPPED}\n"));
+            consoles.serial_line(&report::last_line(ResultWord::Failed, 0, 0));
+        }
     }
     finish::halt_until_key(&consoles, HALTED)
 }

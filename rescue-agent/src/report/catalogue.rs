@@ -137,6 +137,7 @@ fn refused_copies() -> Vec<String> {
             archive: text(),
             place: place.clone(),
         },
+        Objection::Unknown { .. } => Objection::Unknown { archive: text(), why: text() },
         Objection::Name { .. } => Objection::Name { file: file.clone(), place: place.clone() },
         Objection::Unreadable { .. } => Objection::Unreadable {
             file: file.clone(),

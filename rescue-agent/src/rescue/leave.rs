@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::look::Seen;
 use super::way_back;
+use crate::firmware::By;
 use crate::init::countdown::{CountdownEnd, countdown};
 use crate::init::{Machine, Outcome, finish};
 use crate::report::{Report, ResultWord};
@@ -34,7 +35,10 @@ pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
 
 /// Starts the local disk, because a person asked for it.
 pub(super) fn to_local_disk(machine: &mut Machine, seen: &Seen) -> Outcome {
-    way_back::by_hand(machine, seen);
+    if way_back::by_hand(machine, seen).by == By::Nothing {
+        // What starts next may be this image: time to read that, and to pull the medium.
+        wait_for_a_key(machine, "Press any key to restart.");
+    }
     Outcome::Chosen(Finish::Reboot)
 }
 
@@ -70,10 +74,14 @@ fn reading_time(machine: &Machine) -> Duration {
     machine.settings.countdown
 }
 
-/// Nothing is written while it waits, so Ctrl-Alt-Del restarts at once.
 fn wait_for_a_person(machine: &Machine) {
+    wait_for_a_key(machine, "Press any key for the menu.");
+}
+
+/// Nothing is written while it waits, so Ctrl-Alt-Del restarts at once.
+fn wait_for_a_key(machine: &Machine, invitation: &str) {
     finish::allow_ctrl_alt_del(true);
-    machine.consoles.line("Press any key for the menu.");
+    machine.consoles.line(invitation);
     machine.consoles.forget_keys();
     // Without a time limit it comes back with a key only.
     let _ = machine.consoles.wait_key(None);

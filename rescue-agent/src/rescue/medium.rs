@@ -134,8 +134,9 @@ pub(super) fn offers(machine: &Machine, seen: &Seen) -> Vec<Offer> {
     match medium.originals(&label) {
         Ok(collection) => originals::offers(&seen.inventory, Some(&seen.host), &collection),
         Err(error) => {
-            say(machine, &[warning(&MediumWarning::Unusable(error))]);
-            Vec::new()
+            let warned = MediumWarning::Unusable(error);
+            say(machine, &[warning(&warned)]);
+            originals::unknown(&seen.inventory, &warned.to_string())
         }
     }
 }

@@ -4,6 +4,7 @@ use super::look::Seen;
 use super::say;
 use crate::firmware::{self, By, WayBack};
 use crate::init::Machine;
+use crate::medium;
 use crate::report::{Line, ResultWord, Tone};
 use crate::settings::{BootNext, Finish};
 
@@ -26,13 +27,13 @@ pub(super) fn after(machine: &mut Machine, seen: &Seen, result: ResultWord) -> O
     Some(way)
 }
 
-/// Prepares the next start because a person asked for the local disk.
-pub(super) fn by_hand(machine: &Machine, seen: &Seen) {
+/// Prepares the next start because a person asked for the local disk, whatever `bootnext` says.
+pub(super) fn by_hand(machine: &Machine, seen: &Seen) -> WayBack {
     let setting = match machine.settings.bootnext {
         BootNext::Off => BootNext::Auto,
         setting => setting,
     };
-    prepare(machine, seen, setting);
+    prepare(machine, seen, setting)
 }
 
 fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
@@ -50,9 +51,12 @@ fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
 
 /// Has the medium remember this host, so that its menu hands over to the local disk.
 fn remember(machine: &Machine, uuid: Option<&str>) -> Result<(), String> {
-    let medium = machine
+    // A stick that is plugged in beside a CD is not asked at the next start.
+    let started_from = machine
         .medium
         .as_ref()
+        .filter(|_| medium::started_from_stick(&machine.sources.command_line));
+    let medium = started_from
         .ok_or("this medium cannot remember that the host is done: it is a CD, or the network")?;
     let uuid = uuid.ok_or("the host has no UUID by which the medium could know it")?;
     let written = medium.write_handover(uuid, true);

@@ -73,7 +73,7 @@ impl Choice {
 /// What there is to choose from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Offer {
-    /// Whether anything that can write to an ESXi disk may be chosen at all.
+    /// Whether anything that writes may be chosen at all.
     pub(super) writing: bool,
     /// Whether the plan has something to do.
     pub(super) plan: bool,
@@ -93,11 +93,9 @@ impl Offer {
             Choice::Restore => self.writing && self.originals,
             // In a shell everything can be written.
             Choice::Shell => self.writing && self.shell,
-            Choice::Details
-            | Choice::Log
-            | Choice::LocalDisk
-            | Choice::Reboot
-            | Choice::PowerOff => true,
+            // The way there is written down for the firmware, or on the stick.
+            Choice::LocalDisk => self.writing,
+            Choice::Details | Choice::Log | Choice::Reboot | Choice::PowerOff => true,
         }
     }
 }
@@ -246,9 +244,9 @@ mod tests {
             writing: false,
             ..EVERYTHING
         });
-        use Choice::{Details, LocalDisk, Log, PowerOff, Reboot};
-        assert_eq!(menu.entries, [Details, Log, LocalDisk, Reboot, PowerOff]);
-        for letter in ['a', 'c', 'o', 's'] {
+        use Choice::{Details, Log, PowerOff, Reboot};
+        assert_eq!(menu.entries, [Details, Log, Reboot, PowerOff]);
+        for letter in ['a', 'c', 'o', 's', 'b'] {
             let mut menu = menu.clone();
             assert_eq!(menu.press(Key::Character(letter)), Reaction::None);
         }

@@ -230,7 +230,11 @@ impl Devices {
             if present.difference(&self.known_disks).next().is_some() {
                 let limit = deadline.max(Instant::now() + SETTLE_AFTER_NEW);
                 self.settle(limit, progress);
-                return self.known_disks.difference(&before).cloned().collect();
+                let new: Vec<String> = self.known_disks.difference(&before).cloned().collect();
+                // One that is gone again does not end the wait.
+                if !new.is_empty() {
+                    return new;
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

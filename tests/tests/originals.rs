@@ -4,7 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rescue_agent::cli::open_readable;
+use rescue_agent::discover;
+use rescue_agent::originals::{self, Offer};
+use rescue_agent::plan::{self, Action};
+use rescue_agent::policy::BankChoice;
 use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::{EsxiDisk, Made};
@@ -236,4 +241,27 @@ fn a_folder_without_an_index_that_makes_sense_is_a_usage_error() -> Result<()> {
         loss.restore(&loss.originals())?.expect(USAGE)?;
     }
     judge.nothing_changed()
+}
+
+#[test]
+fn where_copies_cannot_be_looked_into_a_bank_without_its_original_is_refused() -> Result<()> {
+    let loss = Loss::new()?;
+    let inventory = discover::discover(std::slice::from_ref(&loss.made.image), &open_readable);
+    let unknown = originals::unknown(&inventory, "the stick does not answer");
+    let actions = |offers: &[Offer]| -> Vec<Action> {
+        let plan = plan::restore(&inventory, &BankChoice::All, offers);
+        plan.banks.into_iter().map(|bank| bank.action).collect()
+    };
+    // Without a stick nothing is known of copies, and nothing is claimed.
+    ensure!(matches!(
+        actions(&[])[..],
+        [Action::Nothing { .. }, Action::Nothing { .. }]
+    ));
+    for action in actions(&unknown) {
+        let Action::Refuse { why, remedy } = action else {
+            bail!("it was not refused: {action:?}");
+        };
+        ensure!(why.contains("the stick does not answer") && remedy.contains("--originals"));
+    }
+    Ok(())
 }

@@ -31,7 +31,7 @@ const VOLUME_LABEL: u8 = 0x08;
 const DIRECTORY: u8 = 0x10;
 const LONG_NAME: u8 = 0x0f;
 /// First byte of a slot whose file was deleted.
-const DELETED: u8 = 0xe5;
+pub(super) const DELETED: u8 = 0xe5;
 
 /// Width of a table entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,6 +261,8 @@ pub(super) struct Entry {
     pub(super) is_directory: bool,
     first: u32,
     size: u32,
+    /// Number of its slot in the directory, that with the short name.
+    slot: u32,
 }
 
 impl Entry {
@@ -403,13 +405,35 @@ impl<'w, 'd> Volume<'w, 'd> {
             .filter(|entry| self.geometry.is_cluster(entry.first))
             .map(|entry| self.geometry.cluster_place(entry.first)))
     }
+
+    /// Where the slot of the file at a path is that has its short name, clusters and size.
+    pub(super) fn slot_place(&self, path: &str) -> Result<Option<u64>, ReadError> {
+        let Some(entry) = self.find(path)?.filter(|entry| !entry.is_directory) else {
+            return Ok(None);
+        };
+        let at = u64::from(entry.slot) * ENTRY_BYTES as u64;
+        let folder = path.rsplit_once('/').map(|(folder, _)| self.find(folder));
+        let mut cluster = match (folder.transpose()?.flatten(), &self.geometry.root) {
+            (Some(folder), _) => folder.first,
+            (None, Root::Chain(first)) => *first,
+            (None, Root::Fixed(place)) => return Ok(Some(place.start + at)),
+        };
+        for _ in 0..at / self.geometry.cluster_bytes {
+            let Link::Next(next) = self.link(cluster)? else {
+                return Ok(None);
+            };
+            cluster = next;
+        }
+        let within = at % self.geometry.cluster_bytes;
+        Ok(Some(self.geometry.cluster_place(cluster) + within))
+    }
 }
 
 /// The entries of a directory, long names joined; labels and deleted ones are left out.
 fn entries(directory: &[u8]) -> Vec<Entry> {
     let mut found = Vec::new();
     let mut long = LongName::default();
-    for slot in directory.as_chunks::<ENTRY_BYTES>().0 {
+    for (number, slot) in (0_u32..).zip(directory.as_chunks::<ENTRY_BYTES>().0) {
         match (slot[0], slot[11]) {
             (0, _) => break,
             (DELETED, _) => long = LongName::default(),
@@ -424,6 +448,7 @@ fn entries(directory: &[u8]) -> Vec<Entry> {
                     // Sixteen and sixteen bits.
                     first: u32::try_from(first).unwrap_or(0),
                     size: u32_at(slot, 28),
+                    slot: number,
                 });
             }
         }

@@ -109,6 +109,24 @@ impl Stick {
         assert!(ok && !said.contains("differ"), "{said}");
     }
 
+    /// Turns it into what a cut leaves of these writes.
+    fn become_cut(&self, before: &[u8], cut: &[Written]) {
+        let mut image = before.to_vec();
+        for (at, sector) in cut {
+            image[place(*at)..][..sector.len()].copy_from_slice(sector);
+        }
+        fs::write(self.image(), &image).unwrap();
+    }
+
+    /// It is found and can be written, and then its tables are equal.
+    fn assert_usable(&self) {
+        let next = vec![file("reports/next", b"next")];
+        self.medium().put(next, PATIENCE).unwrap();
+        assert_eq!(self.take("reports/next"), b"next");
+        let (_, said) = self.fsck();
+        assert!(!said.contains("differ"), "{said}");
+    }
+
     fn inventory(&self) -> Inventory {
         let access = plain();
         let open = move |path: &Path| (access.read)(path);
@@ -284,6 +302,31 @@ fn many_files_let_their_folder_grow() {
 }
 
 #[test]
+fn a_new_folder_that_outgrows_its_first_cluster_at_once_keeps_all_its_files() {
+    for count in [3, 4] {
+        let stick = Stick::marked("32");
+        let folder = "originals/7XK2P03";
+        let mut names: Vec<String> = (5..5 + count - 1)
+            .map(|bank| format!("{folder}/sda-bank{bank}-STATE.TGZ-0123456789abcdef"))
+            .collect();
+        names.push(format!("{folder}/index.json"));
+        let files = names.iter().map(|name| file(name, name.as_bytes()));
+        let medium = stick.medium();
+        medium.put(files.collect(), PATIENCE).unwrap();
+        stick.assert_sound();
+        for name in &names {
+            assert_eq!(stick.take(name), name.as_bytes());
+        }
+        let later = vec![file(&names[0], b"new"), file(&names[count - 1], b"newer")];
+        medium.put(later, PATIENCE).unwrap();
+        stick.assert_sound();
+        assert_eq!(stick.take(&names[0]), b"new");
+        assert_eq!(stick.take(&names[1]), names[1].as_bytes());
+        assert_eq!(stick.take(&names[count - 1]), b"newer");
+    }
+}
+
+#[test]
 fn the_handover_is_a_block_as_grub_writes_it() {
     let stick = Stick::marked("16");
     let uuid = "4C4C4544-0037-5810-8032-B7C04F503033";
@@ -433,7 +476,7 @@ fn a_medium_that_was_exchanged_is_not_written() {
 #[derive(Debug)]
 struct Odd {
     inner: FileDevice,
-    writes: Writes,
+    epochs: Epochs,
     sleep: Duration,
 }
 
@@ -449,33 +492,63 @@ impl BlockDevice for Odd {
     }
     fn write_at(&self, offset: ByteOffset, data: &[u8]) -> io::Result<()> {
         thread::sleep(self.sleep);
+        let mut epochs = self.epochs.lock().unwrap();
         for (number, sector) in data.chunks(512).enumerate() {
             let at = offset.0 + number as u64 * 512;
-            self.writes.lock().unwrap().push((at, sector.to_vec()));
+            epochs.last_mut().unwrap().push((at, sector.to_vec()));
         }
         self.inner.write_at(offset, data)
     }
     fn flush(&self) -> io::Result<()> {
+        self.epochs.lock().unwrap().push(Vec::new());
         self.inner.flush()
     }
 }
 
-type Writes = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
+/// A sector that was written: where, and what.
+type Written = (u64, Vec<u8>);
+/// What was written from one flush to the next.
+type Epochs = Arc<Mutex<Vec<Vec<Written>>>>;
 
-fn odd(sleep: Duration) -> (Access, Writes) {
-    let writes = Writes::default();
-    let kept = Arc::clone(&writes);
+fn odd(sleep: Duration) -> (Access, Epochs) {
+    let epochs: Epochs = Arc::new(Mutex::new(vec![Vec::new()]));
+    let kept = Arc::clone(&epochs);
     let access = Access {
         write: Arc::new(move |path| {
             Ok(Box::new(Odd {
                 inner: FileDevice::open(path, Mode::Write)?,
-                writes: Arc::clone(&kept),
+                epochs: Arc::clone(&kept),
                 sleep,
             }))
         }),
         ..plain()
     };
-    (access, writes)
+    (access, epochs)
+}
+
+/// What a cut can leave of the writes: all before an epoch, and of that one every prefix, every
+/// single sector, and all but any one.
+fn cuts(epochs: &[Vec<Written>]) -> Vec<Vec<Written>> {
+    let mut cuts = Vec::new();
+    let mut done: Vec<Written> = Vec::new();
+    for epoch in epochs {
+        let all = 0..epoch.len();
+        let mut kept: Vec<Vec<usize>> = all.clone().map(|end| (0..end).collect()).collect();
+        kept.extend(all.clone().map(|one| vec![one]));
+        kept.extend(
+            all.clone()
+                .map(|out| all.clone().filter(|n| *n != out).collect()),
+        );
+        kept.sort();
+        kept.dedup();
+        for kept in kept {
+            let kept = kept.iter().map(|number| epoch[*number].clone());
+            cuts.push(done.iter().cloned().chain(kept).collect());
+        }
+        done.extend(epoch.iter().cloned());
+    }
+    cuts.push(done);
+    cuts
 }
 
 #[test]
@@ -495,9 +568,9 @@ fn a_medium_that_hangs_is_left_behind() {
 fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_can_be_written() {
     for bits in ["16", "32"] {
         let stick = Stick::marked(bits);
-        let (access, writes) = odd(Duration::ZERO);
+        let (access, epochs) = odd(Duration::ZERO);
         let name = "reports/7XK2P03-20260102-030405.json";
-        let (old, new) = (noise(3000), noise(5000));
+        let (old, new) = (noise(1500), noise(2500));
         stick
             .medium()
             .put(vec![file(name, &old)], PATIENCE)
@@ -505,29 +578,15 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
         let before = stick.bytes();
         let medium = stick.medium_through(&access).unwrap();
         medium.put(vec![file(name, &new)], PATIENCE).unwrap();
-        let writes = writes.lock().unwrap().clone();
+        let epochs = epochs.lock().unwrap().clone();
         // New clusters, both tables twice, the folder.
-        assert!(
-            writes.len() >= 5000_usize.div_ceil(512) + 5,
-            "{}",
-            writes.len()
-        );
-        for cut in 0..=writes.len() {
-            let mut image = before.clone();
-            for (at, sector) in &writes[..cut] {
-                image[place(*at)..][..512].copy_from_slice(sector);
-            }
-            fs::write(stick.image(), &image).unwrap();
+        let written: usize = epochs.iter().map(Vec::len).sum();
+        assert!(written >= 2500_usize.div_ceil(512) + 5, "{written}");
+        for cut in cuts(&epochs) {
+            stick.become_cut(&before, &cut);
             let found = stick.take(name);
-            assert!(
-                found == old || found == new,
-                "FAT{bits}, cut after {cut} writes"
-            );
-            stick
-                .medium()
-                .put(vec![file("reports/next", b"next")], PATIENCE)
-                .unwrap();
-            assert_eq!(stick.take("reports/next"), b"next");
+            assert!(found == old || found == new, "FAT{bits}, cut: {cut:?}");
+            stick.assert_usable();
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Seek, Write};
 use fatfs::{Date, DateTime, Dir, FileSystem, FsOptions, Time, TimeProvider};
 
 use super::error::MediumError;
-use super::fat::{self, Geometry, Survey, Volume};
+use super::fat::{self, DELETED, Geometry, Survey, Volume};
 use super::window::Window;
 use crate::disk::BlockDevice;
 use crate::fat::{FatTime, Region};
@@ -22,8 +22,10 @@ pub struct MediumFile {
     pub content: Vec<u8>,
 }
 
-/// What a file is called until it takes the place of another one.
-const TEMPORARY: &str = "RESCUE.TMP";
+/// Bytes of a directory entry.
+const SLOT: usize = 32;
+/// Most files that wait in one folder to take the place of others.
+const MAX_TEMPORARY: u32 = 1000;
 /// Clusters that the folders of one file may grow by.
 const FOLDER_CLUSTERS: u64 = 4;
 
@@ -74,24 +76,42 @@ fn settle_tables(window: &mut Window<'_>, geometry: &Geometry, survey: &Survey) 
 }
 
 fn change(window: &mut Window<'_>, geometry: &Geometry, files: &[MediumFile]) -> io::Result<()> {
-    let mut made = Vec::new();
-    window.rewind()?;
-    {
-        let options = FsOptions::new().time_provider(&CLOCK);
-        let volume = FileSystem::new(&mut *window, options)?;
-        for file in files {
-            put_file(&volume.root_dir(), file, &mut made)?;
-        }
-        volume.unmount()?;
+    let (mut made, mut replacing) = (Vec::new(), Vec::new());
+    with_root(window, |root| {
+        let mut files = files.iter();
+        files.try_for_each(|file| put_file(root, file, &mut made, &mut replacing))
+    })?;
+    for folder in &made {
+        tidy(window, geometry, folder)?;
     }
-    made.iter()
-        .try_for_each(|folder| tidy(window, geometry, folder))
+    for (temporary, name) in &replacing {
+        exchange(window, geometry, temporary, name)?;
+    }
+    // The old contents go last of all: they must not lend their clusters to what is new.
+    with_root(window, |root| {
+        let mut old = replacing.iter();
+        old.try_for_each(|(temporary, _)| root.remove(temporary))
+    })
 }
 
+fn with_root(
+    window: &mut Window<'_>,
+    work: impl FnOnce(&Dir<'_, &mut Window<'_>>) -> io::Result<()>,
+) -> io::Result<()> {
+    window.rewind()?;
+    let options = FsOptions::new().time_provider(&CLOCK);
+    let volume = FileSystem::new(&mut *window, options)?;
+    work(&volume.root_dir())?;
+    volume.unmount()
+}
+
+/// Writes a file; one that takes the place of another gets a name for the time being, which is
+/// added to `replacing` with the other's.
 fn put_file(
     root: &Dir<'_, &mut Window<'_>>,
     file: &MediumFile,
     made: &mut Vec<String>,
+    replacing: &mut Vec<(String, String)>,
 ) -> io::Result<()> {
     let (folders, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
     let mut folder = root.clone();
@@ -107,51 +127,90 @@ fn put_file(
             Err(error) => return Err(error),
         };
     }
-    // The old content stays whole until the new one is named: it must not lend its clusters. And the
-    // new entry takes the slots of the old one, so that they change together.
-    removed(&folder, TEMPORARY)?;
-    folder.create_file(TEMPORARY)?.write_all(&file.content)?;
-    removed(&folder, name)?;
-    folder.rename(TEMPORARY, &folder, name)
+    if is_free(&folder, name)? {
+        return folder.create_file(name)?.write_all(&file.content);
+    }
+    let temporary = unused_name(&folder)?;
+    folder.create_file(&temporary)?.write_all(&file.content)?;
+    let temporary = format!("{path}/{temporary}");
+    let temporary = temporary.trim_start_matches('/').to_owned();
+    replacing.push((temporary, file.path.clone()));
+    Ok(())
 }
 
-fn removed(folder: &Dir<'_, &mut Window<'_>>, name: &str) -> io::Result<()> {
-    match folder.remove(name) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+fn is_free(folder: &Dir<'_, &mut Window<'_>>, name: &str) -> io::Result<bool> {
+    match folder.open_file(name) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
+fn unused_name(folder: &Dir<'_, &mut Window<'_>>) -> io::Result<String> {
+    for number in 0..MAX_TEMPORARY {
+        let name = format!("RESCUE{number}.TMP");
+        if is_free(folder, &name)? {
+            return Ok(name);
+        }
+    }
+    Err(io::Error::other("there are too many temporary files"))
+}
+
+/// Lets two files change their contents: what their slots say of clusters, size and time of
+/// writing. So a file is replaced in the one sector that has its slot, wherever the other one is.
+fn exchange(
+    window: &mut Window<'_>,
+    geometry: &Geometry,
+    one: &str,
+    other: &str,
+) -> io::Result<()> {
+    /// Where in a slot they begin; they go to its end.
+    const CONTENT: usize = 18;
+    let place = |path: &str| {
+        let place = Volume::new(window, geometry).slot_place(path);
+        let place = place.map_err(|error| io::Error::other(error.to_string()))?;
+        place.ok_or_else(|| io::Error::other(format!("{path} is not found")))
+    };
+    let places = [place(one)? + CONTENT as u64, place(other)? + CONTENT as u64];
+    let mut contents = [[0; SLOT - CONTENT]; 2];
+    for (place, content) in places.iter().zip(&mut contents) {
+        window.read_exact_at(*place, content)?;
+    }
+    for (place, content) in places.iter().zip(contents.iter().rev()) {
+        window.write_all_at(*place, content)?;
+    }
+    Ok(())
+}
+
 /// The crate gives `.` and `..` long names, where the format wants them bare in the first two slots
-/// of a folder. Long name, `.`, long name, `..` is what it left there.
+/// of a folder. Long name, `.`, long name, `..` is what it left there; the two slots that are too
+/// many are left as those of deleted files. (Nothing is moved up: the folder may have grown, and a
+/// free slot at the end of its first cluster would end it there.)
 fn tidy(window: &mut Window<'_>, geometry: &Geometry, folder: &str) -> io::Result<()> {
-    const SLOT: usize = 32;
     let place = Volume::new(window, geometry).folder_place(folder);
     let Some(place) = place.map_err(|error| io::Error::other(error.to_string()))? else {
         return Err(io::Error::other(format!(
             "the new folder {folder} is not found"
         )));
     };
-    let mut slots = [0; 4 * SLOT];
-    window.read_exact_at(place, &mut slots)?;
-    let (dot, dots) = (&slots[SLOT..2 * SLOT], &slots[3 * SLOT..]);
+    let mut slots = [[0; SLOT]; 4];
+    window.read_exact_at(place, slots.as_flattened_mut())?;
+    let [long, dot, longer, mut dots] = slots;
     if !dot.starts_with(b".          ") || !dots.starts_with(b"..         ") {
         return Err(io::Error::other(format!(
             "the new folder {folder} begins strangely"
         )));
     }
-    let mut tidied = [dot, dots].concat();
     if !folder.contains('/') {
         // The root counts as cluster 0 here, wherever it is.
-        tidied[SLOT + 20..SLOT + 22].fill(0);
-        tidied[SLOT + 26..SLOT + 28].fill(0);
+        dots[20..22].fill(0);
+        dots[26..28].fill(0);
     }
-    let rest = geometry.cluster_bytes - 2 * SLOT as u64;
-    let mut after = vec![0; usize::try_from(rest).map_err(io::Error::other)? - 2 * SLOT];
-    window.read_exact_at(place + 4 * SLOT as u64, &mut after)?;
-    tidied.extend(after);
-    tidied.resize(tidied.len() + 2 * SLOT, 0);
-    window.write_all_at(place, &tidied)
+    let mut tidied = [dot, dots, long, longer];
+    for slot in &mut tidied[2..] {
+        slot[0] = DELETED;
+    }
+    window.write_all_at(place, tidied.as_flattened())
 }
 
 /// The machine's clock, which is taken to show UTC.

@@ -85,12 +85,29 @@ impl Kind {
         }
     }
 
-    /// A piece of a table with everything that `now` claims and nothing that it releases.
-    pub(super) fn claims_only(self, before: &[u8], now: &[u8]) -> Vec<u8> {
+    /// A piece of a table with what `now` claims of the free clusters, and nothing else of it.
+    pub(super) fn claimed(self, before: &[u8], now: &[u8]) -> Vec<u8> {
+        self.merged(before, now, |before, _| self.is_free(before))
+    }
+
+    /// A piece of a table with everything in `now` but what it releases.
+    pub(super) fn linked(self, before: &[u8], now: &[u8]) -> Vec<u8> {
+        self.merged(before, now, |_, now| !self.is_free(now))
+    }
+
+    fn merged(
+        self,
+        before: &[u8],
+        now: &[u8],
+        takes_now: impl Fn(&[u8], &[u8]) -> bool,
+    ) -> Vec<u8> {
         let entries = before
             .chunks(self.entry_bytes())
             .zip(now.chunks(self.entry_bytes()));
-        let kept = entries.map(|(before, now)| if self.is_free(now) { before } else { now });
+        let kept = entries.map(|(before, now)| match takes_now(before, now) {
+            true => now,
+            false => before,
+        });
         kept.flatten().copied().collect()
     }
 }
@@ -216,8 +233,12 @@ impl Geometry {
         self.tables_at + table * self.table_bytes + entry
     }
 
-    pub(super) fn is_table(&self, at: u64) -> bool {
-        (self.tables_at..self.tables_end()).contains(&at)
+    /// Number of the table that a place is in, if it is in one.
+    pub(super) fn table_at(&self, at: u64) -> Option<u64> {
+        let tables = self.tables_at..self.tables_end();
+        tables
+            .contains(&at)
+            .then(|| (at - self.tables_at) / self.table_bytes)
     }
 
     pub(super) fn tables_end(&self) -> u64 {
@@ -519,7 +540,7 @@ fn short_name(slot: &[u8; ENTRY_BYTES]) -> String {
 pub(super) struct Survey {
     /// Clusters that may be used.
     pub(super) free: u32,
-    /// Clusters that the tables disagree about and nobody owns: a write to the medium was cut off.
+    /// Clusters that the tables disagree about as they do where a write to the medium was cut off.
     pub(super) differing: Vec<u32>,
 }
 
@@ -650,7 +671,8 @@ impl Walk<'_, '_> {
         Ok(content)
     }
 
-    /// Where the tables disagree. About clusters in use they must not.
+    /// Where the tables disagree. About clusters in use they must not, but that the second does not
+    /// know yet what a folder grew by.
     fn differing(&self, first: &[u8], second: &[u8]) -> Result<Vec<u32>, String> {
         let kind = self.volume.geometry.kind;
         let entries = first
@@ -661,7 +683,9 @@ impl Walk<'_, '_> {
             if kind.value(a) == kind.value(b) {
                 continue;
             }
-            if self.owned[cluster as usize] {
+            let links = [a, b].map(|entry| kind.link(entry, self.volume.geometry.clusters));
+            let grew = matches!(links, [Link::Next(_), Link::End]);
+            if self.owned[cluster as usize] && !grew {
                 return Err(format!(
                     "its two allocation tables disagree about cluster {cluster}"
                 ));

@@ -590,3 +590,51 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
         }
     }
 }
+
+#[test]
+fn a_power_cut_while_a_folder_grows_loses_nothing_and_leaves_a_medium_that_can_be_written() {
+    // A cluster has 16 slots: four go to each long name, two to a short one, four to what begins a
+    // new folder, two to `.disk` in the root. So some of the first cluster's are free, or none.
+    let long = |number: u32| format!("a-rather-long-host-name-2026010{number}.json");
+    let short = "a.env".to_owned();
+    for (folder, names) in [
+        ("reports/", vec![long(1), long(2)]),
+        ("reports/", vec![long(1), long(2), long(3)]),
+        ("", vec![long(1), long(2), long(3)]),
+        ("", vec![long(1), long(2), long(3), short]),
+    ] {
+        let stick = Stick::marked("32");
+        let (access, epochs) = odd(Duration::ZERO);
+        let name = |name: &str| format!("{folder}{name}");
+        let first = names.iter().map(|one| file(&name(one), one.as_bytes()));
+        stick.medium().put(first.collect(), PATIENCE).unwrap();
+        let before = stick.bytes();
+        let medium = stick.medium_through(&access).unwrap();
+        let (new, newer) = (noise(700), noise(800));
+        let added = name("one-more-file-that-has-a-rather-long-name-so-that-it-needs-room.json");
+        let put = vec![file(&added, &new), file(&name(&names[0]), &newer)];
+        medium.put(put, PATIENCE).unwrap();
+        let epochs = epochs.lock().unwrap().clone();
+        // Among them one for the link in each table.
+        let used = epochs.iter().filter(|epoch| !epoch.is_empty());
+        assert_eq!(used.count(), 6, "{folder} {names:?}");
+        for cut in cuts(&epochs) {
+            stick.become_cut(&before, &cut);
+            let replaced = stick.take(&name(&names[0]));
+            assert!(
+                replaced == names[0].as_bytes() || replaced == newer,
+                "{cut:?}"
+            );
+            for kept in &names[1..] {
+                assert_eq!(stick.take(&name(kept)), kept.as_bytes(), "{cut:?}");
+            }
+            if stick.names().contains(&added) {
+                assert_eq!(stick.take(&added), new, "{cut:?}");
+            }
+            stick.assert_usable();
+            for kept in &names[1..] {
+                assert_eq!(stick.take(&name(kept)), kept.as_bytes(), "{cut:?}");
+            }
+        }
+    }
+}

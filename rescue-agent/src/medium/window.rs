@@ -5,7 +5,8 @@
 //! | epoch | what is written | what a cut in it leaves |
 //! |---|---|---|
 //! | data | clusters that nobody named so far | the old files |
-//! | claims | the tables, with what is claimed and without what is released | the old files, lost clusters |
+//! | claims | the tables, with what is claimed of the free clusters and nothing else | the old files, lost clusters |
+//! | links | the first table, then the second, with what folders grew by | a folder may end in its new clusters, which are filled; the second table may not know of them |
 //! | names | directories | each directory sector old or new; every chain it names is whole |
 //! | releases | the tables as they shall be, counters | the new files, lost clusters |
 //!
@@ -156,15 +157,20 @@ impl<'d> Window<'d> {
         })
     }
 
-    fn epochs(&self, geometry: &Geometry) -> io::Result<[Vec<Run>; 4]> {
+    fn epochs(&self, geometry: &Geometry) -> io::Result<[Vec<Run>; 6]> {
         let [mut data, mut claims, mut names, mut releases] = <[Vec<Run>; 4]>::default();
+        let mut links = <[Vec<Run>; 2]>::default();
         for (at, before, now) in self.changed() {
-            if geometry.is_table(at) {
-                let claimed = geometry.kind.claims_only(before, now);
+            if let Some(table) = geometry.table_at(at) {
+                let claimed = geometry.kind.claimed(before, now);
+                let linked = geometry.kind.linked(before, now);
                 if claimed != before {
                     claims.push((at, claimed.clone()));
                 }
-                if claimed != now {
+                if linked != claimed {
+                    links[usize::from(table != 0)].push((at, linked.clone()));
+                }
+                if linked != now {
                     releases.push((at, now.to_vec()));
                 }
             } else if at < geometry.tables_end() {
@@ -178,7 +184,8 @@ impl<'d> Window<'d> {
                 epoch.push((at, now.to_vec()));
             }
         }
-        Ok([data, claims, names, releases])
+        let [first, second] = links;
+        Ok([data, claims, first, second, names, releases])
     }
 
     /// Whether the medium's own table calls a cluster free.

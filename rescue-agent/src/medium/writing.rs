@@ -65,7 +65,7 @@ fn has_room(geometry: &Geometry, survey: &Survey, files: &[MediumFile]) -> Resul
     }
 }
 
-/// Where a cut-off write let the tables disagree about clusters that nobody owns, the first counts.
+/// Where a cut-off write let the tables disagree, the first counts: it is written first.
 fn settle_tables(window: &mut Window<'_>, geometry: &Geometry, survey: &Survey) -> io::Result<()> {
     for cluster in &survey.differing {
         let mut entry = vec![0; geometry.kind.entry_bytes()];

@@ -241,8 +241,8 @@ impl Index {
         json
     }
 
-    /// Adds a copy, or, where the very same is there, what a repair makes of it. Says whether the
-    /// copy itself has to be written.
+    /// Adds a copy, or, where the very same is named already, what a repair makes of it. Says whether
+    /// it is new.
     ///
     /// # Errors
     /// In words, if there are too many.

@@ -281,7 +281,7 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) is_directory: bool,
     first: u32,
-    size: u32,
+    pub(super) size: u32,
     /// Number of its slot in the directory, that with the short name.
     slot: u32,
 }

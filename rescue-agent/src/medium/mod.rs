@@ -231,6 +231,17 @@ impl Place {
             })
     }
 
+    /// Whether there is a file of this length.
+    fn has(&self, access: &Access, file: &str, length: u64) -> Result<bool, MediumError> {
+        let found = self
+            .with_volume(access, |volume| volume.find(file))
+            .map_err(|why| MediumError::File {
+                file: file.to_owned(),
+                why,
+            })?;
+        Ok(found.is_some_and(|entry| !entry.is_directory && u64::from(entry.size) == length))
+    }
+
     fn list(&self, access: &Access, folder: &str) -> Result<Vec<String>, MediumError> {
         let entries = self
             .with_volume(access, |volume| volume.list(folder))

@@ -77,7 +77,8 @@ impl Medium {
     }
 
     /// Keeps copies of originals in the folder of the host called `host`, before a repair replaces
-    /// them. Returns how many were new.
+    /// them. Returns how many were written: those that are new, and those that the index names and
+    /// that are not there.
     ///
     /// # Errors
     /// [`MediumError`]: a warning, after a time that is bounded.
@@ -97,15 +98,16 @@ impl Medium {
                     file: path.clone(),
                     why,
                 })?;
-                if is_new {
-                    files.push(file(&format!("{folder}/{}", original.file), bytes));
+                let copy = format!("{folder}/{}", original.file);
+                if is_new || !place.has(&access, &copy, bytes.len() as u64)? {
+                    files.push(file(&copy, bytes));
                 }
             }
-            let new = files.len();
+            let written = files.len();
             // The last, so that it never names what is not there.
             files.push(file(&path, index.to_json()));
             place.put(&access, &files)?;
-            Ok(new)
+            Ok(written)
         })
     }
 

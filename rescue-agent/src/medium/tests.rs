@@ -9,6 +9,8 @@ use std::thread;
 
 use super::*;
 use crate::disk::{Access as Mode, ByteOffset, FileDevice, SectorSize};
+use crate::hash::sha256_hex;
+use crate::originals::Original;
 
 const START: u64 = 2048 * 512;
 const KIB: u64 = 40_000;
@@ -347,6 +349,40 @@ fn the_handover_is_a_block_as_grub_writes_it() {
         .write_handover("../boot/grub/rescue", true)
         .unwrap();
     assert_eq!(stick.bytes(), before);
+}
+
+#[test]
+fn a_copy_that_was_lost_or_cut_short_is_written_again() {
+    let stick = Stick::marked("32");
+    let (bytes, name) = (noise(3000), "sda-bank5-STATE.TGZ-0123456789abcdef");
+    let original = Original {
+        file: name.into(),
+        sha256: sha256_hex(&bytes),
+        size_bytes: 3000,
+        taken: "2026-01-02T03:04:05Z".into(),
+        host_serial: None,
+        host_uuid: None,
+        disk_path: "/dev/sda".into(),
+        disk_serial: None,
+        partition: 5,
+        partition_guid: None,
+        volume_uuid: "01234567-89ab-cdef-0123-456789abcdef".into(),
+        archive: "STATE.TGZ".into(),
+        repaired_sha256: vec!["00".into()],
+    };
+    let kept = |stick: &Stick| {
+        let originals = vec![(original.clone(), bytes.clone())];
+        stick.medium().keep_originals("7XK2P03", originals).unwrap()
+    };
+    assert_eq!((kept(&stick), kept(&stick)), (1, 0));
+    let copy = format!("originals/7XK2P03/{name}");
+    must("mdel", &["-i", &stick.at(), &format!("::{copy}")]);
+    assert_eq!(kept(&stick), 1);
+    assert_eq!(stick.take(&copy), bytes);
+    stick.give(&copy, &bytes[..2000]);
+    assert_eq!(kept(&stick), 1);
+    assert_eq!(stick.take(&copy), bytes);
+    stick.assert_sound();
 }
 
 #[test]

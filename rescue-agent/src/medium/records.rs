@@ -32,7 +32,7 @@ impl Medium {
     }
 
     /// Writes how the run ended, in place of what was noted when it began, and the transcript of
-    /// the consoles. Returns where.
+    /// the consoles, if there is room for it. Returns where.
     ///
     /// # Errors
     /// [`MediumError`]: a warning.
@@ -68,7 +68,13 @@ impl Medium {
             let ends = log.is_some();
             let mut files = vec![file(&path, json.into_bytes())];
             files.extend(log.map(|log| file(&format!("{REPORTS}/{name}.log"), log.into_bytes())));
-            place.put(&access, &files)?;
+            let mut put = place.put(&access, &files);
+            if ends && matches!(put, Err(MediumError::Full { .. })) {
+                // How the run ended must not fail to be noted for want of room for the log.
+                files.truncate(1);
+                put = place.put(&access, &files);
+            }
+            put?;
             if !ends {
                 *begun = Some(name);
             }

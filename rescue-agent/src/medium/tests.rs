@@ -397,6 +397,20 @@ fn a_full_medium_is_told_and_not_written() {
     assert_eq!(stick.bytes(), before);
 }
 
+#[test]
+fn where_there_is_no_room_for_the_log_the_end_of_the_run_is_noted_all_the_same() {
+    let stick = Stick::marked("16");
+    stick.give("filler", &noise(37 << 20));
+    let medium = stick.medium();
+    let path = medium.report_begun("7XK2P03", "started".into()).unwrap();
+    let log = "x".repeat(3_000_000);
+    let ended = medium.report_finished("7XK2P03", "ended".into(), log);
+    assert_eq!(ended.unwrap(), path);
+    assert_eq!(stick.take(&path), b"ended");
+    assert_eq!(medium.list("reports").unwrap().len(), 1);
+    stick.assert_sound();
+}
+
 /// Places in the volume, by the parameter block.
 struct Shape {
     table: u64,

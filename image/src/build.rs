@@ -2,7 +2,7 @@
 //! put it in place, write down what it is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +18,7 @@ use crate::netboot;
 use crate::packages::Archive;
 use crate::parts::Parts;
 use crate::personal::Personal;
+use crate::place;
 use crate::progress::Progress;
 use crate::usb;
 
@@ -67,13 +68,16 @@ pub struct Outcome {
 pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     let mut archive = Archive::open(&options.cache.join("debs"), options.offline)?;
     let inputs = inputs::collect(options, &archive, progress)?;
-    let there = Manifest::load(&options.out)
-        .filter(|found| found.inputs_digest == inputs.digest && found.holds(&options.out));
-    if let (Some(manifest), false) = (there, options.force) {
-        return Ok(Outcome {
-            manifest,
-            built: false,
-        });
+    let before = Manifest::load(&options.out);
+    if let (Some(manifest), false) = (&before, options.force) {
+        if manifest.inputs_digest == inputs.digest && manifest.holds(&options.out) {
+            remember(&mut archive, &inputs)?;
+            return Ok(Outcome {
+                manifest: manifest.clone(),
+                built: false,
+            });
+        }
+        place::check_unchanged(&options.out, manifest)?;
     }
     let mtime = u32::try_from(options.epoch).map_err(|_| Error::Setting {
         setting: format!("SOURCE_DATE_EPOCH={}", options.epoch),
@@ -81,17 +85,23 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     })?;
     let kernel = kernel::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
     let parts = make_parts(options, &inputs, &kernel, mtime, progress)?;
-    let artefacts = put_together(options, &parts, progress)?;
+    let artefacts = put_together(options, &parts, before.as_ref(), progress)?;
     let manifest = describe(options, &inputs, &kernel, &parts.identity, artefacts);
     manifest.store(&options.out)?;
-    let packages = &inputs.packages;
-    if let Some(meta) = &packages.meta {
-        archive.remember(packages.shipped().into_iter().chain([meta]))?;
-    }
+    remember(&mut archive, &inputs)?;
     Ok(Outcome {
         manifest,
         built: true,
     })
+}
+
+/// For `--offline`. Also when there was nothing to build: the cache may be newer than what was built.
+fn remember(archive: &mut Archive, inputs: &Inputs) -> Result<()> {
+    let packages = &inputs.packages;
+    match &packages.meta {
+        Some(meta) => archive.remember(packages.shipped().into_iter().chain([meta])),
+        None => Ok(()),
+    }
 }
 
 fn make_parts(
@@ -167,7 +177,12 @@ fn identity(parts: &[&[u8]]) -> String {
 }
 
 /// Makes every artefact beside the output directory's old ones, then puts them in place.
-fn put_together(options: &Options, parts: &Parts, progress: &Progress) -> Result<Vec<Artefact>> {
+fn put_together(
+    options: &Options,
+    parts: &Parts,
+    before: Option<&Manifest>,
+    progress: &Progress,
+) -> Result<Vec<Artefact>> {
     fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
     let temp = tempfile::Builder::new()
         .prefix(".making-")
@@ -189,20 +204,11 @@ fn put_together(options: &Options, parts: &Parts, progress: &Progress) -> Result
         tree.iter()
             .map(|(path, _)| format!("{}/{path}", netboot::DIR)),
     );
-    for name in [iso::FILE, usb::FILE, netboot::DIR] {
-        put_in_place(&made.join(name), &options.out.join(name))?;
-    }
+    place::put(&made, &options.out, &names, before)?;
     names
         .iter()
         .map(|name| Artefact::measure(&options.out, name))
         .collect()
-}
-
-fn put_in_place(made: &Path, place: &Path) -> Result<()> {
-    if place.is_dir() {
-        fs::remove_dir_all(place).map_err(Error::io("replace", place))?;
-    }
-    fs::rename(made, place).map_err(Error::io("write", place))
 }
 
 fn release_line(kernel: &Kernel) -> String {

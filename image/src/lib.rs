@@ -4,7 +4,7 @@
 //! Scope: choosing, packing, checking, describing, personalising. Not: what happens after boot, which is the agent's, and not
 //! writing ISO 9660, which is xorriso's. The way of the data: [`inputs`] ([`packages`]) and [`kernel`]
 //! (with [`drivers`], [`modinfo`]) bring what goes in, [`initramfs`], [`grub`] and [`fat`] make the [`parts`], [`iso`], [`usb`] and
-//! [`netboot`] put them together, [`manifest`] says what is in them; [`build`] leads. [`finished`] opens a finished image again and changes
+//! [`netboot`] put them together, [`place`] puts them in place, [`manifest`] says what is in them; [`build`] leads. [`finished`] opens a finished image again and changes
 //! its settings ([`personal`]).
 
 pub mod build;
@@ -31,6 +31,7 @@ pub mod network;
 pub mod packages;
 pub mod parts;
 pub mod personal;
+pub mod place;
 pub mod progress;
 pub mod settings;
 pub mod tool;

@@ -167,10 +167,11 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn manifest(artefacts: Vec<Artefact>) -> Manifest {
+    /// One of these artefacts.
+    pub(crate) fn manifest(artefacts: Vec<Artefact>) -> Manifest {
         Manifest {
             schema: SCHEMA.to_owned(),
             version: "0".to_owned(),

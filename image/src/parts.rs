@@ -20,6 +20,12 @@ const CHANGEABLE: &[&str] = &[
     crate::netboot::DNSMASQ,
     README,
 ];
+/// Whether people and `customize` may change this file of an image.
+#[must_use]
+pub fn is_changeable(path: &str) -> bool {
+    CHANGEABLE.contains(&path)
+}
+
 /// For people.
 pub const README: &str = "README.txt";
 
@@ -28,7 +34,7 @@ pub const README: &str = "README.txt";
 pub fn sums<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut lines: Vec<String> = files
         .into_iter()
-        .filter(|(path, _)| !CHANGEABLE.contains(path))
+        .filter(|(path, _)| !is_changeable(path))
         .map(|(path, bytes)| format!("{}  {path}\n", hash::sha256(bytes)))
         .collect();
     lines.sort_by(|one, other| one[64..].cmp(&other[64..]));
@@ -153,6 +159,7 @@ pub fn iso_esp(parts: &Parts) -> Result<Vec<u8>> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::initramfs;
     use crate::personal::Personal;
 
     /// Parts of a small image, for tests.
@@ -178,6 +185,24 @@ pub(crate) mod tests {
             reports: false,
             driver_counts: (3, 2),
             epoch: 1_700_000_000,
+        }
+    }
+
+    /// The same with an initramfs that can be unpacked, so that a finished image of them can be opened.
+    pub(crate) fn openable() -> Parts {
+        let base = initramfs::Base {
+            agent: &[0x7f; 1000],
+            driver_table: b"{}",
+            dictionary: b"",
+            names: b"10de  NVIDIA\n",
+            release: "esxi-rescue test\n",
+            identity: "12345678abcdef00\n",
+            settings: None,
+            shell: None,
+        };
+        Parts {
+            initrd: initramfs::base_part(&base, 1).unwrap(),
+            ..small()
         }
     }
 

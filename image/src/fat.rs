@@ -1,7 +1,8 @@
 //! FAT volumes without any trace of when or where they were made: the EFI system partitions of the ISO and of the USB
 //! image. Also single files in a finished volume, read and replaced.
 //!
-//! Not for a disk of a host: only for volumes of this builder, made in memory. Source of the format: Microsoft, "FAT:
+//! Not for a disk of a host: only for volumes of this builder, made in memory, and for files that claim to hold one. The
+//! crate `fatfs` takes a volume at its word, so that such a file is walked over first ([`check`]). Source of the format: Microsoft, "FAT:
 //! General Overview of On-Disk Format" (BPB, directory entries).
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
@@ -18,6 +19,8 @@ const SECTOR_BYTES: usize = 512;
 const ENTRY_BYTES: usize = 32;
 /// Attribute of a directory, and the combination that marks a slot of a long name.
 const DIRECTORY: u8 = 0x10;
+/// Attribute of the volume's label, which slots of long names have, too.
+const LABEL_ATTRIBUTE: u8 = 0x08;
 const LONG_NAME: u8 = 0x0f;
 /// First byte of a deleted entry.
 const DELETED: u8 = 0xe5;
@@ -25,6 +28,8 @@ const DELETED: u8 = 0xe5;
 const FAT32_NUMBER: u32 = 0x0fff_ffff;
 /// Largest file that is read out of a finished volume, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Largest directory there can be: 65 536 entries.
+const MAX_DIRECTORY_BYTES: usize = 65_536 * ENTRY_BYTES;
 /// Most entries of a directory that are listed.
 const MAX_ENTRIES: usize = 1000;
 
@@ -131,6 +136,7 @@ pub fn volume(
 
 /// The content of a file, or nothing if there is none of that name.
 pub fn read_file(volume: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
+    check(volume)?;
     let mut disk = ReadOnly(Cursor::new(volume));
     let fs = open(&mut disk)?;
     let mut file = match fs.root_dir().open_file(path) {
@@ -147,6 +153,7 @@ pub fn read_file(volume: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
 
 /// The names in a directory.
 pub fn list(volume: &[u8], path: &str) -> io::Result<Vec<String>> {
+    check(volume)?;
     let mut disk = ReadOnly(Cursor::new(volume));
     let fs = open(&mut disk)?;
     let dir = fs.root_dir().open_dir(path)?;
@@ -158,8 +165,11 @@ pub fn list(volume: &[u8], path: &str) -> io::Result<Vec<String>> {
 
 /// Replaces the content of a file of the root directory or below, in place; creates it if there is none.
 pub fn replace_file(volume: &mut [u8], path: &str, content: &[u8]) -> io::Result<()> {
+    check(volume)?;
+    forget_free_count(volume);
     let mut disk = Cursor::new(volume);
     let fs = open(&mut disk)?;
+    fs.stats()?;
     {
         let mut file = fs.root_dir().create_file(path)?;
         file.seek(SeekFrom::Start(0))?;
@@ -168,6 +178,19 @@ pub fn replace_file(volume: &mut [u8], path: &str, content: &[u8]) -> io::Result
         file.flush()?;
     }
     fs.unmount()
+}
+
+/// The number of free clusters that FAT32 notes down is a hint, which `fatfs` would count on.
+fn forget_free_count(volume: &mut [u8]) {
+    const SIGNATURE: &[u8] = b"rrAa";
+    let wide = volume[22..24] == [0, 0];
+    let at = usize::from(u16::from_le_bytes([volume[48], volume[49]])) * SECTOR_BYTES;
+    if let Some(info) = volume.get_mut(at..at + SECTOR_BYTES)
+        && wide
+        && info[484..488] == *SIGNATURE
+    {
+        info[488..496].fill(0xff);
+    }
 }
 
 /// The crate wants to be able to write even where it only reads.
@@ -192,6 +215,139 @@ impl Write for ReadOnly<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Walks over a volume before `fatfs` gets it: whether every number leads somewhere, and no two chains meet.
+fn check(volume: &[u8]) -> io::Result<()> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its FAT volume is damaged");
+    Walk::over(volume).ok_or_else(damaged)
+}
+
+/// The walk over a volume that may be anything.
+struct Walk<'v> {
+    volume: &'v [u8],
+    wide: bool,
+    fat_at: usize,
+    data_at: usize,
+    cluster_bytes: usize,
+    /// Clusters that a chain has, by number.
+    owned: Vec<bool>,
+}
+
+impl<'v> Walk<'v> {
+    /// Nothing where the volume is not sound. Sectors have 512 bytes in every volume of ours.
+    fn over(volume: &'v [u8]) -> Option<()> {
+        /// "Only one table is in use", in the extended flags.
+        const NOT_MIRRORED: usize = 0x80;
+        let boot = volume.get(..SECTOR_BYTES)?;
+        let half = |at: usize| usize::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
+        let (cluster_sectors, reserved) = (usize::from(boot[13]), half(14));
+        let (tables, root_entries) = (usize::from(boot[16]), half(17));
+        let wide = half(22) == 0;
+        let pick = |small: usize, large: usize| if small == 0 { large } else { small };
+        let table_bytes = pick(half(22), word(boot, 36)).checked_mul(SECTOR_BYTES)?;
+        let total_bytes = pick(half(19), word(boot, 32)).checked_mul(SECTOR_BYTES)?;
+        let plain = boot[510..] == [0x55, 0xaa]
+            && half(11) == SECTOR_BYTES
+            && cluster_sectors.is_power_of_two()
+            && reserved > 0
+            && matches!(tables, 1 | 2)
+            && root_entries.is_multiple_of(SECTOR_BYTES / ENTRY_BYTES)
+            && (root_entries == 0) == wide
+            && !(wide && half(40) & NOT_MIRRORED != 0)
+            && total_bytes <= volume.len();
+        let fat_at = reserved * SECTOR_BYTES;
+        let root_at = table_bytes.checked_mul(tables)?.checked_add(fat_at)?;
+        let data_at = root_at.checked_add(root_entries * ENTRY_BYTES)?;
+        let cluster_bytes = cluster_sectors * SECTOR_BYTES;
+        let clusters = total_bytes
+            .checked_sub(data_at)?
+            .checked_div(cluster_bytes)?;
+        let needed = (clusters + 2) * if wide { 4 } else { 2 };
+        if !plain || needed > table_bytes || clusters == 0 {
+            return None;
+        }
+        let mut walk = Self {
+            volume,
+            wide,
+            fat_at,
+            data_at,
+            cluster_bytes,
+            owned: vec![false; clusters + 2],
+        };
+        let root = match wide {
+            true => walk.directory(word(boot, 44))?,
+            false => volume.get(root_at..data_at)?.to_vec(),
+        };
+        walk.entries(root)
+    }
+
+    /// Every file and directory below this one.
+    fn entries(&mut self, root: Vec<u8>) -> Option<()> {
+        let mut todo = vec![root];
+        while let Some(directory) = todo.pop() {
+            for entry in directory.as_chunks::<ENTRY_BYTES>().0 {
+                let (first, attributes) = (entry[0], entry[11]);
+                if first == 0 {
+                    break;
+                }
+                // Labels and slots of long names have no content.
+                if matches!(first, DELETED | b'.') || attributes & LABEL_ATTRIBUTE != 0 {
+                    continue;
+                }
+                let cluster = first_cluster(entry);
+                let size = word(entry, 28);
+                if attributes & DIRECTORY != 0 {
+                    todo.push(self.directory(cluster)?);
+                } else if cluster != 0 || size != 0 {
+                    let holds = self.claim(cluster)?.len() * self.cluster_bytes;
+                    (size <= holds).then_some(())?;
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn directory(&mut self, first: usize) -> Option<Vec<u8>> {
+        let chain = self.claim(first)?;
+        if chain.len() * self.cluster_bytes > MAX_DIRECTORY_BYTES {
+            return None;
+        }
+        let mut content = Vec::new();
+        for cluster in chain {
+            let at = self.data_at + (cluster - 2) * self.cluster_bytes;
+            content.extend_from_slice(self.volume.get(at..at + self.cluster_bytes)?);
+        }
+        Some(content)
+    }
+
+    /// The clusters of a chain, which no other has. So all chains together are no longer than the volume.
+    fn claim(&mut self, first: usize) -> Option<Vec<usize>> {
+        let (mut chain, mut number) = (Vec::new(), first);
+        loop {
+            let owned = self.owned.get_mut(number).filter(|_| number >= 2)?;
+            if std::mem::replace(owned, true) {
+                return None;
+            }
+            chain.push(number);
+            let next = self.next(number)?;
+            let end = if self.wide { 0x0fff_fff8 } else { 0xfff8 };
+            if next >= end {
+                return Some(chain);
+            }
+            number = next;
+        }
+    }
+
+    fn next(&self, number: usize) -> Option<usize> {
+        let width = if self.wide { 4 } else { 2 };
+        let at = self.fat_at + number * width;
+        let entry = self.volume.get(at..at + width)?;
+        Some(match self.wide {
+            true => word(entry, 0) & FAT32_NUMBER as usize,
+            false => usize::from(u16::from_le_bytes([entry[0], entry[1]])),
+        })
     }
 }
 
@@ -390,6 +546,74 @@ mod tests {
         for content in [vec![b'x'; 5000], Vec::new(), b"countdown = 0\n".to_vec()] {
             replace_file(&mut volume, "rescue.toml", &content).unwrap();
             assert_eq!(read_file(&volume, "rescue.toml").unwrap().unwrap(), content);
+        }
+    }
+
+    /// Whatever stands in a volume: an answer or an error, in a time that its length bounds.
+    #[test]
+    fn no_altered_byte_makes_it_panic() {
+        for kind in [Kind::Fat16, Kind::Fat32] {
+            let whole = made(kind);
+            let geometry = Geometry::of(&whole);
+            let root = geometry.root[0].start;
+            let table = usize::from(u16::from_le_bytes([whole[14], whole[15]])) * SECTOR_BYTES;
+            let used = |from: usize, to: usize| (from..to).filter(|at| whole[*at] != 0);
+            let places = used(0, 1024)
+                .chain([11, 13, 16, 17, 18, 19, 22, 23, 35, 39, 45, 46, 47, 48, 50])
+                .chain(used(table, table + 24))
+                .chain(used(root, root + 256));
+            let places: Vec<usize> = places.collect();
+            let mut volume = whole.clone();
+            for at in places {
+                for value in [0, 1, 0x7f, 0xff] {
+                    volume[at] = value;
+                    let _ = read_file(&volume, "rescue.toml");
+                    let _ = list(&volume, "EFI/BOOT");
+                    if value == 1 {
+                        let mut changed = volume.clone();
+                        let _ = replace_file(&mut changed, "rescue.toml", &[b'x'; 5000]);
+                    }
+                }
+                volume[at] = whole[at];
+            }
+        }
+    }
+
+    #[test]
+    fn loops_and_clusters_that_do_not_exist_are_damage() {
+        let whole = made(Kind::Fat32);
+        let table = usize::from(u16::from_le_bytes([whole[14], whole[15]])) * SECTOR_BYTES;
+        let first = Geometry::of(&whole).root[0].start;
+        for entry in 0..8 {
+            let at = first + entry * ENTRY_BYTES;
+            let slot: [u8; ENTRY_BYTES] = whole[at..at + ENTRY_BYTES].try_into().unwrap();
+            if !is_subdirectory(&slot) {
+                continue;
+            }
+            let cluster = first_cluster(&slot);
+            for next in [1, u32::try_from(cluster).unwrap(), 0x0abc_def0] {
+                let mut bad = whole.clone();
+                let link = table + cluster * 4;
+                bad[link..link + 4].copy_from_slice(&next.to_le_bytes());
+                let error = list(&bad, "EFI").unwrap_err();
+                assert!(error.to_string().contains("damaged"), "{error}");
+            }
+            let mut bad = whole.clone();
+            bad[at + 26] = 1;
+            assert!(list(&bad, "EFI").is_err());
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_free_clusters_hurts_nobody() {
+        for count in [0_u32, 1, 0xffff_fff0] {
+            let mut volume = made(Kind::Fat32);
+            volume[512 + 488..512 + 492].copy_from_slice(&count.to_le_bytes());
+            replace_file(&mut volume, "rescue.toml", &[b'x'; 5000]).unwrap();
+            assert_eq!(
+                read_file(&volume, "rescue.toml").unwrap().unwrap(),
+                [b'x'; 5000]
+            );
         }
     }
 

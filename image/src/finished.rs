@@ -9,6 +9,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use rescue_agent::files;
+use rescue_agent::report;
 use rescue_agent::settings::{Key, Settings, SettingsSources};
 
 use crate::error::{Error, Result};
@@ -20,12 +22,13 @@ use crate::iso9660;
 use crate::netboot;
 use crate::parts;
 use crate::personal::Personal;
+use crate::place;
 use crate::settings::{self, Setting};
 use crate::usb;
 
 /// No image of ours is larger, in bytes.
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
-const SECTOR_BYTES: u64 = 512;
+const SECTOR_BYTES: usize = 512;
 const NETWORK_DRIVERS: &str = "initrd-net.img";
 const IDENTITY_PREFIX: &str = "esxi-rescue-";
 
@@ -209,6 +212,7 @@ impl Finished {
         for line in sums.lines() {
             let (digest, name) = line
                 .split_once("  ")
+                .filter(|(_, name)| place::is_plain(name))
                 .ok_or_else(|| self.damaged("its list of digests is garbled"))?;
             if hash::sha256(&self.require(name)?) != digest {
                 return Err(self.damaged(&format!("the file {name} in it was altered")));
@@ -220,8 +224,9 @@ impl Finished {
         Ok(())
     }
 
+    /// What is quoted from the image may hold anything.
     fn damaged(&self, problem: &str) -> Error {
-        Error::input(&self.path, format!("damaged: {problem}"))
+        Error::input(&self.path, format!("damaged: {}", report::escape(problem)))
     }
 }
 
@@ -315,33 +320,68 @@ impl Store {
     }
 }
 
-/// The EFI system partition of an image with a GPT that ends where the file does.
+/// The EFI system partition of an image with a GPT that ends where the file does. The file may be anything.
+/// Source: UEFI specification 2.10, 5.3.2 (header) and 5.3.3 (entries).
 fn esp_place(bytes: &[u8]) -> std::result::Result<Range<usize>, String> {
     let foreign = || "this is no image of esxi-rescue (no partition table in it)".to_owned();
-    let table = gpt::GptConfig::new()
-        .open_from_device(io::Cursor::new(bytes.to_vec()))
-        .map_err(|_| foreign())?;
-    let header = table.primary_header().map_err(|_| foreign())?;
-    if (header.backup_lba + 1).checked_mul(SECTOR_BYTES) != Some(bytes.len() as u64) {
+    let damaged = || "damaged: its partition table is garbled".to_owned();
+    let header: &[u8; 92] = bytes
+        .get(SECTOR_BYTES..)
+        .and_then(<[u8]>::first_chunk)
+        .filter(|header| header.starts_with(b"EFI PART"))
+        .ok_or_else(foreign)?;
+    let mut summed = *header;
+    summed[16..20].fill(0);
+    if number(&header[12..16]) != 92 || crc32(&summed) != number(&header[16..20]) {
+        return Err(damaged());
+    }
+    let byte = |sector: usize| sector.checked_mul(SECTOR_BYTES);
+    let end = number(&header[32..40]).checked_add(1).and_then(byte);
+    if end != Some(bytes.len()) {
         return Err(format!(
             "damaged: cut short or padded: it has {} bytes, its partition table is for {}",
             bytes.len(),
-            header
-                .backup_lba
-                .saturating_add(1)
-                .saturating_mul(SECTOR_BYTES)
+            end.unwrap_or(usize::MAX)
         ));
     }
-    let esp = table
-        .partitions()
-        .values()
-        .find(|partition| partition.part_type_guid == gpt::partition_types::EFI)
+    let (count, size) = (number(&header[80..84]), number(&header[84..88]));
+    let entries = byte(number(&header[72..80]))
+        .and_then(|start| bytes.get(start..)?.get(..count.checked_mul(size)?))
+        .filter(|entries| crc32(entries) == number(&header[88..92]))
+        .ok_or_else(damaged)?;
+    let (entries, rest) = entries.as_chunks::<128>();
+    if size != 128 || !rest.is_empty() {
+        return Err(damaged());
+    }
+    let esp = entries
+        .iter()
+        .find(|entry| entry[..16] == iso::ESP_TYPE_BYTES)
         .ok_or_else(|| "this is no image of esxi-rescue (no EFI system partition)".to_owned())?;
-    let byte = |sector: u64| usize::try_from(sector.checked_mul(SECTOR_BYTES)?).ok();
-    match (byte(esp.first_lba), byte(esp.last_lba.saturating_add(1))) {
+    let start = byte(number(&esp[32..40]));
+    let end = number(&esp[40..48]).checked_add(1).and_then(byte);
+    match (start, end) {
         (Some(start), Some(end)) if start < end && end <= bytes.len() => Ok(start..end),
         _ => Err("damaged: its EFI system partition lies outside of it".to_owned()),
     }
+}
+
+/// A number, its least byte first. Larger ones than fit lead nowhere.
+fn number(bytes: &[u8]) -> usize {
+    let value = bytes
+        .iter()
+        .rev()
+        .fold(0, |value: u64, byte| value << 8 | u64::from(*byte));
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+/// The checksum of GPT's header and entries.
+fn crc32(bytes: &[u8]) -> usize {
+    let sum = !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    });
+    sum as usize
 }
 
 fn list(dir: &Path) -> io::Result<Vec<String>> {
@@ -351,11 +391,15 @@ fn list(dir: &Path) -> io::Result<Vec<String>> {
 }
 
 fn read_below(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(dir.join(name)) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let path = dir.join(name);
+    let metadata = match fs::metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        metadata => metadata?,
+    };
+    if !metadata.is_file() || metadata.len() > MAX_IMAGE_BYTES {
+        return Err(io::Error::other("it is no plain file"));
     }
+    files::read_up_to(&path, MAX_IMAGE_BYTES).map(Some)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {

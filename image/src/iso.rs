@@ -23,7 +23,7 @@ pub const LABEL: &str = "ESXI_RESCUE";
 
 /// Type of an EFI system partition, as text for xorriso and as on disk.
 const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
-const ESP_TYPE_BYTES: [u8; 16] = [
+pub(crate) const ESP_TYPE_BYTES: [u8; 16] = [
     0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
 ];
 /// Type of the protective partition around the ISO itself (Windows' basic data).
@@ -164,13 +164,14 @@ pub fn check(path: &Path) -> Result<()> {
     if read_at(&mut file, path, SECTOR_BYTES, 8)? != b"EFI PART" {
         return Err(unsound("no GPT, UEFI could not start it from a stick"));
     }
-    let entries_at = u64_at(&read_at(&mut file, path, SECTOR_BYTES + 72, 8)?) * SECTOR_BYTES;
+    let byte_of = |sector: &[u8]| u64_at(sector).saturating_mul(SECTOR_BYTES);
+    let entries_at = byte_of(&read_at(&mut file, path, SECTOR_BYTES + 72, 8)?);
     let entries = read_at(&mut file, path, entries_at, GPT_ENTRIES * GPT_ENTRY_BYTES)?;
     let esp = entries
         .chunks(GPT_ENTRY_BYTES)
         .find(|entry| entry[..16] == ESP_TYPE_BYTES)
         .ok_or_else(|| unsound("its GPT has no EFI system partition"))?;
-    let boot = read_at(&mut file, path, u64_at(&esp[32..40]) * SECTOR_BYTES, 512)?;
+    let boot = read_at(&mut file, path, byte_of(&esp[32..40]), 512)?;
     if boot[510..] != [0x55, 0xaa] || &boot[54..59] != b"FAT16" {
         return Err(unsound("its EFI system partition holds no FAT volume"));
     }

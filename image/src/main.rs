@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use rescue_agent::report;
 use rescue_agent::settings::{Key, Origin};
 use rescue_image::build::{self, Options};
 use rescue_image::collect;
@@ -297,8 +298,9 @@ fn run_show(args: &ShowArgs) -> Result<()> {
 
 fn print_image(path: &Path, image: &Finished) -> Result<()> {
     println!("{}: {}, whole", path.display(), image.kind());
-    println!("  {}", image.info()?);
-    println!("  image {}", image.identity());
+    // What is quoted from the image may hold anything, and the digests in it are its own.
+    println!("  {}", report::escape(&image.info()?));
+    println!("  image {}", report::escape(image.identity()));
     let network = if image.has_network()? {
         "has"
     } else {
@@ -319,7 +321,7 @@ fn print_image(path: &Path, image: &Finished) -> Result<()> {
         );
     }
     for word in image.other_words() {
-        println!("  {word:<35} kernel's own");
+        println!("  {:<35} kernel's own", report::escape(word));
     }
     Ok(())
 }

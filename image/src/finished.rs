@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rescue_agent::files;
@@ -63,7 +64,10 @@ enum Store {
 impl Finished {
     /// Opens an `.iso`, an `.img` or a netboot directory, and makes sure that it is one of ours and whole.
     pub fn open(path: &Path) -> Result<Self> {
-        let store = Store::open(path)?;
+        Self::of(path, Store::open(path)?)
+    }
+
+    fn of(path: &Path, store: Store) -> Result<Self> {
         let foreign = |problem: &str| Error::input(path, problem);
         let identity = store
             .identity(path)?
@@ -169,28 +173,37 @@ impl Finished {
                 "it has no network drivers, so that no report can be sent; build it with 'make image NET=1' ('rescue-image build --net')",
             ));
         }
-        let out = out.unwrap_or(&self.path).to_owned();
         match &mut self.store {
             Store::Iso { bytes, files, .. } => {
                 let place = files[parts::SETTINGS_BLOCK].clone();
                 bytes[place].copy_from_slice(&block);
-                replace(&out, bytes)?;
             }
             Store::Usb { bytes, volume } => {
                 fat::replace_file(&mut bytes[volume.clone()], parts::SETTINGS_BLOCK, &block)
                     .map_err(Error::io("change", &self.path))?;
-                replace(&out, bytes)?;
             }
-            Store::Netboot { dir, changed } => {
+            Store::Netboot { changed, .. } => {
                 let script = netboot::ipxe_script(&self.personal.arguments);
                 changed.insert(netboot::SETTINGS_BLOCK, block);
                 changed.insert(netboot::IPXE_SCRIPT, script.into_bytes());
-                if out != *dir {
-                    copy_tree(dir, &out)?;
+            }
+        }
+        let out = out.unwrap_or(&self.path).to_owned();
+        // Nothing takes the place of a whole image that is not whole itself.
+        match self.store {
+            Store::Iso { bytes, .. } | Store::Usb { bytes, .. } => {
+                let changed = Self::of(&self.path, Store::of_bytes(&self.path, bytes)?)?;
+                changed.settings()?;
+                if let Store::Iso { bytes, .. } | Store::Usb { bytes, .. } = changed.store {
+                    replace(&out, &bytes)?;
                 }
-                for (name, content) in changed {
-                    replace(&out.join(name), content)?;
-                }
+            }
+            Store::Netboot {
+                ref dir,
+                ref changed,
+            } => {
+                self.check_whole()?;
+                save_tree(dir, changed, &out)?;
             }
         }
         Ok(out)
@@ -245,12 +258,16 @@ impl Store {
                 "not an image of esxi-rescue; give the .iso or .img file or the netboot directory, not a device",
             ));
         }
-        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read_up_to(path, MAX_IMAGE_BYTES).map_err(Error::io("read", path))?;
+        Self::of_bytes(path, bytes)
+    }
+
+    fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let unsound = |problem: String| Error::input(path, problem);
         let esp = esp_place(&bytes).map_err(unsound)?;
         match iso9660::files(&bytes) {
             Some(files) => {
-                iso::check(path)?;
+                iso::check_in(io::Cursor::new(&bytes), path)?;
                 Ok(Store::Iso { bytes, files, esp })
             }
             None => Ok(Store::Usb { bytes, volume: esp }),
@@ -402,31 +419,272 @@ fn read_below(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     files::read_up_to(&path, MAX_IMAGE_BYTES).map(Some)
 }
 
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        return Err(Error::input(to, "is there already; name a new directory"));
+/// Deepest nesting of folders in a netboot tree, and most entries: what a site puts there, too.
+const MAX_DEPTH: usize = 8;
+const MAX_ENTRIES: usize = 100_000;
+
+/// Writes the changed files of the tree `dir`, or all of it with these to a new directory, which appears as a whole.
+fn save_tree(dir: &Path, changed: &BTreeMap<&'static str, Vec<u8>>, out: &Path) -> Result<()> {
+    let dir = fs::canonicalize(dir).map_err(Error::io("find", dir))?;
+    if fs::canonicalize(out).is_ok_and(|out| out == dir) {
+        return changed
+            .iter()
+            .try_for_each(|(name, content)| replace(&dir.join(name), content));
     }
-    fs::create_dir_all(to).map_err(Error::io("create", to))?;
-    for entry in fs::read_dir(from).map_err(Error::io("list", from))? {
-        let path = entry.map_err(Error::io("list", from))?.path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        if path.is_dir() {
-            copy_tree(&path, &target)?;
+    if fs::symlink_metadata(out).is_ok() {
+        return Err(Error::input(out, "is there already; name a new directory"));
+    }
+    let there = out.ancestors().skip(1).find_map(|above| match above {
+        above if above.as_os_str().is_empty() => fs::canonicalize(".").ok(),
+        above => fs::canonicalize(above).ok(),
+    });
+    if there.is_some_and(|there| there.starts_with(&dir)) {
+        return Err(Error::input(
+            out,
+            format!("lies inside {}; name a directory elsewhere", dir.display()),
+        ));
+    }
+    let mut content = Vec::new();
+    list_tree(&dir, Path::new(""), 0, &mut content)?;
+    let parent = folder_of(out);
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let temp = tempfile::Builder::new()
+        .prefix(".customize-")
+        .tempdir_in(parent)
+        .map_err(Error::io("create a directory in", parent))?;
+    // Not the temporary directory itself, which is for its owner alone.
+    let tree = temp.path().join("tree");
+    fs::create_dir(&tree).map_err(Error::io("create", &tree))?;
+    for (path, is_dir) in content {
+        let (from, to) = (dir.join(&path), tree.join(&path));
+        if is_dir {
+            fs::create_dir(&to).map_err(Error::io("create", &to))?;
         } else {
-            fs::copy(&path, &target).map_err(Error::io("copy", &path))?;
+            fs::copy(&from, &to).map_err(Error::io("copy", &from))?;
+        }
+    }
+    for (name, content) in changed {
+        let path = tree.join(name);
+        fs::write(&path, content).map_err(Error::io("write", &path))?;
+    }
+    Finished::open(&tree)?;
+    fs::rename(&tree, out).map_err(Error::io("write", out))
+}
+
+/// The files (false) and directories (true) below `dir`, each directory before what is in it.
+fn list_tree(
+    dir: &Path,
+    below: &Path,
+    depth: usize,
+    found: &mut Vec<(PathBuf, bool)>,
+) -> Result<()> {
+    let place = dir.join(below);
+    for entry in fs::read_dir(&place).map_err(Error::io("list", &place))? {
+        let entry = entry.map_err(Error::io("list", &place))?;
+        let (name, path) = (below.join(entry.file_name()), entry.path());
+        let kind = entry.file_type().map_err(Error::io("read", &path))?;
+        if !kind.is_dir() && !path.is_file() {
+            return Err(Error::input(
+                &path,
+                "is no regular file; it cannot be copied",
+            ));
+        }
+        if depth > MAX_DEPTH || found.len() > MAX_ENTRIES {
+            return Err(Error::input(dir, "holds more than can be copied"));
+        }
+        found.push((name.clone(), kind.is_dir()));
+        if kind.is_dir() {
+            list_tree(dir, &name, depth + 1, found)?;
         }
     }
     Ok(())
 }
 
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Writes beside the target and renames, so that a failure leaves the old file whole.
 fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = target
-        .file_name()
-        .ok_or_else(|| Error::input(target, "the output has no file name"))?
-        .to_owned();
-    name.push(".new");
-    let temp = target.with_file_name(name);
-    fs::write(&temp, bytes).map_err(Error::io("write", &temp))?;
-    fs::rename(&temp, target).map_err(Error::io("write", target))
+    let old = fs::metadata(target).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        return Err(Error::input(
+            target,
+            "is there and is no regular file; name a file. To a stick, dd writes the file",
+        ));
+    }
+    // A link keeps pointing to what it names.
+    let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+    let mode = old.map_or(0o666, |old| old.permissions().mode());
+    let folder = folder_of(target);
+    let mut temp = tempfile::Builder::new()
+        .prefix(".customize-")
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .map_err(Error::io("create a file in", folder))?;
+    temp.write_all(bytes)
+        .and_then(|()| temp.as_file().sync_all())
+        .map_err(Error::io("write", target))?;
+    temp.persist(target)
+        .map_err(|error| Error::io("write", target)(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parts::tests::openable;
+
+    fn iso(dir: &Path) -> Vec<u8> {
+        let out = dir.join("x.iso");
+        iso::make(&openable(), false, dir, &out).unwrap();
+        fs::read(out).unwrap()
+    }
+
+    fn tree(dir: &Path) -> PathBuf {
+        let out = dir.join("netboot");
+        netboot::write(&netboot::make(&openable(), dir).unwrap(), &out).unwrap();
+        out
+    }
+
+    /// What `rescue-image show` asks of an image.
+    fn show(bytes: &[u8]) -> Result<()> {
+        let path = Path::new("image");
+        let image = Finished::of(path, Store::of_bytes(path, bytes.to_vec())?)?;
+        image.info()?;
+        image.has_network()?;
+        image.settings().map(|_| ())
+    }
+
+    fn flip(mut bytes: Vec<u8>, places: impl Iterator<Item = usize>) {
+        show(&bytes).unwrap();
+        for at in places {
+            let old = bytes[at];
+            for value in [0, 1, old ^ 0x80, 0xff] {
+                bytes[at] = value;
+                let _ = show(&bytes);
+            }
+            bytes[at] = old;
+        }
+    }
+
+    #[test]
+    fn no_altered_byte_of_an_iso_makes_it_panic() {
+        let temp = tempfile::tempdir().unwrap();
+        let bytes = iso(temp.path());
+        let esp = esp_place(&bytes).unwrap().start;
+        // Partition table and its first entries, Joliet's descriptor and the tree, and the EFI partition's head.
+        let places = (512..604)
+            .chain((1024..1024 + 256).step_by(3))
+            .chain((16 * 2048..40 * 2048).step_by(41))
+            .chain(esp..esp + 64);
+        flip(bytes, places);
+    }
+
+    #[test]
+    fn no_altered_byte_of_a_usb_image_makes_it_panic() {
+        let temp = tempfile::tempdir().unwrap();
+        let bytes = usb::make(&openable(), temp.path()).unwrap();
+        let volume = esp_place(&bytes).unwrap().start;
+        // Every field of the parameter block is tried on smaller volumes, where they are read.
+        flip(
+            bytes,
+            [13, 16, 36, 44, 48].into_iter().map(|at| volume + at),
+        );
+    }
+
+    /// With checksums that are right for it.
+    #[test]
+    fn a_partition_table_with_other_sizes_is_damage() {
+        let temp = tempfile::tempdir().unwrap();
+        let whole = iso(temp.path());
+        for (at, value) in [
+            (84, 256_u64),
+            (84, 0),
+            (80, u64::from(u32::MAX)),
+            (72, u64::MAX),
+            (32, u64::MAX),
+        ] {
+            let mut bytes = whole.clone();
+            let width = if matches!(at, 80 | 84) { 4 } else { 8 };
+            bytes[512 + at..512 + at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            bytes[512 + 16..512 + 20].fill(0);
+            let sum = u32::try_from(crc32(&bytes[512..604])).unwrap();
+            bytes[512 + 16..512 + 20].copy_from_slice(&sum.to_le_bytes());
+            let error = show(&bytes).unwrap_err().to_string();
+            assert!(error.contains("damaged"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_tree_whose_digests_name_other_files_is_damaged() {
+        let temp = tempfile::tempdir().unwrap();
+        let tree = tree(temp.path());
+        let sums = tree.join(".disk/esxi-rescue-12345678abcdef00");
+        for name in ["/etc/passwd", "../../etc/passwd", "grub/../vmlinuz"] {
+            fs::write(&sums, format!("{}  {name}\n", "0".repeat(64))).unwrap();
+            let error = Finished::open(&tree).unwrap_err().to_string();
+            assert!(error.contains("garbled"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_never_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("x.iso");
+        iso(temp.path());
+        let device = temp.path().join("device");
+        std::os::unix::fs::symlink("/dev/full", &device).unwrap();
+        for out in [device.as_path(), temp.path(), Path::new("/dev/null")] {
+            let error = Finished::open(&path).unwrap().save(Some(out)).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{error}");
+        }
+        assert!(fs::symlink_metadata(&device).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn an_image_in_place_keeps_its_permissions_and_leaves_nothing_beside_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.iso");
+        fs::write(&path, iso(temp.path())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        Finished::open(&path).unwrap().save(None).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(list(folder.path()).unwrap(), ["x.iso"]);
+    }
+
+    #[test]
+    fn a_tree_goes_to_a_new_place_as_a_whole_or_not_at_all() {
+        let temp = tempfile::tempdir().unwrap();
+        let tree = tree(temp.path());
+        fs::create_dir_all(tree.join("grub/hosts")).unwrap();
+        fs::write(tree.join("grub/hosts/5ZTVM22.cfg"), "set default=local").unwrap();
+        let save = |out: &Path| {
+            let mut image = Finished::open(&tree).unwrap();
+            image.set(&Setting::parse("countdown=0").unwrap());
+            image.save(Some(out))
+        };
+        for inside in [tree.join("mine"), tree.join("a/../b/mine")] {
+            let error = save(&inside).unwrap_err().to_string();
+            assert!(error.contains("lies inside"), "{error}");
+        }
+        let new = temp.path().join("srv/tftp");
+        save(&new).unwrap();
+        assert_eq!(list(&temp.path().join("srv")).unwrap(), ["tftp"]);
+        assert!(new.join("grub/hosts/5ZTVM22.cfg").exists());
+        let error = save(&new).unwrap_err().to_string();
+        assert!(error.contains("is there already"), "{error}");
+        let mode = fs::metadata(&new).unwrap().permissions().mode();
+        assert_eq!(mode & 0o500, 0o500);
+        assert_eq!(mode, fs::metadata(&tree).unwrap().permissions().mode());
+        // What cannot be copied leaves nothing behind.
+        std::os::unix::fs::symlink("/dev/null", tree.join("device")).unwrap();
+        assert!(save(&temp.path().join("srv/other")).is_err());
+        assert_eq!(list(&temp.path().join("srv")).unwrap(), ["tftp"]);
+    }
 }

@@ -150,11 +150,15 @@ fn set_time(path: &Path, time: SystemTime) -> Result<()> {
 /// Checks what firmware needs: boot code and signature of the MBR, a GPT with an EFI system partition that holds a FAT
 /// volume, and El Torito's boot record.
 pub fn check(path: &Path) -> Result<()> {
+    check_in(File::open(path).map_err(Error::io("read", path))?, path)
+}
+
+/// The same for an ISO in memory, or wherever it is; `path` is its name.
+pub fn check_in(mut file: impl Read + Seek, path: &Path) -> Result<()> {
     let unsound = |problem: &str| Error::Unsound {
         path: path.to_owned(),
         problem: problem.to_owned(),
     };
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mbr = read_at(&mut file, path, 0, 512)?;
     if mbr[510..] != [0x55, 0xaa] || mbr[..32].iter().all(|byte| *byte == 0) {
         return Err(unsound(
@@ -184,7 +188,7 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read_at(file: &mut File, path: &Path, at: u64, count: usize) -> Result<Vec<u8>> {
+fn read_at(file: &mut (impl Read + Seek), path: &Path, at: u64, count: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; count];
     file.seek(SeekFrom::Start(at))
         .and_then(|_| file.read_exact(&mut bytes))

@@ -21,6 +21,10 @@ const HEADS: [&str; 7] = [
 const RESULT: usize = 3;
 /// Widest that a column gets.
 const MAX_COLUMN: usize = 30;
+/// Longest text that is kept of what a host says of itself, in characters.
+const MAX_CELL: usize = 60;
+/// Most hosts that are remembered; anybody may send, under any name.
+const MAX_ROWS: usize = 1000;
 /// Lines of the terminal that the table leaves to what stands above it.
 const LINES_LEFT: usize = 6;
 
@@ -29,6 +33,8 @@ pub struct View {
     terminal: Term,
     /// The last report of each host, latest last.
     rows: Vec<Row>,
+    /// How many were too many.
+    forgotten: usize,
     /// Lines of the table that is on the terminal now.
     drawn: usize,
 }
@@ -44,6 +50,7 @@ impl View {
         View {
             terminal: Term::stdout(),
             rows: Vec::new(),
+            forgotten: 0,
             drawn: 0,
         }
     }
@@ -60,7 +67,7 @@ impl View {
             &document.devices.to_string(),
             &when,
         ]
-        .map(|cell| harmless(cell));
+        .map(|cell| shortened(cell));
         if !self.terminal.is_term() {
             let [serial, model, build, result, banks, devices, when] = cells;
             let line = format!(
@@ -70,12 +77,20 @@ impl View {
             let _ = self.terminal.write_line(&line);
             return;
         }
-        self.rows.retain(|row| row.folder != document.folder);
-        self.rows.push(Row {
+        self.take(Row {
             folder: document.folder.clone(),
             cells,
         });
         self.draw();
+    }
+
+    fn take(&mut self, row: Row) {
+        self.rows.retain(|other| other.folder != row.folder);
+        if self.rows.len() >= MAX_ROWS {
+            self.rows.remove(0);
+            self.forgotten += 1;
+        }
+        self.rows.push(row);
     }
 
     /// Says that something went wrong.
@@ -133,7 +148,7 @@ impl View {
             cells[RESULT] = tone(&cells[RESULT]).apply_to(&cells[RESULT]).to_string();
             lines.push(line(&cells));
         }
-        let hidden = self.rows.len() - rows.len();
+        let hidden = self.rows.len() - rows.len() + self.forgotten;
         if hidden > 0 {
             lines.push(format!("and {hidden} earlier"));
         }
@@ -148,6 +163,12 @@ fn tone(result: &str) -> Style {
         "refused" | "none-found" => Style::new().yellow(),
         _ => Style::new(),
     }
+}
+
+/// Text of a stranger for a cell.
+fn shortened(text: &str) -> String {
+    let start: String = text.chars().take(MAX_CELL).collect();
+    truncate_str(&harmless(&start), MAX_CELL, "…").into_owned()
 }
 
 /// Text of a stranger, for a terminal.
@@ -194,6 +215,22 @@ mod tests {
             "{lines:#?}"
         );
         assert_eq!(lines[4], "and 1 earlier");
+    }
+
+    #[test]
+    fn many_hosts_and_long_names_are_cut() {
+        let mut view = view(&[]);
+        for number in 0..MAX_ROWS + 5 {
+            view.take(Row {
+                folder: number.to_string(),
+                cells: [""; 7].map(|_| shortened(&"x\u{1b}".repeat(1000))),
+            });
+        }
+        assert_eq!(view.rows.len(), MAX_ROWS);
+        assert_eq!(view.rows[0].folder, "5");
+        assert!(measure_text_width(&view.rows[0].cells[0]) <= MAX_CELL);
+        let lines = view.table(2, 80);
+        assert_eq!(lines[4], format!("and {} earlier", MAX_ROWS + 3));
     }
 
     #[test]

@@ -6,12 +6,22 @@
 //! Nothing in the boot chain verifies it, nor does it need to: it holds what a person could type at the boot menu.
 
 use crate::error::{Error, Result};
+use crate::grub;
 use crate::settings::{self, Setting};
 
 use rescue_agent::settings::Key;
 
 /// Size of the block, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
+
+/// Longest command line of the kernel on x86, in bytes (COMMAND_LINE_SIZE without its zero). GRUB leaves out what does not
+/// fit, from the end and without a word: first of all what the menu's own entries add.
+const MAX_COMMAND_LINE: usize = 2047;
+/// What stands on it beside the settings at most: GRUB names the kernel first, the stick and an entry of the menu are last.
+const BESIDE: [&str; 2] = [
+    "BOOT_IMAGE=(tftp,255.255.255.255)/boot/vmlinuz",
+    "rescue_from=usb rescue.mode=inspect rescue.mode=restore",
+];
 
 const HEAD: &str = "# GRUB Environment Block\n# esxi-rescue personal settings, version 1\n";
 const VARIABLE: &str = "rescue_args=";
@@ -51,6 +61,18 @@ impl Personal {
                     "too long: the image has room for {BLOCK_BYTES} bytes, this needs {}",
                     block.len()
                 ),
+            });
+        }
+        let words = words.join(" ");
+        let line = [BESIDE[0], grub::BASE_ARGS, &words, BESIDE[1]].join(" ");
+        if line.len() > MAX_COMMAND_LINE {
+            return Err(Error::Setting {
+                problem: format!(
+                    "too long: the kernel's command line has room for {} bytes of settings, these have {}",
+                    MAX_COMMAND_LINE - (line.len() - words.len()),
+                    words.len()
+                ),
+                setting: words,
             });
         }
         block.resize(BLOCK_BYTES, b'#');
@@ -130,6 +152,21 @@ mod tests {
                 .contains("too long")
         );
         assert!(personal(&["a$b"]).to_block().is_err());
+    }
+
+    #[test]
+    fn settings_that_the_kernel_would_not_see_are_refused() {
+        let room = (0..MAX_COMMAND_LINE)
+            .rev()
+            .find(|length| personal(&[&"a".repeat(*length)]).to_block().is_ok())
+            .unwrap();
+        assert!((1700..1950).contains(&room), "{room}");
+        let error = personal(&[&"a".repeat(room + 1)]).to_block().unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains(&format!("room for {room} bytes of settings")),
+            "{error}"
+        );
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::network;
 use crate::packages::{Deb, Release};
 use crate::progress::Progress;
 
-/// What shapes the packed modules beside the kernel package itself: this very code.
+/// What shapes the packed modules beside the kernel package itself: this very code, and the libraries that compress.
 const PACKING: &[&str] = &[
+    include_str!("../../Cargo.lock"),
     include_str!("dictionary.rs"),
     include_str!("drivers.rs"),
     include_str!("initramfs.rs"),

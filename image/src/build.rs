@@ -62,12 +62,15 @@ pub struct Outcome {
     pub manifest: Manifest,
     /// Whether anything had to be made.
     pub built: bool,
+    /// Whether the settings ask for a report that the ISO has no drivers to send.
+    pub iso_is_mute: bool,
 }
 
 /// Builds what is not there yet.
 pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     let mut archive = Archive::open(&options.cache.join("debs"), options.offline)?;
     let inputs = inputs::collect(options, &archive, progress)?;
+    let iso_is_mute = inputs.asks_for_report && !options.network;
     let before = Manifest::load(&options.out);
     if let (Some(manifest), false) = (&before, options.force) {
         if manifest.inputs_digest == inputs.digest && manifest.holds(&options.out) {
@@ -75,6 +78,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
             return Ok(Outcome {
                 manifest: manifest.clone(),
                 built: false,
+                iso_is_mute,
             });
         }
         place::check_unchanged(&options.out, manifest)?;
@@ -92,6 +96,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     Ok(Outcome {
         manifest,
         built: true,
+        iso_is_mute,
     })
 }
 

@@ -45,6 +45,8 @@ pub struct Inputs {
     pub config: Option<Vec<u8>>,
     /// Whether it asks for a report to be sent.
     pub reports: bool,
+    /// Whether these, or the words of the kernel command line, do.
+    pub asks_for_report: bool,
     /// The packages.
     pub packages: Packages,
     /// All of it, for the manifest.
@@ -96,7 +98,7 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         None => (None, false),
     };
     let words: Vec<&str> = options.arguments.iter().map(String::as_str).collect();
-    settings::check_arguments(&words)?;
+    let asks_for_report = settings::check_arguments(&words)?.report.is_some() || reports;
     let builder = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
     let builder = hash::sha256_file(&builder)?;
     let packages = fetch_packages(options, archive, progress)?;
@@ -138,6 +140,7 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         agent,
         config,
         reports,
+        asks_for_report,
         packages,
         list,
         digest,

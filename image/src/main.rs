@@ -14,6 +14,7 @@ use rescue_agent::settings::{Key, Origin};
 use rescue_image::build::{self, Options};
 use rescue_image::collect;
 use rescue_image::finished::Finished;
+use rescue_image::iso;
 use rescue_image::kernel::Choice;
 use rescue_image::progress::Progress;
 use rescue_image::settings::{self, Setting};
@@ -241,6 +242,13 @@ fn run_build(args: BuildArgs) -> Result<()> {
         "  inputs and digests: {}",
         options.out.join(manifest::FILE).display()
     );
+    if outcome.iso_is_mute {
+        eprintln!(
+            "WARNING: the settings ask for a report, and {} cannot send it: it has no network drivers. The USB image and the \
+             netboot tree have them; for the ISO build with 'make image NET=1' ('rescue-image build --net')",
+            options.out.join(iso::FILE).display()
+        );
+    }
     Ok(())
 }
 

@@ -65,14 +65,13 @@ pub fn known_key(name: &str) -> Result<Key> {
 }
 
 /// Checks words for the kernel command line: settings by the agent's parser, all of them for their characters.
-pub fn check_arguments(words: &[&str]) -> Result<()> {
+pub fn check_arguments(words: &[&str]) -> Result<Settings> {
     words.iter().try_for_each(|word| check_plain(word))?;
     SettingsSources {
         files: Vec::new(),
         command_line: words.join(" "),
     }
     .resolve()
-    .map(|_| ())
     .map_err(|errors| wrong(&words.join(" "), errors.to_string()))
 }
 

@@ -7,11 +7,12 @@ BIN := target/x86_64-unknown-linux-gnu/release
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
 
-image:  ## build ISO, USB image and netboot tree in dist/ (NET=1: network drivers on the ISO too)
+image:  ## build ISO, USB image and netboot tree in dist/, the programs in dist/bin/ (NET=1: network drivers on the ISO too)
 	scripts/setup.sh image
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
 	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
 	$(BIN)/rescue-image manual dist/man
+	install -D -t dist/bin $(BIN)/rescue-agent $(BIN)/rescue-image
 
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test

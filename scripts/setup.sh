@@ -44,10 +44,12 @@ if ! { command -v cargo >/dev/null && new_enough "$(cargo --version | cut -d ' '
     update
     for pair in 'cargo rustc' 'cargo-web rustc-web'; do
         offered=$(apt-cache policy "${pair% *}" | sed -n 's/^ *Candidate: //p')
-        if [ -n "$offered" ] && new_enough "${offered%%[+~-]*}"; then missing="$missing $pair"; rust=found; break; fi
+        # apt says "(none)" of a package that it knows by name only, which sort takes for a high version.
+        if [ -n "$offered" ] && [ "$offered" != "(none)" ] && new_enough "${offered%%[+~-]*}"; then missing="$missing $pair"; rust=found; break; fi
     done
     [ -n "${rust-}" ] || {
         echo "$0: Rust $wanted or later is needed and apt offers none; run" >&2
+        echo "  apt-get install curl ca-certificates      # as root, if they are missing" >&2
         echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal" >&2
         exit 1
     }

@@ -130,9 +130,11 @@ impl Finished {
         if let (Store::Usb { .. }, Some(content)) = (&self.store, self.read(usb::SETTINGS_FILE)?) {
             sources = sources.with_file("rescue.toml on the medium", content);
         }
-        sources
-            .resolve()
-            .map_err(|errors| Error::input(&self.path, format!("wrong settings:\n{errors}")))
+        sources.resolve().map_err(|errors| {
+            let errors = errors.to_string();
+            let lines: Vec<String> = errors.lines().map(report::escape).collect();
+            Error::input(&self.path, format!("wrong settings:\n{}", lines.join("\n")))
+        })
     }
 
     /// Words of the settings block that are not settings but the kernel's own.
@@ -629,6 +631,23 @@ mod tests {
             let error = Finished::open(&tree).unwrap_err().to_string();
             assert!(error.contains("garbled"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_an_image_holds_cannot_steer_the_terminal() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("x.img");
+        let mut bytes = usb::make(&openable(), temp.path()).unwrap();
+        let volume = esp_place(&bytes).unwrap();
+        let hostile = b"mode = \"\\u001b[2J\"\n";
+        fat::replace_file(&mut bytes[volume], usb::SETTINGS_FILE, hostile).unwrap();
+        fs::write(&path, bytes).unwrap();
+        let error = Finished::open(&path).unwrap().settings().unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("wrong settings") && !error.contains('\u{1b}'),
+            "{error}"
+        );
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Personal {
                     MAX_COMMAND_LINE - (line.len() - words.len()),
                     words.len()
                 ),
-                setting: words,
+                setting: format!("{}…", &words[..40]),
             });
         }
         block.resize(BLOCK_BYTES, b'#');

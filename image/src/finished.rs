@@ -4,12 +4,15 @@
 //! file that any editor opens.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Cursor, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rescue_agent::disk::partition::{self, Health, PartitionError, PartitionKind, TableKind};
+use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
 use rescue_agent::files;
 use rescue_agent::report;
 use rescue_agent::settings::{Key, Settings, SettingsSources};
@@ -29,7 +32,6 @@ use crate::usb;
 
 /// No image of ours is larger, in bytes.
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
-const SECTOR_BYTES: usize = 512;
 const NETWORK_DRIVERS: &str = "initrd-net.img";
 const IDENTITY_PREFIX: &str = "esxi-rescue-";
 
@@ -269,7 +271,7 @@ impl Store {
         let esp = esp_place(&bytes).map_err(unsound)?;
         match iso9660::files(&bytes) {
             Some(files) => {
-                iso::check_in(io::Cursor::new(&bytes), path)?;
+                iso::check_in(Cursor::new(&bytes), path)?;
                 Ok(Store::Iso { bytes, files, esp })
             }
             None => Ok(Store::Usb { bytes, volume: esp }),
@@ -339,68 +341,69 @@ impl Store {
     }
 }
 
-/// The EFI system partition of an image with a GPT that ends where the file does. The file may be anything.
-/// Source: UEFI specification 2.10, 5.3.2 (header) and 5.3.3 (entries).
+/// The EFI system partition of an image whose partition table, with its copy at the end, fits the file. The file may be
+/// anything.
 fn esp_place(bytes: &[u8]) -> std::result::Result<Range<usize>, String> {
-    let foreign = || "this is no image of esxi-rescue (no partition table in it)".to_owned();
-    let damaged = || "damaged: its partition table is garbled".to_owned();
-    let header: &[u8; 92] = bytes
-        .get(SECTOR_BYTES..)
-        .and_then(<[u8]>::first_chunk)
-        .filter(|header| header.starts_with(b"EFI PART"))
-        .ok_or_else(foreign)?;
-    let mut summed = *header;
-    summed[16..20].fill(0);
-    if number(&header[12..16]) != 92 || crc32(&summed) != number(&header[16..20]) {
-        return Err(damaged());
+    let foreign = |why: &str| format!("this is no image of esxi-rescue ({why})");
+    let table = match partition::read(&InMemory(bytes)) {
+        Ok(table) => table,
+        Err(PartitionError::NoTable { .. }) => return Err(foreign("no partition table in it")),
+        Err(error) => return Err(format!("damaged: {error}")),
+    };
+    match table.kind {
+        TableKind::Mbr => return Err(foreign("it has another kind of partition table")),
+        TableKind::Gpt {
+            primary: Health::Good,
+            backup: Health::Good,
+        } => {}
+        TableKind::Gpt { .. } => {
+            return Err(
+                "damaged: it is cut short or padded, or its partition table is garbled".to_owned(),
+            );
+        }
     }
-    let byte = |sector: usize| sector.checked_mul(SECTOR_BYTES);
-    let end = number(&header[32..40]).checked_add(1).and_then(byte);
-    if end != Some(bytes.len()) {
-        return Err(format!(
-            "damaged: cut short or padded: it has {} bytes, its partition table is for {}",
-            bytes.len(),
-            end.unwrap_or(usize::MAX)
-        ));
+    let mut partitions = table.partitions.iter();
+    let esp = partitions
+        .find(|partition| partition.kind == PartitionKind::EfiSystem)
+        .ok_or_else(|| foreign("no EFI system partition"))?;
+    if let Some(problem) = &esp.problem {
+        return Err(format!("damaged: its EFI system partition: {problem}"));
     }
-    let (count, size) = (number(&header[80..84]), number(&header[84..88]));
-    let entries = byte(number(&header[72..80]))
-        .and_then(|start| bytes.get(start..)?.get(..count.checked_mul(size)?))
-        .filter(|entries| crc32(entries) == number(&header[88..92]))
-        .ok_or_else(damaged)?;
-    let (entries, rest) = entries.as_chunks::<128>();
-    if size != 128 || !rest.is_empty() {
-        return Err(damaged());
-    }
-    let esp = entries
-        .iter()
-        .find(|entry| entry[..16] == iso::ESP_TYPE_BYTES)
-        .ok_or_else(|| "this is no image of esxi-rescue (no EFI system partition)".to_owned())?;
-    let start = byte(number(&esp[32..40]));
-    let end = number(&esp[40..48]).checked_add(1).and_then(byte);
-    match (start, end) {
-        (Some(start), Some(end)) if start < end && end <= bytes.len() => Ok(start..end),
-        _ => Err("damaged: its EFI system partition lies outside of it".to_owned()),
+    let place = |at: u64| usize::try_from(at).map_err(|_| foreign("it is too large"));
+    Ok(place(esp.start.0)?..place(esp.start.0 + esp.length)?)
+}
+
+/// An image as the disk that it will be.
+struct InMemory<'a>(&'a [u8]);
+
+impl fmt::Debug for InMemory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InMemory").field(&self.0.len()).finish()
     }
 }
 
-/// A number, its least byte first. Larger ones than fit lead nowhere.
-fn number(bytes: &[u8]) -> usize {
-    let value = bytes
-        .iter()
-        .rev()
-        .fold(0, |value: u64, byte| value << 8 | u64::from(*byte));
-    usize::try_from(value).unwrap_or(usize::MAX)
-}
+impl BlockDevice for InMemory<'_> {
+    fn sector_size(&self) -> SectorSize {
+        SectorSize::S512
+    }
 
-/// The checksum of GPT's header and entries.
-fn crc32(bytes: &[u8]) -> usize {
-    let sum = !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-            sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 }
-        })
-    });
-    sum as usize
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+        let mut reader = Cursor::new(self.0);
+        reader.set_position(offset.0);
+        reader.read_exact(buf)
+    }
+
+    fn write_at(&self, _: ByteOffset, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn list(dir: &Path) -> io::Result<Vec<String>> {
@@ -596,29 +599,6 @@ mod tests {
             bytes,
             [13, 16, 36, 44, 48].into_iter().map(|at| volume + at),
         );
-    }
-
-    /// With checksums that are right for it.
-    #[test]
-    fn a_partition_table_with_other_sizes_is_damage() {
-        let temp = tempfile::tempdir().unwrap();
-        let whole = iso(temp.path());
-        for (at, value) in [
-            (84, 256_u64),
-            (84, 0),
-            (80, u64::from(u32::MAX)),
-            (72, u64::MAX),
-            (32, u64::MAX),
-        ] {
-            let mut bytes = whole.clone();
-            let width = if matches!(at, 80 | 84) { 4 } else { 8 };
-            bytes[512 + at..512 + at + width].copy_from_slice(&value.to_le_bytes()[..width]);
-            bytes[512 + 16..512 + 20].fill(0);
-            let sum = u32::try_from(crc32(&bytes[512..604])).unwrap();
-            bytes[512 + 16..512 + 20].copy_from_slice(&sum.to_le_bytes());
-            let error = show(&bytes).unwrap_err().to_string();
-            assert!(error.contains("damaged"), "{error}");
-        }
     }
 
     #[test]

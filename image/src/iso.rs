@@ -23,7 +23,7 @@ pub const LABEL: &str = "ESXI_RESCUE";
 
 /// Type of an EFI system partition, as text for xorriso and as on disk.
 const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
-pub(crate) const ESP_TYPE_BYTES: [u8; 16] = [
+const ESP_TYPE_BYTES: [u8; 16] = [
     0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
 ];
 /// Type of the protective partition around the ISO itself (Windows' basic data).

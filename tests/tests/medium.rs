@@ -311,10 +311,7 @@ fn without_its_stick_nothing_is_written_for_its_settings_are_not_known() -> Resu
     let judge = Judge::new(&made, folder.path())?;
     let stick = Stick::with_settings(folder.path(), SETTINGS)?;
     let said = refuses(machine(&made).medium(kernel_of(&stick, 5)?), &judge)?;
-    ensure!(
-        said.contains("has not shown up within 5 s"),
-        "{said}"
-    );
+    ensure!(said.contains("has not shown up within 5 s"), "{said}");
     Ok(())
 }
 

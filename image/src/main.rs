@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -305,16 +306,17 @@ fn run_show(args: &ShowArgs) -> Result<()> {
 }
 
 fn print_image(path: &Path, image: &Finished) -> Result<()> {
-    println!("{}: {}, whole", path.display(), image.kind());
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}: {}, whole", path.display(), image.kind())?;
     // What is quoted from the image may hold anything, and the digests in it are its own.
-    println!("  {}", report::escape(&image.info()?));
-    println!("  image {}", report::escape(image.identity()));
+    writeln!(out, "  {}", report::escape(&image.info()?))?;
+    writeln!(out, "  image {}", report::escape(image.identity()))?;
     let network = if image.has_network()? {
         "has"
     } else {
         "does not have"
     };
-    println!("  {network} the network drivers");
+    writeln!(out, "  {network} the network drivers")?;
     let settings = image.settings()?;
     for key in Key::ALL {
         let origin = match settings.origin(key) {
@@ -322,14 +324,15 @@ fn print_image(path: &Path, image: &Finished) -> Result<()> {
             Origin::CommandLine => "settings block",
             Origin::File(name) => name,
         };
-        println!(
+        writeln!(
+            out,
             "  {:<10} {:<24} {origin}",
             key.name(),
             format!("{:?}", settings.value(key))
-        );
+        )?;
     }
     for word in image.other_words() {
-        println!("  {:<35} kernel's own", report::escape(word));
+        writeln!(out, "  {:<35} kernel's own", report::escape(word))?;
     }
     Ok(())
 }

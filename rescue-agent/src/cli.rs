@@ -1,5 +1,6 @@
 //! The command line: what it accepts, and how a run goes.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -174,7 +175,10 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     match done {
         Err(error) if error.is::<Wish>() => {
-            eprintln!("rescue-agent: {}", report::escape(&error.to_string()));
+            say(format_args!(
+                "rescue-agent: {}",
+                report::escape(&error.to_string())
+            ));
             Ok(USAGE)
         }
         done => done,
@@ -184,7 +188,10 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
 fn inspect(args: &Inspect) -> anyhow::Result<u8> {
     if let Some(file) = &args.save_host {
         Host::read(Path::new("/")).save(file)?;
-        eprintln!("This machine was saved to {}.", file.display());
+        say(format_args!(
+            "This machine was saved to {}.",
+            file.display()
+        ));
     }
     let look = Look::at(&args.common, args.reasoning.pci.as_deref())?;
     let host = look.host.as_ref();
@@ -194,7 +201,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
     let exit_status = report.result.exit_status();
     let explanation = look.explanation(&plan, args.reasoning.explain);
     if args.common.json {
-        println!("{}", report.with_explanation(explanation).to_json());
+        show(&[report.with_explanation(explanation).to_json()]);
         return Ok(exit_status);
     }
     show(&report::findings(&look.inventory, host, Detail::Full));
@@ -277,7 +284,10 @@ fn carry_out(
         Command::DryRun | Command::Inspect => (None, Vec::new()),
         Command::Revert | Command::Restore => {
             let mut tell = |event: &repair::Event| {
-                eprintln!("         {}", report::escape(&event.to_string()))
+                say(format_args!(
+                    "         {}",
+                    report::escape(&event.to_string())
+                ));
             };
             let receipt = repair::carry_out(
                 plan,
@@ -296,7 +306,7 @@ fn carry_out(
     let report = look.report(command, plan, receipt.as_ref(), broken);
     let exit_status = report.result.exit_status();
     match json {
-        true => println!("{}", report.with_explanation(explanation).to_json()),
+        true => show(&[report.with_explanation(explanation).to_json()]),
         false => show(&report::result(
             &report,
             &look.inventory,
@@ -310,7 +320,7 @@ fn carry_out(
 /// Asks at the terminal. Without one the answer is no, and why.
 fn confirmed() -> anyhow::Result<bool> {
     if !io::stdin().is_terminal() {
-        eprintln!("rescue-agent: {NOBODY_TO_ASK}");
+        say(format_args!("rescue-agent: {NOBODY_TO_ASK}"));
         return Ok(false);
     }
     eprint!("Write this? [y/N] ");
@@ -321,7 +331,7 @@ fn confirmed() -> anyhow::Result<bool> {
         .context("reading the answer from the terminal")?;
     let yes = matches!(answer.trim(), "y" | "Y" | "yes");
     if !yes {
-        eprintln!("Nothing was written.");
+        say(format_args!("Nothing was written."));
     }
     Ok(yes)
 }
@@ -450,10 +460,22 @@ fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{}: cannot be opened", path.display()))
 }
 
-fn show(lines: &[Line]) {
-    for line in lines {
-        println!("{line}");
+/// Results, on standard output. One who has stopped reading does not change what was done.
+fn show(lines: &[impl fmt::Display]) {
+    let mut out = io::stdout().lock();
+    let shown = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+    match shown.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => say(format_args!(
+            "rescue-agent: the result could not be shown: {error}"
+        )),
+        _ => {}
     }
+}
+
+/// What goes on, on standard error. That nobody listens any more must not break off a repair, as
+/// `eprintln` would.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Opens a disk or image for reading.

@@ -3,6 +3,7 @@
 
 use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
 
+use crate::cli::say;
 use crate::report;
 
 struct StandardError;
@@ -15,7 +16,8 @@ impl Log for StandardError {
     fn log(&self, record: &Record<'_>) {
         let from_here = record.target().starts_with(env!("CARGO_CRATE_NAME"));
         if from_here {
-            eprintln!("  log    {}", report::escape(&record.args().to_string()));
+            let text = report::escape(&record.args().to_string());
+            say(format_args!("  log    {text}"));
         }
     }
 

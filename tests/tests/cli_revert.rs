@@ -1,7 +1,10 @@
 //! The agent as a command on images of 6.7 disks: repair, undo, and every reason not to write.
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
 use rescue_tests::agent::{self, DONE, NONE_FOUND, REFUSED};
+use rescue_tests::artefacts;
 use rescue_tests::esxi::archive::{Dialect, ESX_CONF, Flaw, Member};
 use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
 use rescue_tests::esxi::{Bank, EsxiDisk, Made};
@@ -53,6 +56,22 @@ fn revert_gives_the_boot_controller_back_in_both_banks_and_changes_nothing_else(
         );
     }
     Ok(())
+}
+
+#[test]
+fn nobody_reading_along_does_not_break_a_repair_off() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    // The reader at the other end of the pipe is gone before the first word.
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let status = Command::new(artefacts::agent()?)
+        .args(["revert", "--verbose", "--yes", "--devices", BOOT])
+        .arg(&case.made.image)
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .status()?;
+    ensure!(status.code() == Some(DONE), "{status}");
+    case.judge.repaired(&[0, 1], &[SATA])
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::ops::Range;
 use super::window::Window;
 
 /// Bytes of a directory entry.
-const ENTRY_BYTES: usize = 32;
+pub(super) const ENTRY_BYTES: usize = 32;
 /// First cluster counts that are no longer FAT12 and no longer FAT16.
 const FAT16_FROM_CLUSTERS: u32 = 4085;
 const FAT32_FROM_CLUSTERS: u32 = 65_525;

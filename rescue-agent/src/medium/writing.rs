@@ -8,7 +8,7 @@ use std::io::{self, Seek, Write};
 use fatfs::{Date, DateTime, Dir, FileSystem, FsOptions, Time, TimeProvider};
 
 use super::error::MediumError;
-use super::fat::{self, DELETED, Geometry, Survey, Volume};
+use super::fat::{self, DELETED, ENTRY_BYTES, Geometry, Survey, Volume};
 use super::window::Window;
 use crate::disk::BlockDevice;
 use crate::fat::{FatTime, Region};
@@ -22,8 +22,6 @@ pub struct MediumFile {
     pub content: Vec<u8>,
 }
 
-/// Bytes of a directory entry.
-const SLOT: usize = 32;
 /// Most files that wait in one folder to take the place of others.
 const MAX_TEMPORARY: u32 = 1000;
 /// Clusters that the folders of one file may grow by.
@@ -172,7 +170,7 @@ fn exchange(
         place.ok_or_else(|| io::Error::other(format!("{path} is not found")))
     };
     let places = [place(one)? + CONTENT as u64, place(other)? + CONTENT as u64];
-    let mut contents = [[0; SLOT - CONTENT]; 2];
+    let mut contents = [[0; ENTRY_BYTES - CONTENT]; 2];
     for (place, content) in places.iter().zip(&mut contents) {
         window.read_exact_at(*place, content)?;
     }
@@ -193,7 +191,7 @@ fn tidy(window: &mut Window<'_>, geometry: &Geometry, folder: &str) -> io::Resul
             "the new folder {folder} is not found"
         )));
     };
-    let mut slots = [[0; SLOT]; 4];
+    let mut slots = [[0; ENTRY_BYTES]; 4];
     window.read_exact_at(place, slots.as_flattened_mut())?;
     let [long, dot, longer, mut dots] = slots;
     if !dot.starts_with(b".          ") || !dots.starts_with(b"..         ") {

@@ -22,8 +22,8 @@ test:   ## build the image and run all tests, with virtual machines
 test-boot: ## run all of the boot matrix: every route, firmware and controller
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test boot_first_light --test boot_devices \
-		--test boot_routes --test boot_controllers --test boot_matrix --test partition_tables -- --nocapture
+	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test fast --test machines -- \
+		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: partition_tables::
 
 test-deep: ## run the tests of power cuts and kills for long
 	scripts/setup.sh test

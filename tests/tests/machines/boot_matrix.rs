@@ -1,7 +1,7 @@
 //! All of the boot matrix that `make test` leaves out: `make test-boot` runs it.
 //!
 //! Each controller alone in its machine, so that no slow neighbour gives its disk time to come; and
-//! the routes crossed with the kinds of firmware. Not part of `cargo test` without its name.
+//! the routes crossed with the kinds of firmware. Ignored by `cargo test` unless asked for.
 
 use std::path::PathBuf;
 
@@ -58,6 +58,7 @@ fn each<T: Copy + std::fmt::Debug>(cases: &[T], run: impl Fn(T) -> Result<()>) -
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn each_controller_alone() -> Result<()> {
     let names: Vec<(Board, Bus, usize)> = CONTROLLERS
         .iter()
@@ -70,6 +71,7 @@ fn each_controller_alone() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn iso_as_cd_and_stick_by_every_uefi() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let iso = hurried("esxi-rescue.iso", folder.path())?;
@@ -81,6 +83,7 @@ fn iso_as_cd_and_stick_by_every_uefi() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn iso_over_http_by_every_uefi() -> Result<()> {
     let folder = tempfile::tempdir()?;
     hurried("esxi-rescue.iso", folder.path())?;
@@ -92,6 +95,7 @@ fn iso_over_http_by_every_uefi() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn netboot_by_every_uefi_with_settings_by_uuid() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let uuid = "4c4c4544-0035-5a10-8054-b4c04f4d3232";
@@ -107,6 +111,7 @@ fn netboot_by_every_uefi_with_settings_by_uuid() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn netboot_of_ipxe_over_tftp() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let tree = netboot_tree(folder.path(), &format!("hosts/{CARD}.ipxe"))?;
@@ -117,11 +122,13 @@ fn netboot_of_ipxe_over_tftp() -> Result<()> {
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn an_unsigned_first_link_is_refused_with_the_keys_of_2023_too() -> Result<()> {
     unsigned_is_refused(Firmware::SecureBoot2023)
 }
 
 #[test]
+#[ignore = "`make test-boot` runs it"]
 fn little_memory_by_stick() -> Result<()> {
     repairs_with_memory_of(256, Firmware::Bios, Medium::Stick)
 }

@@ -2,7 +2,7 @@
 
 use rescue_agent::settings::{Key, Settings};
 
-const DOC: &str = include_str!("../../docs/settings.md");
+const DOC: &str = include_str!("../../../docs/settings.md");
 
 /// The cells of every row whose first cell is code.
 fn rows() -> Vec<Vec<String>> {

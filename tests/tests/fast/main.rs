@@ -1,0 +1,14 @@
+//! What is tested without a virtual machine: the commands on disk images, the fixtures and judges
+//! themselves, and the finished images and the documentation.
+
+mod cli_revert;
+mod collect;
+mod fixtures_are_sound;
+mod judges_are_sound;
+mod network_reports;
+mod originals;
+mod partition_tables;
+mod settings_doc;
+mod static_binary;
+mod versions;
+mod which_device;

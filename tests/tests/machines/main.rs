@@ -1,0 +1,17 @@
+//! The built images, started in virtual machines. The disks are judged afterwards.
+//!
+//! How many machines run at once is limited by `rescue_tests::machine`, however many tests do.
+
+mod boot_controllers;
+mod boot_devices;
+mod boot_first_light;
+mod boot_matrix;
+mod boot_routes;
+mod killed_machines;
+mod machines_are_sound;
+mod medium;
+mod menu;
+mod network_reports;
+mod other_builds;
+mod versions;
+mod way_back;

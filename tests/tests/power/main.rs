@@ -1,0 +1,6 @@
+//! Disks that fail, lose power or lie, under the agent's own code.
+
+mod device_faults;
+mod hostile_volumes;
+mod power_cuts;
+mod whole_run_faults;

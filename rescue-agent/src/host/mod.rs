@@ -115,6 +115,9 @@ pub struct NamePlate {
     pub serial: Option<String>,
     /// The system's UUID.
     pub uuid: Option<String>,
+    /// Serial number of the board, where the chassis may have none of its own.
+    #[serde(default)]
+    pub board_serial: Option<String>,
 }
 
 impl fmt::Display for NamePlate {

@@ -32,6 +32,7 @@ fn name_plate(dmi: &Path) -> NamePlate {
         model: text(&dmi.join("product_name")),
         serial: text(&dmi.join("product_serial")),
         uuid: text(&dmi.join("product_uuid")),
+        board_serial: text(&dmi.join("board_serial")),
     }
 }
 
@@ -164,4 +165,23 @@ fn text(path: &Path) -> Option<String> {
     let bytes = fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_serial_numbers_of_chassis_and_board_are_two_things() {
+        let root = tempfile::tempdir().unwrap();
+        let dmi = root.path().join("sys/class/dmi/id");
+        fs::create_dir_all(&dmi).unwrap();
+        fs::write(dmi.join("product_serial"), "To be filled by O.E.M.\n").unwrap();
+        fs::write(dmi.join("board_serial"), "BRD-77\n").unwrap();
+        let plate = read(root.path()).name_plate;
+        assert_eq!(plate.serial.as_deref(), Some("To be filled by O.E.M."));
+        assert_eq!(plate.board_serial.as_deref(), Some("BRD-77"));
+        fs::remove_file(dmi.join("board_serial")).unwrap();
+        assert_eq!(read(root.path()).name_plate.board_serial, None);
+    }
 }

@@ -1,33 +1,131 @@
 //! The classic boot record, and the logical partitions of its extended partition.
 //!
-//! Of `mbrman` only the boot record is used: its walk along the extended boot records has no
-//! bound and can overflow, so the walk is done here.
+//! Layout of a boot record (esx-boot `include/mbr.h`; the same in every system): the signature of the
+//! disk at byte 440, four entries of 16 bytes from byte 446, 0x55 0xAA at byte 510. Only entries of
+//! a record with that mark, and with a flag that is 0x00 or 0x80 in every entry, are a table: the
+//! first sector of a FAT volume ends with the mark as well, and has code where a table has flags.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::ops::Range;
 
-use mbrman::{MBRHeader, MBRPartitionEntry};
+use thiserror::Error;
 
 use super::{
-    BOOT_RECORD_BYTES, Partition, PartitionKind, PartitionProblem, PartitionTable, TableKind,
-    TableWarning, flag_problems,
+    Partition, PartitionKind, PartitionProblem, PartitionTable, TableKind, TableWarning,
+    flag_problems,
 };
 use crate::disk::device::{BlockDevice, ByteOffset};
 
-/// Entries 3 and 4 of a boot record: unused in an extended boot record, so not looked at there.
-const UNUSED_EBR_ENTRIES: Range<usize> = 446 + 2 * 16..446 + 4 * 16;
+/// The part of sector 0, or of an extended boot record, that holds the table.
+pub(super) const BOOT_RECORD_BYTES: usize = 512;
+/// Type of the entry that says "this disk has a GPT".
+pub(super) const TYPE_PROTECTIVE: u8 = 0xEE;
+/// Where the disk's signature lies.
+const SIGNATURE_AT: usize = 440;
+/// Where the four entries begin, and how long each is.
+const ENTRIES_AT: usize = 446;
+const ENTRY_BYTES: usize = 16;
+/// Where the mark of a boot record lies, and what it is.
+const MARK_AT: usize = 510;
+const MARK: [u8; 2] = [0x55, 0xAA];
+/// The flags an entry may have: not to boot from, and to boot from.
+const FLAGS: [u8; 2] = [0x00, 0x80];
 /// More logical partitions than any system supports; bounds the walk along their records.
 pub(super) const MBR_LOGICALS_MAX: u32 = 128;
 /// The number of the first logical partition.
 const MBR_FIRST_LOGICAL: u32 = 5;
 
-pub(super) fn read(device: &dyn BlockDevice, header: &MBRHeader) -> PartitionTable {
+/// A boot record: sector 0, or an extended boot record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BootRecord {
+    disk_signature: u32,
+    entries: [Entry; 4],
+}
+
+/// An entry of a boot record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Entry {
+    flag: u8,
+    sys: u8,
+    start: u32,
+    sectors: u32,
+}
+
+/// Why a sector is not a boot record with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(super) enum NoRecord {
+    /// Without its mark.
+    #[error("invalid MBR signature")]
+    Unmarked,
+    /// With code, or anything else, where the entries should be.
+    #[error("partition has invalid boot flag")]
+    NoTable,
+}
+
+impl BootRecord {
+    /// Reads sector 0.
+    pub(super) fn parse(sector: &[u8; BOOT_RECORD_BYTES]) -> Result<Self, NoRecord> {
+        Self::with_entries(sector, 4)
+    }
+
+    /// Reads an extended boot record, of which only the first two entries are in use.
+    fn parse_extended(sector: &[u8; BOOT_RECORD_BYTES]) -> Result<Self, NoRecord> {
+        Self::with_entries(sector, 2)
+    }
+
+    fn with_entries(sector: &[u8; BOOT_RECORD_BYTES], used: usize) -> Result<Self, NoRecord> {
+        if sector[MARK_AT..] != MARK {
+            return Err(NoRecord::Unmarked);
+        }
+        let mut entries = [Entry::default(); 4];
+        for (entry, number) in entries.iter_mut().zip(0..used) {
+            *entry = Entry::parse(sector, ENTRIES_AT + number * ENTRY_BYTES);
+        }
+        if entries.iter().any(|entry| !FLAGS.contains(&entry.flag)) {
+            return Err(NoRecord::NoTable);
+        }
+        Ok(Self {
+            disk_signature: u32_at(sector, SIGNATURE_AT),
+            entries,
+        })
+    }
+
+    /// The types of the four entries; 0 is that of an unused one.
+    pub(super) fn types(&self) -> [u8; 4] {
+        self.entries.map(|entry| entry.sys)
+    }
+}
+
+impl Entry {
+    fn parse(sector: &[u8; BOOT_RECORD_BYTES], at: usize) -> Self {
+        Self {
+            flag: sector[at],
+            sys: sector[at + 4],
+            start: u32_at(sector, at + 8),
+            sectors: u32_at(sector, at + 12),
+        }
+    }
+
+    fn is_used(&self) -> bool {
+        self.sys != 0
+    }
+
+    /// Whether it is a container of further partitions, hidden ones included.
+    fn is_extended(&self) -> bool {
+        matches!(self.sys, 0x05 | 0x0F | 0x85 | 0xC5 | 0xD5)
+    }
+}
+
+fn u32_at(sector: &[u8; BOOT_RECORD_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]])
+}
+
+pub(super) fn read(device: &dyn BlockDevice, record: &BootRecord) -> PartitionTable {
     let sector = u64::from(device.sector_size().bytes());
     let mut partitions: Vec<_> = (1..)
-        .zip(header.iter())
-        .filter(|(_, (_, entry))| entry.is_used())
-        .map(|(number, (_, entry))| mbr_partition(number, entry, 0, sector))
+        .zip(&record.entries)
+        .filter(|(_, entry)| entry.is_used())
+        .map(|(number, entry)| mbr_partition(number, entry, 0, sector))
         .collect();
     let mut taken = Vec::new();
     taken.push(0..sector);
@@ -47,18 +145,18 @@ pub(super) fn read(device: &dyn BlockDevice, header: &MBRHeader) -> PartitionTab
     PartitionTable {
         kind: TableKind::Mbr,
         sector_size: device.sector_size(),
-        disk_signature: Some(u32::from_le_bytes(header.disk_signature)),
+        disk_signature: Some(record.disk_signature),
         partitions,
         warnings,
     }
 }
 
 /// `base` is the sector that the entry's start counts from.
-fn mbr_partition(number: u32, entry: &MBRPartitionEntry, base: u64, sector: u64) -> Partition {
+fn mbr_partition(number: u32, entry: &Entry, base: u64, sector: u64) -> Partition {
     // 34-bit sector numbers times 4096 fit into 64 bits.
     Partition {
         number,
-        start: ByteOffset((base + u64::from(entry.starting_lba)) * sector),
+        start: ByteOffset((base + u64::from(entry.start)) * sector),
         length: u64::from(entry.sectors) * sector,
         kind: PartitionKind::from_mbr(entry.sys),
         guid: None,
@@ -129,14 +227,13 @@ fn read_logical(
     if within + sector > extended.length || end > device.size() {
         return Err("its record lies outside the extended partition or the device".to_owned());
     }
-    let mut record = [0; BOOT_RECORD_BYTES];
+    let mut bytes = [0; BOOT_RECORD_BYTES];
     device
-        .read_at(ByteOffset(at), &mut record)
+        .read_at(ByteOffset(at), &mut bytes)
         .map_err(|error| format!("its record at byte {at} cannot be read: {error}"))?;
-    record[UNUSED_EBR_ENTRIES].fill(0);
-    let header = MBRHeader::read_from(&mut Cursor::new(record.as_slice()))
+    let record = BootRecord::parse_extended(&bytes)
         .map_err(|error| format!("its record at byte {at}: {error}"))?;
-    let entry = &header.partition_1;
+    let [entry, next, ..] = &record.entries;
     if entry.is_extended() {
         return Err(format!(
             "its record at byte {at} nests an extended partition"
@@ -153,6 +250,73 @@ fn read_logical(
     Ok(LogicalRecord {
         record: at..end,
         partition,
-        next: header.partition_2.starting_lba,
+        next: next.start,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A record of these entries: (flag, type, start, sectors).
+    fn record(entries: &[(u8, u8, u32, u32)], signature: u32, mark: [u8; 2]) -> [u8; 512] {
+        let mut sector = [0x90; 512];
+        sector[440..444].copy_from_slice(&signature.to_le_bytes());
+        for (index, (flag, sys, start, sectors)) in entries.iter().enumerate() {
+            let at = 446 + 16 * index;
+            (sector[at], sector[at + 4]) = (*flag, *sys);
+            sector[at + 8..at + 12].copy_from_slice(&start.to_le_bytes());
+            sector[at + 12..at + 16].copy_from_slice(&sectors.to_le_bytes());
+        }
+        sector[510..].copy_from_slice(&mark);
+        sector
+    }
+
+    fn entries(record: &BootRecord) -> Vec<(u8, u8, u32, u32)> {
+        let fields = |entry: &Entry| (entry.flag, entry.sys, entry.start, entry.sectors);
+        record.entries.iter().map(fields).collect()
+    }
+
+    #[test]
+    fn the_first_sector_of_a_fat_volume_is_no_table() {
+        let code = [
+            (0x00, 6, 63, 100),
+            (0x33, 0xC0, 1, 1),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+        ];
+        let found = BootRecord::parse(&record(&code, 0, MARK));
+        assert_eq!(found, Err(NoRecord::NoTable));
+        // Its mark is looked at first.
+        let found = BootRecord::parse(&record(&code, 0, [0xAA, 0x55]));
+        assert_eq!(found, Err(NoRecord::Unmarked));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            written in prop::collection::vec(
+                (prop::sample::select(&FLAGS[..]), any::<u8>(), any::<u32>(), any::<u32>()), 4),
+            signature in any::<u32>(),
+            flag in any::<u8>(),
+            place in 0..4usize,
+        ) {
+            let found = BootRecord::parse(&record(&written, signature, MARK)).unwrap();
+            prop_assert_eq!(entries(&found), written.clone());
+            prop_assert_eq!(found.disk_signature, signature);
+            // A wrong flag refuses the record, but not where an extended record has no entries.
+            let mut spoilt = written.clone();
+            spoilt[place].0 = flag;
+            let sector = record(&spoilt, signature, MARK);
+            prop_assert_eq!(BootRecord::parse(&sector).is_ok(), FLAGS.contains(&flag));
+            let accepted = place > 1 || FLAGS.contains(&flag);
+            prop_assert_eq!(BootRecord::parse_extended(&sector).is_ok(), accepted);
+            if let Ok(extended) = BootRecord::parse_extended(&sector) {
+                prop_assert_eq!(&entries(&extended)[..2], &spoilt[..2]);
+                prop_assert_eq!(&entries(&extended)[2..], &[(0, 0, 0, 0); 2]);
+            }
+        }
+    }
 }

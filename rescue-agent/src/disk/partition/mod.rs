@@ -14,18 +14,13 @@ mod gpt;
 mod mbr;
 
 use std::fmt;
-use std::io::{self, Cursor};
+use std::io;
 use std::ops::Range;
 
-use mbrman::MBRHeader;
 use thiserror::Error;
 
+use self::mbr::{BOOT_RECORD_BYTES, BootRecord, NoRecord, TYPE_PROTECTIVE};
 use super::device::{BlockDevice, ByteOffset, SectorSize};
-
-/// The part of sector 0, or of an extended boot record, that holds the table.
-const BOOT_RECORD_BYTES: usize = 512;
-/// Type of the MBR entry that says "this disk has a GPT".
-const MBR_TYPE_PROTECTIVE: u8 = 0xEE;
 
 /// The partition table of a device. Made by [`read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,25 +228,20 @@ pub enum PartitionError {
 /// [`Partition::problem`]; a table that is whole apart from that is not an error.
 pub fn read(device: &dyn BlockDevice) -> Result<PartitionTable, PartitionError> {
     let record = read_boot_record(device)?;
-    let header = MBRHeader::read_from(&mut Cursor::new(record.as_slice()));
-    let types = match &header {
-        Ok(header) => header.iter().map(|(_, entry)| entry.sys).collect(),
-        Err(_) => Vec::new(),
-    };
-    let protective = types.contains(&MBR_TYPE_PROTECTIVE);
-    match header {
-        Ok(header) if !protective && types.iter().any(|sys| *sys != 0) => {
-            Ok(mbr::read(device, &header))
-        }
-        header => {
-            let reason = match header {
+    let record = BootRecord::parse(&record);
+    let types = record.as_ref().map_or([0; 4], BootRecord::types);
+    let protective = types.contains(&TYPE_PROTECTIVE);
+    match record {
+        Ok(record) if !protective && types != [0; 4] => Ok(mbr::read(device, &record)),
+        record => {
+            let reason = match record {
                 Ok(_) => "sector 0 is a boot record without partitions, and there is no GPT",
-                Err(mbrman::Error::InvalidBootFlag) => {
+                Err(NoRecord::NoTable) => {
                     "sector 0 ends like a boot record but holds no table, and there is no GPT"
                 }
-                Err(_) => "sector 0 is not a boot record, and there is no GPT",
+                Err(NoRecord::Unmarked) => "sector 0 is not a boot record, and there is no GPT",
             };
-            let first_protective = types.first() == Some(&MBR_TYPE_PROTECTIVE);
+            let first_protective = types[0] == TYPE_PROTECTIVE;
             gpt::read(device, protective, first_protective)?
                 .ok_or(PartitionError::NoTable { reason })
         }

@@ -23,7 +23,7 @@ use smoltcp::wire::{
     HardwareAddress, IpProtocol, Ipv4Packet, UdpPacket,
 };
 
-use super::addressing::{FixedAddress, MacAddress, is_host};
+use crate::settings::addressing::{FixedAddress, MacAddress, is_host};
 
 /// How long an answer to the first question is waited for.
 const DISCOVER_PATIENCE: WireDuration = WireDuration::from_secs(3);

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::addressing::MAX_INTERFACE_NAME;
+use crate::settings::addressing::MAX_INTERFACE_NAME;
 
 mod raw {
     #![allow(missing_docs)]

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::addressing::MacAddress;
+use crate::settings::addressing::MacAddress;
 
 /// `type` of an Ethernet interface (`ARPHRD_ETHER` in `linux/if_arp.h`).
 const ETHERNET: &str = "1";

@@ -6,14 +6,12 @@
 //!
 //! Out of scope: what is in the report; wireless networks, VLANs, IPv6 and proxies.
 
-pub mod addressing;
 pub mod dhcp;
 pub mod dns;
 mod ioctl;
 pub mod links;
 pub mod post;
 mod session;
-pub mod target;
 pub mod tls;
 
 use std::fmt;
@@ -25,8 +23,8 @@ use thiserror::Error;
 
 use crate::init::{self, Machine};
 use crate::report::{Line, Tone, WIDTH};
+use crate::settings::addressing::{Addressing, AddressingError, FixedAddress, MacAddress};
 use crate::settings::{Key, Origin, command_line_words};
-use addressing::{Addressing, AddressingError, FixedAddress, MacAddress};
 use post::PostError;
 use session::Task;
 

@@ -19,9 +19,9 @@ use ureq::unversioned::transport::{Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Body};
 
 use super::dns::{self, LookupError};
-use super::target::{Host, Pin, Target};
 use super::tls::{Distrust, Tls};
 use crate::report::escape;
+use crate::settings::target::{Host, Pin, Target};
 
 /// How much of an answer's text is read, in bytes.
 const MAX_ANSWER_TEXT: u64 = 512;

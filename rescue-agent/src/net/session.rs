@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::addressing::{Addressing, FixedAddress, MacAddress};
 use super::dhcp::Client;
 use super::ioctl::Interfaces;
 use super::links::{Link, links};
 use super::post::{PostError, post};
-use super::target::{Pin, Target};
 use super::{Delivered, DeliveryError};
 use crate::init::drivers::sysfs::pci_functions;
+use crate::settings::addressing::{Addressing, FixedAddress, MacAddress};
+use crate::settings::target::{Pin, Target};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(15);

@@ -27,8 +27,8 @@ use ureq::unversioned::transport::{
     TransportAdapter,
 };
 
-use super::target::Pin;
 use crate::fat::FatTime;
+use crate::settings::target::Pin;
 
 /// How many wrappers of an error are looked into for its cause.
 const MAX_CAUSES: usize = 16;

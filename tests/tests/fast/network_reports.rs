@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::net::post::{Accepted, PostError, post};
-use rescue_agent::net::target::Pin;
+use rescue_agent::settings::target::Pin;
 use rescue_agent::net::tls::Distrust;
 use rescue_tests::receiver::{Certificate, Receiver};
 

@@ -6,8 +6,11 @@
 //!
 //! Out of scope: reading the files, and the grammar of the values of `devices` and `banks`, which
 //! is [`crate::policy`]'s.
-//!
-//! Quoting on the command line follows the kernel's own rule, `next_arg` in Linux `lib/cmdline.c`.
+
+pub mod addressing;
+mod command_line;
+mod file;
+pub mod target;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,25 +19,20 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::net::addressing::Addressing;
-use crate::net::target::{Pin, Target};
 use crate::policy::{BankChoice, Selection};
-use toml::de::{DeTable, DeValue};
+use addressing::Addressing;
+use target::{Pin, Target};
+
+pub use command_line::{CommandLineWord, MAX_COMMAND_LINE_BYTES, command_line_words};
 
 /// Longest settings file that is looked at, in bytes. A hand-written one has a few hundred.
 pub const MAX_FILE_BYTES: usize = 64 * 1024;
-/// Longest kernel command line that is looked at, in bytes. Linux on x86 stops at 2048
-/// (`COMMAND_LINE_SIZE`); the rest is room for other kernels.
-pub const MAX_COMMAND_LINE_BYTES: usize = 16 * 1024;
 /// Longest value of one setting, in bytes.
 pub const MAX_VALUE_BYTES: usize = 2048;
 /// Longest time a setting may ask for, in seconds: one day.
 pub const MAX_SECONDS: u64 = 24 * 60 * 60;
 /// Most consoles that may be named.
 pub const MAX_CONSOLES: usize = 8;
-
-/// What precedes the key in a word of the kernel command line.
-const COMMAND_LINE_PREFIX: &str = "rescue.";
 
 /// What the rescue image is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -558,9 +556,9 @@ impl SettingsSources {
         let mut settings = Settings::default();
         let mut errors = Vec::new();
         for file in &self.files {
-            apply_file(&mut settings, file, &mut errors);
+            file::apply(&mut settings, file, &mut errors);
         }
-        apply_command_line(&mut settings, &self.command_line, &mut errors);
+        command_line::apply(&mut settings, &self.command_line, &mut errors);
         errors.extend(settings.contradictions());
         if errors.is_empty() {
             Ok(settings)
@@ -570,180 +568,11 @@ impl SettingsSources {
     }
 }
 
-fn apply_file(settings: &mut Settings, file: &SettingsFile, errors: &mut Vec<SettingsError>) {
-    let origin = Origin::File(file.name.clone());
-    let text = match file_text(&origin, &file.content) {
-        Ok(text) => text,
-        Err(error) => return errors.push(error),
-    };
-    let place = |offset: usize| Place {
-        origin: origin.clone(),
-        line: Some(line_of(text, offset)),
-    };
-    let table = match DeTable::parse(text) {
-        Ok(table) => table,
-        Err(error) => {
-            let place = place(error.span().map_or(0, |span| span.start));
-            let message = one_line(error.message());
-            return errors.push(SettingsError::Syntax { place, message });
-        }
-    };
-    for (name, value) in table.get_ref() {
-        let place = place(name.span().start);
-        if let Err(error) = apply_toml(settings, name.get_ref(), value.get_ref(), &place) {
-            errors.push(error);
-        }
-    }
-}
-
-/// The text of a file, without the byte-order mark that some editors put in front.
-fn file_text<'a>(origin: &Origin, content: &'a [u8]) -> Result<&'a str, SettingsError> {
-    if content.len() > MAX_FILE_BYTES {
-        return Err(SettingsError::TooLong {
-            origin: origin.clone(),
-            found: content.len(),
-            limit: MAX_FILE_BYTES,
-        });
-    }
-    let text = std::str::from_utf8(content).map_err(|error| SettingsError::NotUtf8 {
-        origin: origin.clone(),
-        offset: error.valid_up_to(),
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
-
-/// A message as one line without control characters, which it may quote from the file.
-fn one_line(message: &str) -> String {
-    let lines: Vec<&str> = message.lines().collect();
-    lines.join(", ").replace(char::is_control, "?")
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
-}
-
-fn apply_toml(
-    settings: &mut Settings,
-    name: &str,
-    value: &DeValue<'_>,
-    place: &Place,
-) -> Result<(), SettingsError> {
-    let key = known_key(name, place)?;
-    let found = match value {
-        DeValue::String(text) => return settings.set(key, text, place),
-        DeValue::Integer(number) => {
-            let decimal = i64::from_str_radix(number.as_str(), number.radix())
-                .map_or_else(|_| number.as_str().to_owned(), |value| value.to_string());
-            return settings.set(key, &decimal, place);
-        }
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    };
-    Err(SettingsError::WrongType {
-        place: place.clone(),
-        key,
-        found,
-    })
-}
-
 fn known_key(name: &str, place: &Place) -> Result<Key, SettingsError> {
     Key::parse(name).ok_or_else(|| SettingsError::UnknownKey {
         place: place.clone(),
         key: shortened(name),
     })
-}
-
-fn apply_command_line(settings: &mut Settings, text: &str, errors: &mut Vec<SettingsError>) {
-    let place = Place {
-        origin: Origin::CommandLine,
-        line: None,
-    };
-    if text.len() > MAX_COMMAND_LINE_BYTES {
-        return errors.push(SettingsError::TooLong {
-            origin: Origin::CommandLine,
-            found: text.len(),
-            limit: MAX_COMMAND_LINE_BYTES,
-        });
-    }
-    for word in command_line_words(text) {
-        let Some(name) = word.name.strip_prefix(COMMAND_LINE_PREFIX) else {
-            continue;
-        };
-        let outcome = known_key(name, &place).and_then(|key| match &word.value {
-            Some(value) => settings.set(key, value, &place),
-            None => Err(SettingsError::NoValue {
-                place: place.clone(),
-                key,
-            }),
-        });
-        errors.extend(outcome.err());
-    }
-}
-
-/// A word of the kernel command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandLineWord {
-    /// What stands before the first `=`.
-    pub name: String,
-    /// What stands after it, without the quotes around it; none without a `=`.
-    pub value: Option<String>,
-}
-
-/// Splits a command line as Linux does (`next_arg` in `lib/cmdline.c`): at white space outside
-/// double quotes; one pair of quotes around the value, or around the whole word, is taken away.
-#[must_use]
-pub fn command_line_words(text: &str) -> Vec<CommandLineWord> {
-    let mut words = Vec::new();
-    let mut rest = text.trim_start_matches(is_kernel_space);
-    while !rest.is_empty() {
-        let end = word_end(rest);
-        words.push(command_line_word(&rest[..end]));
-        rest = rest[end..].trim_start_matches(is_kernel_space);
-    }
-    words
-}
-
-fn is_kernel_space(character: char) -> bool {
-    character.is_ascii_whitespace() || character == '\u{b}'
-}
-
-fn word_end(text: &str) -> usize {
-    let mut quoted = false;
-    for (index, character) in text.char_indices() {
-        if character == '"' {
-            quoted = !quoted;
-        } else if !quoted && is_kernel_space(character) {
-            return index;
-        }
-    }
-    text.len()
-}
-
-fn command_line_word(word: &str) -> CommandLineWord {
-    let word = match word.strip_prefix('"') {
-        Some(inner) => inner.strip_suffix('"').unwrap_or(inner),
-        None => word,
-    };
-    match word.split_once('=') {
-        None => CommandLineWord {
-            name: word.to_owned(),
-            value: None,
-        },
-        Some((name, value)) => {
-            let value = match value.strip_prefix('"') {
-                Some(inner) => inner.strip_suffix('"').unwrap_or(inner),
-                None => value,
-            };
-            CommandLineWord {
-                name: name.to_owned(),
-                value: Some(value.to_owned()),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

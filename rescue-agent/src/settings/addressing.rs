@@ -169,7 +169,7 @@ fn host(field: &'static str, value: &str) -> Result<Option<Ipv4Addr>, Addressing
 }
 
 /// Whether a single machine other than this one may have the address.
-pub(super) fn is_host(address: Ipv4Addr) -> bool {
+pub(crate) fn is_host(address: Ipv4Addr) -> bool {
     let [first, ..] = address.octets();
     // 0 is "this network", 127 this machine, from 224 on are groups and what is reserved.
     (1..224).contains(&first) && first != 127

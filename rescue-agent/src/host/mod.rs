@@ -12,7 +12,7 @@
 mod class;
 mod names;
 mod snapshot;
-mod sysfs;
+pub(crate) mod sysfs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,9 +44,17 @@ pub struct PciFunction {
     /// Maker and model in words, where a `pci.ids` file was there to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What it asks for drivers by; of a saved machine it is not known.
+    #[serde(skip)]
+    pub modalias: String,
 }
 
 impl PciFunction {
+    /// Every PCI function of the machine below `root`, without names, in order of their addresses.
+    pub(crate) fn all(root: &Path) -> Vec<Self> {
+        sysfs::functions(root).into_values().collect()
+    }
+
     /// Whether Linux can show what is behind it: not without a driver, and not while it is handed
     /// to a virtual machine here.
     pub fn is_driven(&self) -> bool {

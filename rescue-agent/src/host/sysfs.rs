@@ -16,7 +16,7 @@ const NOT_DISKS: [&str; 6] = ["loop", "ram", "zram", "dm-", "md", "fd"];
 
 pub(super) fn read(root: &Path) -> Host {
     let sys = root.join("sys");
-    let mut pci = functions(&sys.join("bus/pci/devices"));
+    let mut pci = functions(root);
     names::add(root, &mut pci);
     Host {
         name_plate: name_plate(&sys.join("class/dmi/id")),
@@ -36,8 +36,8 @@ fn name_plate(dmi: &Path) -> NamePlate {
     }
 }
 
-fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
-    entries(folder)
+pub(super) fn functions(root: &Path) -> BTreeMap<PciAddress, PciFunction> {
+    entries(&root.join("sys/bus/pci/devices"))
         .into_iter()
         .filter_map(|path| {
             let address: PciAddress = file_name(&path).parse().ok()?;
@@ -47,7 +47,6 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
             )?;
             let class = text(&path.join("class"))?;
             let class = u32::from_str_radix(class.trim_start_matches("0x"), 16).ok()?;
-            let driver = fs::read_link(path.join("driver")).ok();
             let mut above = fs::canonicalize(&path)
                 .map(|place| addresses(&place))
                 .unwrap_or_default();
@@ -57,8 +56,9 @@ fn functions(folder: &Path) -> BTreeMap<PciAddress, PciFunction> {
                 id,
                 class: PciClass(class),
                 above,
-                driver: driver.as_deref().map(file_name),
+                driver: driver(&path),
                 name: None,
+                modalias: text(&path.join("modalias")).unwrap_or_default(),
             };
             Some((address, function))
         })
@@ -145,8 +145,14 @@ fn addresses(device: &Path) -> Vec<PciAddress> {
         .collect()
 }
 
+/// The driver that is bound to a device, if any.
+pub(crate) fn driver(device: &Path) -> Option<String> {
+    let target = fs::read_link(device.join("driver")).ok()?;
+    Some(file_name(&target))
+}
+
 /// A folder's entries by name, none where there is no such folder.
-fn entries(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
@@ -154,22 +160,110 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn file_name(path: &Path) -> String {
+/// The last part of a path, as text.
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
 }
 
 /// A file's text without white space at its ends; `None` where it is missing or empty.
-fn text(path: &Path) -> Option<String> {
+pub(crate) fn text(path: &Path) -> Option<String> {
     let bytes = fs::read(path).ok()?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     (!text.is_empty()).then_some(text)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+
+    /// A folder that looks like a machine.
+    pub struct Machine {
+        folder: tempfile::TempDir,
+    }
+
+    impl Machine {
+        pub fn new() -> Machine {
+            Machine {
+                folder: tempfile::tempdir().unwrap(),
+            }
+        }
+
+        pub fn root(&self) -> &Path {
+            self.folder.path()
+        }
+
+        /// A device at `sys/devices/PATH` on a bus, with attributes.
+        pub fn device(&self, bus: &str, path: &str, attributes: &[(&str, &str)]) {
+            let device = self.root().join("sys/devices").join(path);
+            fs::create_dir_all(&device).unwrap();
+            for (name, value) in attributes {
+                fs::write(device.join(name), format!("{value}\n")).unwrap();
+            }
+            let list = self.root().join("sys/bus").join(bus).join("devices");
+            fs::create_dir_all(&list).unwrap();
+            symlink(&device, list.join(device.file_name().unwrap())).unwrap();
+        }
+
+        pub fn bind(&self, path: &str, driver: &str) {
+            let device = self.root().join("sys/devices").join(path);
+            symlink(
+                format!("../../bus/x/drivers/{driver}"),
+                device.join("driver"),
+            )
+            .unwrap();
+        }
+
+        pub fn block(&self, path: &str, name: &str) {
+            let device = self.root().join("sys/devices").join(path);
+            let block = device.join("block").join(name);
+            fs::create_dir_all(&block).unwrap();
+            symlink(&device, block.join("device")).unwrap();
+            let list = self.root().join("sys/block");
+            fs::create_dir_all(&list).unwrap();
+            symlink(&block, list.join(name)).unwrap();
+        }
+
+        pub fn pci(&self, address: &str, ids: (&str, &str), class: &str, modalias: &str) {
+            let attributes = [
+                ("vendor", ids.0),
+                ("device", ids.1),
+                ("class", class),
+                ("modalias", modalias),
+            ];
+            self.device("pci", &format!("pci0000:00/{address}"), &attributes);
+        }
+    }
+
+    #[test]
+    fn pci_functions_are_read_and_nonsense_is_passed_over() {
+        let machine = Machine::new();
+        machine.pci("0000:00:1f.2", ("0x8086", "0x2922"), "0x010601", "pci:x");
+        machine.bind("pci0000:00/0000:00:1f.2", "ahci");
+        machine.pci("0000:00:14.0", ("0x8086", "0xa36d"), "0x0c0330", "pci:y");
+        machine.pci("0000:00:02.0", ("0x1234", "0x1111"), "0x030000", "pci:z");
+        machine.pci("0000:00:03.0", ("0x12345", "0x1111"), "0x030000", "pci:z");
+        machine.pci("0000:00:04.0", ("8086", ""), "", "");
+        let found: Vec<(String, Option<String>, bool)> = functions(machine.root())
+            .into_values()
+            .map(|function| {
+                let leads = function.class.drives_storage();
+                (function.address.to_string(), function.driver, leads)
+            })
+            .collect();
+        let ahci = Some("ahci".to_owned());
+        assert_eq!(
+            found,
+            [
+                ("0000:00:02.0".to_owned(), None, false),
+                ("0000:00:14.0".to_owned(), None, true),
+                ("0000:00:1f.2".to_owned(), ahci, true),
+            ]
+        );
+    }
 
     #[test]
     fn the_serial_numbers_of_chassis_and_board_are_two_things() {

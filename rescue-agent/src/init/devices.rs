@@ -456,9 +456,9 @@ mod tests {
     use std::thread;
 
     use super::super::drivers::load::{LoadError, ModuleLoader};
-    use super::super::drivers::sysfs::tests::Machine;
     use super::super::drivers::table::{Catalog, Module};
     use super::*;
+    use crate::host::sysfs::tests::Machine;
 
     /// Loads in no time, except the module `slow`, which takes as long as it says, and modules that
     /// are bad, which fail.

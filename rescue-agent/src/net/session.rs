@@ -19,7 +19,7 @@ use super::ioctl::Interfaces;
 use super::links::{Link, links};
 use super::post::{PostError, post};
 use super::{Delivered, DeliveryError};
-use crate::init::drivers::sysfs::pci_functions;
+use crate::host::PciFunction;
 use crate::settings::addressing::{Addressing, FixedAddress, MacAddress};
 use crate::settings::target::{Pin, Target};
 
@@ -34,23 +34,23 @@ const CARD_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the cards are looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// PCI class of network controllers (`PCI_BASE_CLASS_NETWORK`).
-const PCI_NETWORK: u32 = 0x02;
+const PCI_NETWORK: u8 = 0x02;
 
 /// What is to be delivered, and how.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(crate) struct Task {
     /// Where to.
-    pub(super) target: Target,
+    pub(crate) target: Target,
     /// The certificate that the receiver must show.
-    pub(super) pin: Option<Pin>,
+    pub(crate) pin: Option<Pin>,
     /// How to get an address.
-    pub(super) addressing: Addressing,
+    pub(crate) addressing: Addressing,
     /// The card that the machine was started from by the network.
-    pub(super) boot_card: Option<MacAddress>,
+    pub(crate) boot_card: Option<MacAddress>,
     /// The report.
-    pub(super) report: String,
+    pub(crate) report: String,
     /// Where `/` is.
-    pub(super) root: PathBuf,
+    pub(crate) root: PathBuf,
 }
 
 /// An address of this machine that may lead to the receiver.
@@ -78,7 +78,7 @@ struct Session<'a> {
 
 impl Task {
     /// Works until the report is delivered, cannot be, or `deadline` has come.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         deadline: Instant,
         tell: &Sender<String>,
@@ -315,16 +315,11 @@ impl Session<'_> {
     }
 
     fn cards_without_driver(&self) -> Vec<String> {
-        let functions = pci_functions(&self.task.root).into_iter();
+        let functions = PciFunction::all(&self.task.root).into_iter();
         let undriven = functions
-            .filter(|function| function.class >> 16 == PCI_NETWORK && function.driver.is_none());
+            .filter(|function| function.class.base() == PCI_NETWORK && function.driver.is_none());
         undriven
-            .map(|function| {
-                format!(
-                    "{} {:04x}:{:04x}",
-                    function.address, function.vendor, function.device
-                )
-            })
+            .map(|function| format!("{} {}", function.address, function.id))
             .collect()
     }
 }

@@ -20,23 +20,23 @@ use crate::archive::tar::TarError;
 use crate::cli;
 use crate::config::configstore::ConfigStoreError;
 use crate::config::esx_conf::EsxConfError;
+use crate::config::pci::{PciAddress, VendorDevice};
 use crate::disk::partition::TableWarning;
 use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
 use crate::fat::{Damage, FatError, ShortName};
 use crate::firmware::Way;
-use crate::host::{SeatError, SnapshotError};
+use crate::host::{PciClass, PciFunction, SeatError, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
-use crate::init::drivers::sysfs::PciFunction;
 use crate::init::drivers::table::DriverTableError;
 use crate::init::drivers::{Undriven, UndrivenReason};
 use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
 use crate::medium::MediumError;
+use crate::net::DeliveryError;
 use crate::net::dns::LookupError;
 use crate::net::post::PostError;
 use crate::net::tls::Distrust;
-use crate::net::{self, DeliveryError};
 use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
@@ -398,11 +398,20 @@ fn warnings() -> Vec<String> {
 fn undriven() -> Vec<String> {
     let controller = |reason| Undriven {
         function: PciFunction {
-            address: "0000:00:1f.2".into(),
-            vendor: 0x8086,
-            device: 0x2922,
-            class: 0x01_0601,
+            address: PciAddress {
+                segment: 0,
+                bus: 0,
+                slot: 0x1f,
+                function: 2,
+            },
+            id: VendorDevice {
+                vendor: 0x8086,
+                device: 0x2922,
+            },
+            class: PciClass(0x01_0601),
+            above: Vec::new(),
             driver: None,
+            name: None,
             modalias: String::new(),
         },
         reason,
@@ -453,7 +462,10 @@ fn deliveries() -> Vec<String> {
         DeliveryError::Skipped => DeliveryError::Skipped,
         DeliveryError::Internal(_) => DeliveryError::Internal(text()),
     ];
-    messages.push(net::passed_over("X", &AddressingError::Interface(text())));
+    messages.push(rescue::passed_over(
+        "X",
+        &AddressingError::Interface(text()),
+    ));
     messages
 }
 

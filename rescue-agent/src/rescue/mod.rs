@@ -25,6 +25,8 @@ use crate::init::{self, Machine, Outcome};
 use crate::plan::PlanError;
 use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 use decide::Decision;
+#[cfg(test)]
+pub(crate) use deliver::passed_over;
 use leave::Next;
 use look::Seen;
 pub(crate) use medium::MediumStop;

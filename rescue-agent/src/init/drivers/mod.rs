@@ -12,11 +12,12 @@ pub mod table;
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use load::{LoadedModule, Loading, ModuleFailure, ModuleLoader, StartingModule};
-use sysfs::PciFunction;
 use table::{Catalog, ModuleId, NETWORK_CLASS};
+
+use crate::host::PciFunction;
 
 /// The drivers of USB keyboards. A machine with USB gets them even if no keyboard asks for them
 /// yet: whoever comes to a machine that waits for a key plugs one in.
@@ -26,13 +27,33 @@ const USB_KEYBOARD_MODULES: [&str; 2] = ["usbhid", "hid_generic"];
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Undriven {
     /// The controller.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "in_numbers")]
     pub function: PciFunction,
     /// Why no driver runs it.
     pub reason: UndrivenReason,
     /// Firmware files that its drivers may ask for; the image has none of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<String>,
+}
+
+/// A function as reports list it: its IDs and class as numbers.
+fn in_numbers<S: Serializer>(function: &PciFunction, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct InNumbers<'a> {
+        address: String,
+        vendor: u16,
+        device: u16,
+        class: u32,
+        driver: &'a Option<String>,
+    }
+    InNumbers {
+        address: function.address.to_string(),
+        vendor: function.id.vendor,
+        device: function.id.device,
+        class: function.class.0,
+        driver: &function.driver,
+    }
+    .serialize(to)
 }
 
 /// Why no driver runs a controller.
@@ -50,13 +71,9 @@ pub enum UndrivenReason {
 impl std::fmt::Display for Undriven {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let PciFunction {
-            address,
-            vendor,
-            device,
-            class,
-            ..
+            address, id, class, ..
         } = &self.function;
-        write!(f, "{address} {vendor:04x}:{device:04x} class {class:06x}: ")?;
+        write!(f, "{address} {id} class {:06x}: ", class.0)?;
         match &self.reason {
             UndrivenReason::NoDriver => f.write_str("no driver for it in this image"),
             UndrivenReason::Failed(failures) => {
@@ -103,9 +120,9 @@ impl Drivers {
     /// Starts the drivers of all devices that are there now. Returns at once: whether any of them
     /// was of a kind not met before.
     pub fn start_for_present(&mut self, root: &Path) -> bool {
-        if sysfs::pci_functions(root)
+        if PciFunction::all(root)
             .iter()
-            .any(PciFunction::is_usb_host)
+            .any(|function| function.class.is_usb_host())
         {
             for name in USB_KEYBOARD_MODULES {
                 self.start_named(name);
@@ -181,9 +198,9 @@ impl Drivers {
     /// The controllers that disks may hang on and no driver runs.
     #[must_use]
     pub fn undriven(&self, root: &Path) -> Vec<Undriven> {
-        let functions = sysfs::pci_functions(root).into_iter();
+        let functions = PciFunction::all(root).into_iter();
         functions
-            .filter(|function| function.leads_to_disks() && function.driver.is_none())
+            .filter(|function| function.class.drives_storage() && function.driver.is_none())
             .map(|function| Undriven {
                 reason: self.undriven_reason(&function.modalias),
                 firmware: self.firmware_for(&function.modalias),
@@ -230,9 +247,9 @@ mod tests {
     use nix::errno::Errno;
 
     use super::load::LoadError;
-    use super::sysfs::tests::Machine;
     use super::table::Module;
     use super::*;
+    use crate::host::sysfs::tests::Machine;
 
     struct Recorder(Arc<Mutex<Vec<String>>>);
 

@@ -12,6 +12,7 @@ use crate::disk::{Access, BlockDevice, FileDevice};
 use crate::fat::FatTime;
 use crate::host::{Host, SeatError};
 use crate::inventory::Inventory;
+use crate::logging::{self, say};
 use crate::originals::{self, Collection};
 use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
@@ -166,7 +167,7 @@ pub(crate) const NOBODY_TO_ASK: &str =
 /// What is unexpected: a disk that was named and cannot be read at all, a broken terminal.
 pub fn run(cli: Cli) -> anyhow::Result<u8> {
     if cli.verbose {
-        crate::logging::begin()?;
+        logging::begin()?;
     }
     let done = match cli.command {
         Action::Inspect(args) => inspect(&args),
@@ -470,12 +471,6 @@ fn show(lines: &[impl fmt::Display]) {
         )),
         _ => {}
     }
-}
-
-/// What goes on, on standard error. That nobody listens any more must not break off a repair, as
-/// `eprintln` would.
-pub(crate) fn say(text: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Opens a disk or image for reading.

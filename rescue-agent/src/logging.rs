@@ -1,9 +1,11 @@
-//! The program's own diary on standard error, for `--verbose`: what is read, and each epoch that is
+//! What goes on, on standard error, and the program's own diary there for `--verbose`: what is read, and each epoch that is
 //! written. Not for results, which are the report's.
+
+use std::fmt;
+use std::io::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record, SetLoggerError};
 
-use crate::cli::say;
 use crate::report;
 
 struct StandardError;
@@ -22,6 +24,12 @@ impl Log for StandardError {
     }
 
     fn flush(&self) {}
+}
+
+/// What goes on, on standard error. That nobody listens any more must not break off a repair, as
+/// `eprintln` would.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Begins the diary.

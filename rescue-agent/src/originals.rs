@@ -20,7 +20,6 @@ use crate::files::read_up_to;
 use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
-use crate::plan::{Action, FileChange, Plan};
 
 /// The folder of all copies, on the medium.
 pub const FOLDER: &str = "originals";
@@ -115,10 +114,11 @@ pub struct Original {
 }
 
 impl Original {
-    /// What an archive that a plan replaces was before the first repair.
-    fn of(
+    /// What an archive was before the first repair, with its bytes. `repaired` is the SHA-256 of
+    /// the archive that takes its place.
+    pub fn of(
         (disk, bank, archive): (&Disk, &Bank, &ArchiveFile),
-        change: &FileChange,
+        repaired: &str,
         host: Option<&Host>,
         now: FatTime,
     ) -> Option<(Self, Vec<u8>)> {
@@ -149,7 +149,7 @@ impl Original {
             partition_guid: guid(disk, bank),
             volume_uuid: bank.marker.to_string(),
             archive: archive.name.to_string(),
-            repaired_sha256: vec![change.after.clone()],
+            repaired_sha256: vec![repaired.to_owned()],
         };
         Some((original, bytes))
     }
@@ -179,28 +179,6 @@ fn guid(disk: &Disk, bank: &Bank) -> Option<String> {
     let partitions = disk.table.iter().flat_map(|table| &table.partitions);
     let is_it = |partition: &&Partition| partition.number == bank.partition;
     Some(partitions.clone().find(is_it)?.guid?.to_string())
-}
-
-/// The originals of everything that a plan replaces.
-pub fn of_plan(
-    plan: &Plan,
-    inventory: &Inventory,
-    host: Option<&Host>,
-    now: FatTime,
-) -> Vec<(Original, Vec<u8>)> {
-    let mut originals = Vec::new();
-    for planned in &plan.banks {
-        let Action::Replace(changes) = &planned.action else {
-            continue;
-        };
-        let disk = &inventory.disks[planned.disk];
-        let bank = &disk.banks[planned.bank];
-        originals.extend(changes.iter().filter_map(|change| {
-            let archive = &bank.archives[change.archive];
-            Original::of((disk, bank, archive), change, host, now)
-        }));
-    }
-    originals
 }
 
 /// The copies of one host.

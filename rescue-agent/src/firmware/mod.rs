@@ -30,6 +30,8 @@ use variables::{BootNumber, VariableError, Variables};
 
 /// The folder that exists where the firmware is UEFI, relative to `/`.
 pub const UEFI: &str = "sys/firmware/efi";
+/// The folder of its variables, relative to `/`: the mount point of efivarfs.
+pub const VARIABLES: &str = "sys/firmware/efi/efivars";
 
 /// The boot program of an entry made here: where firmware looks by itself on every disk, and where
 /// ESXi's installer puts its loader (UEFI specification 2.10, section 3.5.1.1).

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::VARIABLES;
 use super::load_option::{LoadOption, LoadOptionError};
 use crate::files::read_up_to;
-use crate::init::mounts::FIRMWARE_VARIABLES;
 
 /// `EFI_GLOBAL_VARIABLE`, in whose name the boot variables stand.
 const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -86,7 +86,7 @@ impl Variables {
     #[must_use]
     pub fn below(root: &Path) -> Self {
         Self {
-            folder: root.join(FIRMWARE_VARIABLES.target),
+            folder: root.join(VARIABLES),
         }
     }
 
@@ -276,7 +276,7 @@ pub(super) mod tests {
     /// A folder that looks like a machine with these variables, attributes included.
     pub(in super::super) fn machine(variables: &[(&str, &[u8])]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join(FIRMWARE_VARIABLES.target);
+        let folder = root.path().join(VARIABLES);
         fs::create_dir_all(&folder).unwrap();
         for (name, content) in variables {
             let bytes = [ATTRIBUTES.as_slice(), content].concat();

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use thiserror::Error;
 
+use crate::firmware::VARIABLES;
+
 /// A file system of the kernel, and where it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KernelMount {
@@ -57,7 +59,7 @@ pub const TEMPORARY: [KernelMount; 2] = [
 /// The firmware's variables; only where the machine was started by UEFI.
 pub const FIRMWARE_VARIABLES: KernelMount = KernelMount {
     kind: "efivarfs",
-    target: "sys/firmware/efi/efivars",
+    target: VARIABLES,
     options: "",
 };
 

@@ -11,10 +11,12 @@ use super::say;
 use super::task::Task;
 use crate::cli::{open_readable, open_writable};
 use crate::fat::FatTime;
+use crate::host::Host;
 use crate::init::Machine;
 use crate::inventory::Inventory;
 use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
-use crate::originals::{self, Offer, host_label};
+use crate::originals::{self, Offer, Original, host_label};
+use crate::plan::{Action, Plan};
 use crate::report::{Command, Line, Report, Sentence, Tone};
 use crate::settings::SettingsErrors;
 
@@ -91,7 +93,7 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
     };
     let (host, label) = (Some(&seen.host), host_label(&seen.host.name_plate));
     if task.command == Command::Revert {
-        let originals = originals::of_plan(&task.plan, &seen.inventory, host, FatTime::now());
+        let originals = originals_of(&task.plan, &seen.inventory, host, FatTime::now());
         if let Err(error) = medium.keep_originals(&label, originals) {
             // One that hangs is not waited for twice.
             let hangs = matches!(error, MediumError::Slow(_));
@@ -106,6 +108,28 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
     if let Err(error) = medium.report_begun(&label, report.to_json()) {
         warn(machine, &MediumWarning::Note(error));
     }
+}
+
+/// The originals of everything that a plan replaces.
+fn originals_of(
+    plan: &Plan,
+    inventory: &Inventory,
+    host: Option<&Host>,
+    now: FatTime,
+) -> Vec<(Original, Vec<u8>)> {
+    let mut originals = Vec::new();
+    for planned in &plan.banks {
+        let Action::Replace(changes) = &planned.action else {
+            continue;
+        };
+        let disk = &inventory.disks[planned.disk];
+        let bank = &disk.banks[planned.bank];
+        originals.extend(changes.iter().filter_map(|change| {
+            let archive = &bank.archives[change.archive];
+            Original::of((disk, bank, archive), &change.after, host, now)
+        }));
+    }
+    originals
 }
 
 /// Writes the report and the transcript.

@@ -14,8 +14,17 @@
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]). [`net`] sends the report then, if somebody wants it.
 
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::Cli;
+use rescue::ImageRescue;
+
 pub mod archive;
 pub mod bank;
+#[cfg(test)]
+mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod discover;
@@ -39,3 +48,19 @@ pub mod report;
 pub mod rescue;
 pub mod settings;
 pub mod verify;
+
+/// The program: PID 1 of the rescue image, or the command line.
+pub fn main() -> ExitCode {
+    if init::is_called() {
+        let Err(error) = init::run(&mut ImageRescue);
+        eprintln!("rescue-agent: {error}");
+        return ExitCode::from(cli::USAGE);
+    }
+    match cli::run(Cli::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("rescue-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

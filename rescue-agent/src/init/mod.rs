@@ -197,6 +197,15 @@ fn milliseconds_since_kernel_start() -> u64 {
     u64::try_from(milliseconds).unwrap_or(u64::MAX)
 }
 
+/// Whether this process is to take over a whole machine: it is the first one, or was called as
+/// `rescue-agent init`.
+pub fn is_called() -> bool {
+    let named = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "init");
+    named || std::process::id() == 1
+}
+
 /// Runs the machine from the first process to the end. Comes back only if it may not begin.
 ///
 /// # Errors

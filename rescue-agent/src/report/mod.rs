@@ -4,8 +4,6 @@
 //! Its fields are documented in `docs/report.md`; they are stable under one `schema`.
 
 mod advice;
-#[cfg(test)]
-mod catalogue;
 mod explain;
 mod line;
 mod model;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::net::post::{Accepted, PostError, post};
-use rescue_agent::settings::target::Pin;
 use rescue_agent::net::tls::Distrust;
+use rescue_agent::settings::target::Pin;
 use rescue_tests::receiver::{Certificate, Receiver};
 
 /// What a small report looks like to those who only carry it.

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{Sentence, Unread};
 use crate::archive::ArchiveError;
 use crate::archive::envelope::EnvelopeError;
 use crate::archive::gzip::GzipError;
@@ -41,13 +40,14 @@ use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
+use crate::report::{Sentence, Unread};
 use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
 use crate::verify::Broken;
 
-const DOC: &str = include_str!("../../../docs/troubleshooting.md");
+const DOC: &str = include_str!("../../docs/troubleshooting.md");
 /// What stands for the parts that differ.
 const PART: &str = "…";
 
@@ -613,6 +613,15 @@ fn every_documented_message_exists() {
         );
         let words: String = known.split(PART).collect();
         assert!(words.len() >= 10, "this would fit anything: {known}");
+    }
+}
+
+#[test]
+fn every_message_has_one_row() {
+    let mut rows = documented();
+    rows.sort_unstable();
+    for pair in rows.windows(2) {
+        assert_ne!(pair[0], pair[1], "docs/troubleshooting.md says this twice");
     }
 }
 

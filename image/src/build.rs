@@ -2,58 +2,25 @@
 //! put it in place, write down what it is.
 
 use std::fs;
-use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::finished::manifest::{self, Artefact, Manifest};
+use crate::finished::place;
 use crate::hash;
-use crate::initramfs::{self, Base};
+use crate::inputs::names;
+use crate::inputs::packages::Archive;
 use crate::inputs::{self, Inputs};
-use crate::iso;
-use crate::kernel::{self, Choice, Kernel};
-use crate::manifest::{self, Artefact, Manifest};
-use crate::names;
-use crate::netboot;
-use crate::packages::Archive;
-use crate::parts::Parts;
-use crate::personal::Personal;
-use crate::place;
+use crate::media::iso;
+use crate::media::netboot;
+use crate::media::usb;
+use crate::options::{Options, VERSION};
+use crate::parts::initramfs::{self, Base};
+use crate::parts::personal::Personal;
+use crate::parts::prepared::{self, Kernel};
+use crate::parts::{Parts, layout};
 use crate::progress::Progress;
-use crate::usb;
-
-/// Version of this project.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Time of everything in the image unless `SOURCE_DATE_EPOCH` says otherwise: 2026-11-01 00:00 UTC.
-pub const DEFAULT_EPOCH: u64 = 1_793_491_200;
-
-/// What to build.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where the artefacts go.
-    pub out: PathBuf,
-    /// Where downloads and prepared kernels are kept.
-    pub cache: PathBuf,
-    /// The static agent.
-    pub agent: PathBuf,
-    /// Words to put on the kernel command line.
-    pub arguments: Vec<String>,
-    /// A `rescue.toml` to build in.
-    pub config: Option<PathBuf>,
-    /// Which kernel to take.
-    pub kernel: Choice,
-    /// Put a shell in, offered in the menu of the console.
-    pub shell: bool,
-    /// Put the network drivers on the ISO too; the other artefacts always have them.
-    pub network: bool,
-    /// Use the packages of the last build, ask nothing of the network.
-    pub offline: bool,
-    /// Build even if everything is there.
-    pub force: bool,
-    /// Time of everything in the image, seconds since 1970.
-    pub epoch: u64,
-}
 
 /// How a build ended.
 #[derive(Debug)]
@@ -87,7 +54,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
         setting: format!("SOURCE_DATE_EPOCH={}", options.epoch),
         problem: "must fit 32 bits".to_owned(),
     })?;
-    let kernel = kernel::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
+    let kernel = prepared::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
     let parts = make_parts(options, &inputs, &kernel, mtime, progress)?;
     let artefacts = put_together(options, &parts, before.as_ref(), progress)?;
     let manifest = describe(options, &inputs, &kernel, &parts.identity, artefacts);
@@ -197,17 +164,17 @@ fn put_together(
     let made = temp.join("made");
     fs::create_dir(&made).map_err(Error::io("create", &made))?;
     progress.step("writing the ISO");
-    iso::make(parts, options.network, temp, &made.join(iso::FILE))?;
+    iso::make(parts, options.network, temp, &made.join(layout::ISO))?;
     progress.step("writing the USB image");
-    let image = made.join(usb::FILE);
+    let image = made.join(layout::USB);
     fs::write(&image, usb::make(parts, temp)?).map_err(Error::io("write", &image))?;
     progress.step("writing the netboot tree");
     let tree = netboot::make(parts, temp)?;
-    netboot::write(&tree, &made.join(netboot::DIR))?;
-    let mut names = vec![iso::FILE.to_owned(), usb::FILE.to_owned()];
+    netboot::write(&tree, &made.join(layout::NETBOOT))?;
+    let mut names = vec![layout::ISO.to_owned(), layout::USB.to_owned()];
     names.extend(
         tree.iter()
-            .map(|(path, _)| format!("{}/{path}", netboot::DIR)),
+            .map(|(path, _)| format!("{}/{path}", layout::NETBOOT)),
     );
     place::put(&made, &options.out, &names, before)?;
     names

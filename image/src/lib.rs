@@ -2,37 +2,22 @@
 //! artefacts that a broken ESXi host can boot.
 //!
 //! Scope: choosing, packing, checking, describing, personalising. Not: what happens after boot, which is the agent's, and not
-//! writing ISO 9660, which is xorriso's. The way of the data: [`inputs`] ([`packages`]) and [`kernel`]
-//! (with [`drivers`], [`modinfo`]) bring what goes in, [`initramfs`], [`grub`] and [`fat`] make the [`parts`], [`iso`], [`usb`] and
-//! [`netboot`] put them together, [`place`] puts them in place, [`manifest`] says what is in them; [`build`] leads. [`finished`] opens a finished image again and changes
-//! its settings ([`personal`]).
+//! writing ISO 9660, which is xorriso's.
+//!
+//! The layers, each of which knows only those before it: [`error`], [`tool`], [`settings`], [`options`]; [`inputs`], what goes
+//! in; [`parts`], what is made of it once; [`media`], the ISO, the USB image and the netboot tree put together from the parts;
+//! [`finished`], the output directory, and finished images opened again; [`build`], which leads. [`collect`] stands alone.
 
 pub mod build;
 pub mod collect;
-pub mod dictionary;
-pub mod drivers;
 pub mod error;
-pub mod fat;
 pub mod finished;
-pub mod grub;
 pub mod hash;
-pub mod initramfs;
 pub mod inputs;
-pub mod iso;
-pub mod iso9660;
-pub mod kernel;
-pub mod licences;
-pub mod manifest;
 pub mod manual;
-pub mod modinfo;
-pub mod names;
-pub mod netboot;
-pub mod network;
-pub mod packages;
+pub mod media;
+pub mod options;
 pub mod parts;
-pub mod personal;
-pub mod place;
 pub mod progress;
 pub mod settings;
 pub mod tool;
-pub mod usb;

@@ -12,14 +12,15 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use rescue_agent::report;
 use rescue_agent::settings::{Key, Origin};
-use rescue_image::build::{self, Options};
+use rescue_image::build;
 use rescue_image::collect;
 use rescue_image::finished::Finished;
-use rescue_image::iso;
-use rescue_image::kernel::Choice;
+use rescue_image::finished::manifest;
+use rescue_image::manual;
+use rescue_image::options::{self, Choice, Options};
+use rescue_image::parts::layout;
 use rescue_image::progress::Progress;
 use rescue_image::settings::{self, Setting};
-use rescue_image::{manifest, manual};
 
 /// Makes rescue images for ESXi hosts whose boot storage controller was passed through to a virtual machine.
 #[derive(Debug, Parser)]
@@ -247,7 +248,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         eprintln!(
             "WARNING: the settings ask for a report, and {} cannot send it: it has no network drivers. The USB image and the \
              netboot tree have them; for the ISO build with 'make image NET=1' ('rescue-image build --net')",
-            options.out.join(iso::FILE).display()
+            options.out.join(layout::ISO).display()
         );
     }
     Ok(())
@@ -273,7 +274,7 @@ fn agent_beside_us() -> Result<PathBuf> {
 
 fn epoch(text: Option<OsString>) -> Result<u64> {
     let Some(text) = text else {
-        return Ok(build::DEFAULT_EPOCH);
+        return Ok(options::DEFAULT_EPOCH);
     };
     let text = text.to_string_lossy();
     text.parse()

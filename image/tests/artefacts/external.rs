@@ -8,17 +8,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rescue_image::drivers::{Class, Driver, Selection};
 use rescue_image::finished::Finished;
-use rescue_image::grub;
 use rescue_image::hash;
-use rescue_image::initramfs::{self, Base};
-use rescue_image::iso;
-use rescue_image::netboot;
-use rescue_image::parts::{self, Loaders, Parts};
-use rescue_image::personal::{BLOCK_BYTES, Personal};
+use rescue_image::inputs::Loaders;
+use rescue_image::inputs::drivers::{Class, Driver, Selection};
+use rescue_image::media::iso;
+use rescue_image::media::netboot;
+use rescue_image::media::usb;
+use rescue_image::parts::Parts;
+use rescue_image::parts::grub;
+use rescue_image::parts::initramfs::{self, Base};
+use rescue_image::parts::personal::{BLOCK_BYTES, Personal};
 use rescue_image::settings::Setting;
-use rescue_image::usb;
 
 /// Runs a program with the input and returns what it prints; it must succeed.
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
@@ -163,7 +164,7 @@ fn cpio_and_zstd_give_back_the_module_byte_by_byte() {
 fn fsck_finds_nothing_wrong_with_the_esp_and_mtools_reads_it() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("efi.img");
-    fs::write(&path, parts::iso_esp(&parts()).unwrap()).unwrap();
+    fs::write(&path, iso::esp(&parts()).unwrap()).unwrap();
     let path = path.to_str().unwrap();
     run("fsck.fat", &["-n", path], b"");
     assert_eq!(

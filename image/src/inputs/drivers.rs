@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::modinfo::{self, ModInfo};
+use crate::inputs::modinfo::{self, ModInfo};
 
 /// Name and version of the table's format.
 pub const SCHEMA: &str = "esxi-rescue-drivers/1";
@@ -445,7 +445,7 @@ fn read_text(path: &Path) -> Result<String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::modinfo::tests::elf_with;
+    use crate::inputs::modinfo::tests::elf_with;
 
     const TEST_WANTED: &[Wanted] = &[
         wanted("drivers/ata/", Class::Storage),

@@ -6,7 +6,7 @@
 //! Nothing in the boot chain verifies it, nor does it need to: it holds what a person could type at the boot menu.
 
 use crate::error::{Error, Result};
-use crate::grub;
+use crate::parts::grub;
 use crate::settings::{self, Setting};
 
 use rescue_agent::settings::Key;

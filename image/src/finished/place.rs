@@ -2,15 +2,13 @@
 //! else. Files that others put there stay, and what was customised in place is not lost without a word.
 
 use std::fs;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::finished::Finished;
-use crate::iso;
-use crate::manifest::{self, Artefact, Manifest};
-use crate::netboot;
-use crate::parts;
-use crate::usb;
+use crate::finished::manifest::{self, Artefact, Manifest};
+use crate::finished::paths;
+use crate::parts::layout;
 
 /// Refuses to lose settings: where a file that people and `customize` may change is not what the build before made.
 /// `before` is that build's manifest; without one nobody can tell.
@@ -42,8 +40,8 @@ pub fn check_unchanged(out: &Path, before: &Manifest) -> Result<()> {
 
 /// A damaged image is no change that anybody wants back; one that is whole was customised.
 fn is_of_people(out: &Path, path: &str) -> bool {
-    match path.strip_prefix(netboot::DIR) {
-        Some(file) => parts::is_changeable(file.trim_start_matches('/')),
+    match path.strip_prefix(layout::NETBOOT) {
+        Some(file) => layout::is_changeable(file.trim_start_matches('/')),
         None => Finished::open(&out.join(path)).is_ok(),
     }
 }
@@ -52,17 +50,17 @@ fn is_of_people(out: &Path, path: &str) -> bool {
 pub fn put(made: &Path, out: &Path, names: &[String], before: Option<&Manifest>) -> Result<()> {
     // Whatever breaks off from here on must not look as if people had changed it.
     remove(&out.join(manifest::FILE))?;
-    for name in [iso::FILE, usb::FILE] {
+    for name in [layout::ISO, layout::USB] {
         rename(&made.join(name), &out.join(name))?;
     }
     // It names the tree, so there must not be that of an older one beside it.
-    let names_of_tree = out.join(netboot::DIR).join(".disk");
+    let names_of_tree = out.join(layout::NETBOOT).join(".disk");
     if names_of_tree.is_dir() {
         fs::remove_dir_all(&names_of_tree).map_err(Error::io("replace", &names_of_tree))?;
     }
     for name in names {
         let place = out.join(name);
-        if name.starts_with(netboot::DIR) {
+        if name.starts_with(layout::NETBOOT) {
             if let Some(parent) = place.parent() {
                 fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
             }
@@ -71,18 +69,11 @@ pub fn put(made: &Path, out: &Path, names: &[String], before: Option<&Manifest>)
     }
     let gone = before.iter().flat_map(|before| &before.artefacts);
     for artefact in gone.filter(|artefact| !names.contains(&artefact.path)) {
-        if is_plain(&artefact.path) {
+        if paths::is_plain(&artefact.path) {
             remove(&out.join(&artefact.path))?;
         }
     }
     Ok(())
-}
-
-/// Whether a path leads to somewhere below, wherever it starts.
-#[must_use]
-pub fn is_plain(path: &str) -> bool {
-    let mut parts = Path::new(path).components();
-    !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn rename(made: &Path, place: &Path) -> Result<()> {
@@ -101,6 +92,7 @@ fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::{netboot, usb};
     use crate::parts::tests as sample;
     use crate::settings::Setting;
 
@@ -111,14 +103,14 @@ mod tests {
         let temp = tempfile::tempdir_in(out).unwrap();
         let made = temp.path().join("made");
         let tree = netboot::make(&parts, temp.path()).unwrap();
-        netboot::write(&tree, &made.join(netboot::DIR)).unwrap();
-        fs::write(made.join(iso::FILE), identity).unwrap();
+        netboot::write(&tree, &made.join(layout::NETBOOT)).unwrap();
+        fs::write(made.join(layout::ISO), identity).unwrap();
         fs::write(
-            made.join(usb::FILE),
+            made.join(layout::USB),
             usb::make(&parts, temp.path()).unwrap(),
         )
         .unwrap();
-        let mut names = vec![iso::FILE.to_owned(), usb::FILE.to_owned()];
+        let mut names = vec![layout::ISO.to_owned(), layout::USB.to_owned()];
         names.extend(tree.iter().map(|(path, _)| format!("netboot/{path}")));
         put(&made, out, &names, Manifest::load(out).as_ref()).unwrap();
         let measured = names
@@ -154,7 +146,7 @@ mod tests {
     fn what_was_customised_in_place_is_not_replaced() {
         for (image, file) in [
             ("netboot", "netboot/esxi-rescue.ipxe"),
-            (usb::FILE, usb::FILE),
+            (layout::USB, layout::USB),
         ] {
             let temp = tempfile::tempdir().unwrap();
             let manifest = build(temp.path(), "1111111111111111");
@@ -172,17 +164,9 @@ mod tests {
     fn a_damaged_or_missing_file_is_made_again() {
         let temp = tempfile::tempdir().unwrap();
         let manifest = build(temp.path(), "1111111111111111");
-        fs::write(temp.path().join(usb::FILE), "cut").unwrap();
+        fs::write(temp.path().join(layout::USB), "cut").unwrap();
         fs::write(temp.path().join("netboot/vmlinuz"), "cut").unwrap();
         fs::remove_file(temp.path().join("netboot/dnsmasq.conf")).unwrap();
         check_unchanged(temp.path(), &manifest).unwrap();
-    }
-
-    #[test]
-    fn paths_that_lead_elsewhere_are_not_plain() {
-        assert!(is_plain("netboot/.disk/x") && is_plain("vmlinuz"));
-        for path in ["", "/etc/passwd", "../x", "a/../../x", "./x"] {
-            assert!(!is_plain(path), "{path}");
-        }
     }
 }

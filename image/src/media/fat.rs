@@ -2,7 +2,7 @@
 //! image. Also single files in a finished volume, read and replaced.
 //!
 //! Not for a disk of a host: only for volumes of this builder, made in memory, and for files that claim to hold one. The
-//! crate `fatfs` takes a volume at its word, so that such a file is walked over first ([`check`]). Source of the format:
+//! crate `fatfs` takes a volume at its word, so that such a file is walked over first (`check`). Source of the format:
 //! Microsoft, "FAT: General Overview of On-Disk Format" (BPB, directory entries).
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};

@@ -127,7 +127,7 @@ mod tests {
 
     fn iso(dir: &Path) -> Vec<u8> {
         let out = dir.join("x.iso");
-        crate::iso::make(&tests::small(), true, dir, &out).unwrap();
+        crate::media::iso::make(&tests::small(), true, dir, &out).unwrap();
         std::fs::read(out).unwrap()
     }
 

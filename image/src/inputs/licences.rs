@@ -2,7 +2,8 @@
 //!
 //! Sources: `debian/copyright` of each package; the crates' own manifests, listed when this program is built (`build.rs`).
 
-use crate::manifest::Input;
+use crate::inputs::list::Input;
+use crate::inputs::packages::Release;
 
 /// SPDX expressions of the Debian packages that an image may hold. The kernel packages are matched by their beginning.
 const PACKAGES: &[(&str, &str)] = &[
@@ -41,6 +42,20 @@ pub fn of_package(name: &str) -> Option<&'static str> {
 #[must_use]
 pub fn source_of_package(source: &str, version: &str) -> String {
     format!("https://snapshot.debian.org/package/{source}/{version}/")
+}
+
+/// A Debian package.
+#[must_use]
+pub fn package(release: &Release) -> Input {
+    Input {
+        kind: "package".to_owned(),
+        name: release.package.clone(),
+        version: release.version.clone(),
+        sha256: Some(release.sha256.clone()),
+        source: Some(format!("{} {}", release.source, release.source_version)),
+        licence: of_package(&release.package).map(str::to_owned),
+        source_url: Some(source_of_package(&release.source, &release.source_version)),
+    }
 }
 
 /// The crates that the agent is made of, and what they bring along.

@@ -14,8 +14,8 @@ use std::thread;
 
 use cpio::newc;
 
-use crate::drivers::{Selection, read_module_bytes};
 use crate::error::{Error, Result};
+use crate::inputs::drivers::{Selection, read_module_bytes};
 
 /// zstd level of both parts; beyond 19 the kernel's decompressor needs a larger window than is worth it.
 const ZSTD_LEVEL: i32 = 19;
@@ -301,7 +301,7 @@ pub fn check_kernel_config(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drivers::{Class, Driver};
+    use crate::inputs::drivers::{Class, Driver};
 
     fn base() -> Base<'static> {
         Base {

@@ -1,12 +1,12 @@
 //! The network drivers: all of wired cards, in an initramfs part of their own, so that a repair that sends no report
 //! pays nothing for them.
 //!
-//! Not here: the base set ([`drivers::BASE`]), on which these build.
+//! Not here: the base set ([`crate::inputs::drivers::BASE`]), on which these build.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::drivers::{Class, Driver, ModuleTree, Selection, Wanted, wanted};
 use crate::error::Result;
+use crate::inputs::drivers::{Class, Driver, ModuleTree, Selection, Wanted, wanted};
 
 /// Wired network cards, what they share, and the chips between card and cable.
 pub const NETWORK: &[Wanted] = &[
@@ -107,7 +107,7 @@ fn needs(depends: &BTreeMap<String, Vec<String>>, name: &str, wanted: &str) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drivers::tests::tree;
+    use crate::inputs::drivers::tests::tree;
 
     #[test]
     fn what_the_base_set_has_is_not_carried_twice() {
@@ -119,7 +119,7 @@ mod tests {
             ("drivers/ata/ahci.ko", "name=ahci|depends=crc"),
         ]);
         let tree = ModuleTree::scan(&dir).unwrap();
-        let base = tree.select(crate::drivers::BASE).unwrap();
+        let base = tree.select(crate::inputs::drivers::BASE).unwrap();
         let chosen = select(&tree, &base.drivers).unwrap();
         let names: Vec<&str> = chosen
             .drivers

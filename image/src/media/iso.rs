@@ -5,18 +5,16 @@
 //! file is checked here.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::grub::{self, NetworkPart};
-use crate::parts::{self, Parts};
+use crate::media::fat;
+use crate::parts::grub::{self, NetworkPart};
+use crate::parts::{self, Parts, layout};
 use crate::tool;
-
-/// The file's name.
-pub const FILE: &str = "esxi-rescue.iso";
 
 /// Volume label of the ISO.
 pub const LABEL: &str = "ESXI_RESCUE";
@@ -35,6 +33,11 @@ const GPT_ENTRIES: usize = 128;
 /// Volume descriptors of an ISO start here, in bytes.
 const DESCRIPTORS_AT: u64 = 16 * 2048;
 
+/// Room for FATs, directories and the ends of files in a FAT16 volume, in bytes.
+const SPARE_BYTES: usize = 160 * 1024;
+/// Smallest FAT16 volume, in bytes.
+const MIN_BYTES: usize = 4200 * 1024;
+
 /// The content of an ISO.
 #[derive(Debug)]
 pub struct Tree<'a> {
@@ -42,7 +45,7 @@ pub struct Tree<'a> {
     pub files: Vec<(String, &'a [u8])>,
     /// The BIOS boot image, see [`grub::bios_cd_image`].
     pub bios_image: &'a [u8],
-    /// The EFI system partition, see [`parts::iso_esp`].
+    /// The EFI system partition, see [`esp`].
     pub esp: &'a [u8],
 }
 
@@ -56,7 +59,7 @@ pub fn make(parts: &Parts, with_network: bool, temp: &Path, out: &Path) -> Resul
     let menu = grub::menu("/boot", network);
     let (info, identity) = (parts.info(), grub::identity_file(&parts.identity));
     let mut files = parts.medium_files(&menu, network);
-    files.push((parts::INFO.to_owned(), info.as_bytes()));
+    files.push((layout::INFO.to_owned(), info.as_bytes()));
     // The loaders are in the EFI partition.
     let loaders = parts.loader_files();
     let all = files.iter().chain(&loaders);
@@ -65,9 +68,30 @@ pub fn make(parts: &Parts, with_network: bool, temp: &Path, out: &Path) -> Resul
     let tree = Tree {
         files,
         bios_image: &grub::bios_cd_image(&parts.identity, temp)?,
-        esp: &parts::iso_esp(parts)?,
+        esp: &esp(parts)?,
     };
     write(&tree, parts.epoch, temp, out)
+}
+
+/// The EFI system partition of the ISO: the loaders, and GRUB's first configuration.
+pub fn esp(parts: &Parts) -> Result<Vec<u8>> {
+    let finder = grub::finder(&parts.identity);
+    let mut files = parts.loader_files().to_vec();
+    files.push(("boot/grub/grub.cfg".to_owned(), finder.as_bytes()));
+    let content: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
+    let size = (content + SPARE_BYTES)
+        .max(MIN_BYTES)
+        .next_multiple_of(64 * 1024);
+    let make = || {
+        let frame = fat::Frame {
+            kind: fat::Kind::Fat16,
+            sectors: u32::try_from(size / 512).map_err(io::Error::other)?,
+            hidden_sectors: 0,
+            serial: parts.fat_serial(),
+        };
+        fat::volume(frame, &files, &[])
+    };
+    make().map_err(Error::io("make", Path::new("the EFI system partition")))
 }
 
 /// Writes the ISO to `out`, working in `temp`; `epoch` (seconds since 1970) is the time of every file and of the volume.
@@ -207,6 +231,7 @@ fn u64_at(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parts::tests;
 
     #[test]
     fn a_file_without_a_partition_table_is_unsound() {
@@ -235,5 +260,20 @@ mod tests {
     fn a_short_file_is_an_error_and_no_panic() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(check(file.path()).is_err());
+    }
+
+    #[test]
+    fn the_esp_of_the_iso_grows_with_the_loaders() {
+        let mut parts = tests::small();
+        assert_eq!(
+            esp(&parts).unwrap().len(),
+            MIN_BYTES.next_multiple_of(64 * 1024)
+        );
+        parts.loaders.grub = vec![3; 6_000_000];
+        let esp = esp(&parts).unwrap();
+        let grub = fat::read_file(&esp, "EFI/BOOT/grubx64.efi")
+            .unwrap()
+            .unwrap();
+        assert_eq!(grub, parts.loaders.grub);
     }
 }

@@ -1,57 +1,26 @@
 //! The parts that ISO, USB image and netboot tree have in common, made once.
 
-use crate::error::{Error, Result};
-use crate::fat;
-use crate::grub::{self, NetworkPart};
+pub mod grub;
+pub mod initramfs;
+pub mod layout;
+pub mod personal;
+pub mod prepared;
+
 use crate::hash;
-use std::io;
-use std::path::Path;
-
-/// File of the settings block on media with a `/boot`, see [`crate::personal`].
-pub const SETTINGS_BLOCK: &str = "boot/grub/rescue.env";
-/// What the image is, one line.
-pub const INFO: &str = ".disk/info";
-/// Files that people and `customize` may change.
-const CHANGEABLE: &[&str] = &[
-    SETTINGS_BLOCK,
-    crate::usb::SETTINGS_FILE,
-    crate::netboot::SETTINGS_BLOCK,
-    crate::netboot::IPXE_SCRIPT,
-    crate::netboot::DNSMASQ,
-    README,
-];
-/// Whether people and `customize` may change this file of an image.
-#[must_use]
-pub fn is_changeable(path: &str) -> bool {
-    CHANGEABLE.contains(&path)
-}
-
-/// For people.
-pub const README: &str = "README.txt";
+use crate::inputs::Loaders;
+use crate::parts::grub::NetworkPart;
+use crate::parts::layout::SETTINGS_BLOCK;
 
 /// The content of the file that names the image: the digests of what nobody changes later, as sha256sum writes them.
 #[must_use]
 pub fn sums<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut lines: Vec<String> = files
         .into_iter()
-        .filter(|(path, _)| !is_changeable(path))
+        .filter(|(path, _)| !layout::is_changeable(path))
         .map(|(path, bytes)| format!("{}  {path}\n", hash::sha256(bytes)))
         .collect();
     lines.sort_by(|one, other| one[64..].cmp(&other[64..]));
     lines.concat()
-}
-
-/// The programs that firmware starts, all signed.
-#[derive(Debug, Clone)]
-pub struct Loaders {
-    /// shim, signed by Microsoft.
-    pub shim: Vec<u8>,
-    /// shim's key manager, signed by Debian.
-    pub mok_manager: Vec<u8>,
-    /// GRUB for removable media, signed by Debian.
-    pub grub: Vec<u8>,
-    /// GRUB for the network, signed by Debian.
-    pub grub_net: Vec<u8>,
 }
 
 /// What every artefact is put together from.
@@ -69,7 +38,7 @@ pub struct Parts {
     pub initrd_net: Vec<u8>,
     /// What firmware starts.
     pub loaders: Loaders,
-    /// The block with the settings, see [`crate::personal`].
+    /// The block with the settings, see [`crate::parts::personal`].
     pub settings_block: Vec<u8>,
     /// Words for the kernel command line that the block holds.
     pub arguments: Vec<String>,
@@ -130,37 +99,11 @@ impl Parts {
     }
 }
 
-/// Room for FATs, directories and the ends of files in a FAT16 volume, in bytes.
-const SPARE_BYTES: usize = 160 * 1024;
-/// Smallest FAT16 volume, in bytes.
-const MIN_BYTES: usize = 4200 * 1024;
-
-/// The EFI system partition of the ISO: the loaders, and GRUB's first configuration.
-pub fn iso_esp(parts: &Parts) -> Result<Vec<u8>> {
-    let finder = grub::finder(&parts.identity);
-    let mut files = parts.loader_files().to_vec();
-    files.push(("boot/grub/grub.cfg".to_owned(), finder.as_bytes()));
-    let content: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-    let size = (content + SPARE_BYTES)
-        .max(MIN_BYTES)
-        .next_multiple_of(64 * 1024);
-    let make = || {
-        let frame = fat::Frame {
-            kind: fat::Kind::Fat16,
-            sectors: u32::try_from(size / 512).map_err(io::Error::other)?,
-            hidden_sectors: 0,
-            serial: parts.fat_serial(),
-        };
-        fat::volume(frame, &files, &[])
-    };
-    make().map_err(Error::io("make", Path::new("the EFI system partition")))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::initramfs;
-    use crate::personal::Personal;
+    use crate::parts::initramfs;
+    use crate::parts::personal::Personal;
 
     /// Parts of a small image, for tests.
     pub(crate) fn small() -> Parts {
@@ -209,20 +152,5 @@ pub(crate) mod tests {
     #[test]
     fn serials_follow_the_identity() {
         assert_eq!(small().fat_serial(), 0x1234_5678);
-    }
-
-    #[test]
-    fn the_esp_of_the_iso_grows_with_the_loaders() {
-        let mut parts = small();
-        assert_eq!(
-            iso_esp(&parts).unwrap().len(),
-            MIN_BYTES.next_multiple_of(64 * 1024)
-        );
-        parts.loaders.grub = vec![3; 6_000_000];
-        let esp = iso_esp(&parts).unwrap();
-        let grub = fat::read_file(&esp, "EFI/BOOT/grubx64.efi")
-            .unwrap()
-            .unwrap();
-        assert_eq!(grub, parts.loaders.grub);
     }
 }

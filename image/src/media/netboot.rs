@@ -8,15 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::grub::{self, NetworkPart};
-use crate::parts::{self, Parts};
-
-/// The directory's name.
-pub const DIR: &str = "netboot";
-/// The settings block that GRUB reads.
-pub const SETTINGS_BLOCK: &str = "grub/rescue.env";
-/// The script that iPXE reads.
-pub const IPXE_SCRIPT: &str = "esxi-rescue.ipxe";
+use crate::parts::grub::{self, NetworkPart};
+use crate::parts::{self, Parts, layout};
 
 /// The files of the tree, sorted by path.
 pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
@@ -26,16 +19,22 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         NetworkPart::IfReporting
     };
     let mut files = vec![
-        (parts::INFO, parts.info().into_bytes()),
-        (parts::README, include_bytes!("netboot/README.txt").to_vec()),
+        (layout::INFO, parts.info().into_bytes()),
+        (
+            layout::README,
+            include_bytes!("netboot/README.txt").to_vec(),
+        ),
         ("bios/grub.0", grub::bios_pxe_image(temp)?),
         (
-            "dnsmasq.conf",
+            layout::DNSMASQ,
             include_bytes!("netboot/dnsmasq.conf").to_vec(),
         ),
-        (IPXE_SCRIPT, ipxe_script(&parts.arguments).into_bytes()),
+        (
+            layout::IPXE_SCRIPT,
+            ipxe_script(&parts.arguments).into_bytes(),
+        ),
         ("grub/grub.cfg", grub::menu("", network).into_bytes()),
-        (SETTINGS_BLOCK, parts.settings_block.clone()),
+        (layout::NETBOOT_SETTINGS_BLOCK, parts.settings_block.clone()),
         ("grubx64.efi", parts.loaders.grub_net.clone()),
         ("initrd-net.img", parts.initrd_net.clone()),
         ("initrd.img", parts.initrd.clone()),
@@ -52,9 +51,6 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         .map(|(path, bytes)| (path.to_owned(), bytes))
         .collect())
 }
-
-/// The example for dnsmasq.
-pub const DNSMASQ: &str = "dnsmasq.conf";
 
 /// The iPXE script with these settings in it.
 #[must_use]

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::drivers::read_module_bytes;
 use crate::error::{Error, Result};
+use crate::inputs::drivers::read_module_bytes;
 
 /// Size of the dictionary, in bytes: the size that zstd's own tool takes; larger ones gain less than they take.
 const MAX_BYTES: usize = 112_640;

@@ -1,7 +1,7 @@
 //! The USB image: a disk for BIOS and UEFI whose one FAT32 volume a person can open and edit on any desktop.
 //!
 //! A GPT with GRUB's BIOS boot partition and the EFI system partition; in sector 0 GRUB's boot code. Sources:
-//! UEFI specification 2.10, chapter 5 (GPT, protective MBR); for GRUB's sectors see [`crate::grub`].
+//! UEFI specification 2.10, chapter 5 (GPT, protective MBR); for GRUB's sectors see [`crate::parts::grub`].
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor};
@@ -14,16 +14,11 @@ use gpt::{DiskDevice, GptConfig};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::fat;
-use crate::grub::{self, NetworkPart};
 use crate::hash;
-use crate::parts::{self, Parts};
+use crate::media::fat;
+use crate::parts::grub::{self, NetworkPart};
+use crate::parts::{self, Parts, layout};
 use crate::settings;
-
-/// The file's name.
-pub const FILE: &str = "esxi-rescue.img";
-/// The settings file on the medium.
-pub const SETTINGS_FILE: &str = "rescue.toml";
 
 const SECTOR_BYTES: u64 = 512;
 /// The smallest sticks that are sold as 64 MB, in sectors.
@@ -49,10 +44,10 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
     let settings = settings::template();
     let mut files = parts.medium_files(&menu, NetworkPart::Always);
     files.extend(parts.loader_files());
-    files.push((SETTINGS_FILE.to_owned(), settings.as_bytes()));
-    files.push((parts::README.to_owned(), README.as_bytes()));
+    files.push((layout::SETTINGS_FILE.to_owned(), settings.as_bytes()));
+    files.push((layout::README.to_owned(), README.as_bytes()));
     let info = parts.info();
-    files.push((parts::INFO.to_owned(), info.as_bytes()));
+    files.push((layout::INFO.to_owned(), info.as_bytes()));
     let sums = parts::sums(files.iter().map(|(path, bytes)| (path.as_str(), *bytes)));
     files.push((grub::identity_file(&parts.identity), sums.as_bytes()));
     let bios = grub::bios_disk(&parts.identity, CORE_AT, temp)?;
@@ -75,7 +70,7 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
         finish_mbr(&mut disk, parts.fat_serial());
         Ok(disk)
     };
-    assemble().map_err(Error::io("make", Path::new(FILE)))
+    assemble().map_err(Error::io("make", Path::new(layout::USB)))
 }
 
 /// The size of the disk: what a 64 MB stick holds, or more if the content needs it.

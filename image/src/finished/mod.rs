@@ -3,6 +3,10 @@
 //! Not for devices: an image is personalised before it is written to a stick. On the stick itself, `rescue.toml` is a
 //! file that any editor opens.
 
+pub mod manifest;
+pub mod paths;
+pub mod place;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
@@ -18,17 +22,15 @@ use rescue_agent::report;
 use rescue_agent::settings::{Key, Settings, SettingsSources};
 
 use crate::error::{Error, Result};
-use crate::fat;
 use crate::hash;
-use crate::initramfs;
-use crate::iso;
-use crate::iso9660;
-use crate::netboot;
-use crate::parts;
-use crate::personal::Personal;
-use crate::place;
+use crate::media::fat;
+use crate::media::iso;
+use crate::media::iso9660;
+use crate::media::netboot;
+use crate::parts::initramfs;
+use crate::parts::layout;
+use crate::parts::personal::Personal;
 use crate::settings::{self, Setting};
-use crate::usb;
 
 /// No image of ours is larger, in bytes.
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
@@ -107,7 +109,7 @@ impl Finished {
 
     /// What it says it is: version, kernel, number of drivers.
     pub fn info(&self) -> Result<String> {
-        let info = self.require(parts::INFO)?;
+        let info = self.require(layout::INFO)?;
         Ok(String::from_utf8_lossy(&info).trim().to_owned())
     }
 
@@ -129,7 +131,8 @@ impl Finished {
         if let Some(content) = built_in {
             sources = sources.with_file("rescue.toml in the image", content);
         }
-        if let (Store::Usb { .. }, Some(content)) = (&self.store, self.read(usb::SETTINGS_FILE)?) {
+        if let (Store::Usb { .. }, Some(content)) = (&self.store, self.read(layout::SETTINGS_FILE)?)
+        {
             sources = sources.with_file("rescue.toml on the medium", content);
         }
         sources.resolve().map_err(|errors| {
@@ -149,7 +152,7 @@ impl Finished {
     pub fn set_config(&mut self, name: &Path, content: &[u8]) -> Result<()> {
         if let Store::Usb { bytes, volume } = &mut self.store {
             settings::check_toml(name, content)?;
-            return fat::replace_file(&mut bytes[volume.clone()], usb::SETTINGS_FILE, content)
+            return fat::replace_file(&mut bytes[volume.clone()], layout::SETTINGS_FILE, content)
                 .map_err(Error::io("change", &self.path));
         }
         for setting in settings::from_toml(name, content)? {
@@ -179,17 +182,17 @@ impl Finished {
         }
         match &mut self.store {
             Store::Iso { bytes, files, .. } => {
-                let place = files[parts::SETTINGS_BLOCK].clone();
+                let place = files[layout::SETTINGS_BLOCK].clone();
                 bytes[place].copy_from_slice(&block);
             }
             Store::Usb { bytes, volume } => {
-                fat::replace_file(&mut bytes[volume.clone()], parts::SETTINGS_BLOCK, &block)
+                fat::replace_file(&mut bytes[volume.clone()], layout::SETTINGS_BLOCK, &block)
                     .map_err(Error::io("change", &self.path))?;
             }
             Store::Netboot { changed, .. } => {
                 let script = netboot::ipxe_script(&self.personal.arguments);
-                changed.insert(netboot::SETTINGS_BLOCK, block);
-                changed.insert(netboot::IPXE_SCRIPT, script.into_bytes());
+                changed.insert(layout::NETBOOT_SETTINGS_BLOCK, block);
+                changed.insert(layout::IPXE_SCRIPT, script.into_bytes());
             }
         }
         let out = out.unwrap_or(&self.path).to_owned();
@@ -229,7 +232,7 @@ impl Finished {
         for line in sums.lines() {
             let (digest, name) = line
                 .split_once("  ")
-                .filter(|(_, name)| place::is_plain(name))
+                .filter(|(_, name)| paths::is_plain(name))
                 .ok_or_else(|| self.damaged("its list of digests is garbled"))?;
             if hash::sha256(&self.require(name)?) != digest {
                 return Err(self.damaged(&format!("the file {name} in it was altered")));
@@ -302,8 +305,8 @@ impl Store {
     /// The settings block's path.
     fn settings_block(&self) -> &'static str {
         match self {
-            Store::Netboot { .. } => netboot::SETTINGS_BLOCK,
-            _ => parts::SETTINGS_BLOCK,
+            Store::Netboot { .. } => layout::NETBOOT_SETTINGS_BLOCK,
+            _ => layout::SETTINGS_BLOCK,
         }
     }
 
@@ -541,6 +544,7 @@ fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::usb;
     use crate::parts::tests::openable;
 
     fn iso(dir: &Path) -> Vec<u8> {
@@ -620,7 +624,7 @@ mod tests {
         let mut bytes = usb::make(&openable(), temp.path()).unwrap();
         let volume = esp_place(&bytes).unwrap();
         let hostile = b"mode = \"\\u001b[2J\"\n";
-        fat::replace_file(&mut bytes[volume], usb::SETTINGS_FILE, hostile).unwrap();
+        fat::replace_file(&mut bytes[volume], layout::SETTINGS_FILE, hostile).unwrap();
         fs::write(&path, bytes).unwrap();
         let error = Finished::open(&path).unwrap().settings().unwrap_err();
         let error = error.to_string();

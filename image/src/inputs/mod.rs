@@ -1,6 +1,16 @@
 //! What an image is made of, read and checked before anything is made: the agent, the settings, the packages, and a list
 //! of it all with versions and digests.
 
+pub mod dictionary;
+pub mod drivers;
+pub mod kernel;
+pub mod licences;
+pub mod list;
+pub mod modinfo;
+pub mod names;
+pub mod network;
+pub mod packages;
+
 use std::env;
 use std::fs;
 use std::path::Path;
@@ -10,14 +20,12 @@ use object::Endianness;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::build::{Options, VERSION};
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::kernel::{Choice, Source};
-use crate::licences;
-use crate::manifest::Input;
-use crate::packages::{Archive, Deb, Release};
-use crate::parts::Loaders;
+use crate::inputs::kernel::Source;
+use crate::inputs::list::Input;
+use crate::inputs::packages::{Archive, Deb, Release};
+use crate::options::{Choice, Options, VERSION};
 use crate::progress::Progress;
 use crate::settings;
 use crate::tool;
@@ -102,7 +110,11 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     let builder = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
     let builder = hash::sha256_file(&builder)?;
     let packages = fetch_packages(options, archive, progress)?;
-    let mut list: Vec<Input> = packages.shipped().into_iter().map(Input::package).collect();
+    let mut list: Vec<Input> = packages
+        .shipped()
+        .into_iter()
+        .map(licences::package)
+        .collect();
     if let Source::Installed {
         modules, digest, ..
     } = &packages.kernel
@@ -278,6 +290,19 @@ fn installed(package: &str) -> Input {
 pub fn shell(busybox: &Deb) -> Result<Vec<u8>> {
     let [first, second] = BUSYBOX_FILES;
     busybox.file(first).or_else(|_| busybox.file(second))
+}
+
+/// The programs that firmware starts, all signed.
+#[derive(Debug, Clone)]
+pub struct Loaders {
+    /// shim, signed by Microsoft.
+    pub shim: Vec<u8>,
+    /// shim's key manager, signed by Debian.
+    pub mok_manager: Vec<u8>,
+    /// GRUB for removable media, signed by Debian.
+    pub grub: Vec<u8>,
+    /// GRUB for the network, signed by Debian.
+    pub grub_net: Vec<u8>,
 }
 
 /// The signed loaders out of the packages.

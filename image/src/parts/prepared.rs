@@ -1,0 +1,154 @@
+//! The kernel as the image needs it: `vmlinuz`, the driver table and the packed modules, made once per kernel package
+//! and kept in the cache, since packing the modules is the slowest step of a build.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::hash;
+use crate::inputs::dictionary;
+use crate::inputs::drivers::{self, DriverTable, ModuleTree};
+use crate::inputs::kernel::{Source, unpack};
+use crate::inputs::network;
+use crate::parts::initramfs;
+use crate::progress::Progress;
+
+/// What shapes the packed modules beside the kernel package itself: this very code, and the libraries that compress.
+const PACKING: &[&str] = &[
+    include_str!("../../../Cargo.lock"),
+    include_str!("../inputs/dictionary.rs"),
+    include_str!("../inputs/drivers.rs"),
+    include_str!("initramfs.rs"),
+    include_str!("../inputs/kernel.rs"),
+    include_str!("prepared.rs"),
+    include_str!("../inputs/modinfo.rs"),
+    include_str!("../inputs/network.rs"),
+];
+
+/// A prepared kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// ABI name, as `uname -r` says it.
+    pub abi: String,
+    /// The signed kernel.
+    pub vmlinuz: Vec<u8>,
+    /// The driver table, JSON.
+    pub driver_table: Vec<u8>,
+    /// The initramfs part with the modules.
+    pub drivers_part: Vec<u8>,
+    /// How many modules it has.
+    pub module_count: usize,
+    /// What the modules of both parts are compressed with.
+    pub dictionary: Vec<u8>,
+    /// The initramfs part with the network drivers and their table.
+    pub network_part: Vec<u8>,
+    /// How many modules that has.
+    pub network_module_count: usize,
+}
+
+/// Prepares a kernel, or takes the prepared one from the cache.
+pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -> Result<Kernel> {
+    let key = format!("{}\n{mtime}\n{}", source.digest(), PACKING.concat());
+    let dir = cache.join(format!("kernel-{}", &hash::sha256(key.as_bytes())[..16]));
+    if !dir.exists() {
+        let temp = tempfile::Builder::new()
+            .prefix("unpack-")
+            .tempdir_in(cache)
+            .map_err(Error::io("create a directory in", cache))?;
+        let made = make(source, temp.path(), mtime, progress)?;
+        remove_old(cache)?;
+        fs::rename(&made, &dir).map_err(Error::io("create", &dir))?;
+    }
+    load(&dir)
+}
+
+fn load(dir: &Path) -> Result<Kernel> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        fs::read(&path).map_err(Error::io("read", &path))
+    };
+    let table = |name: &str| -> Result<(Vec<u8>, DriverTable)> {
+        let bytes = read(name)?;
+        let table = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::input(
+                &dir.join(name),
+                format!("{error}; delete this directory and build again"),
+            )
+        })?;
+        Ok((bytes, table))
+    };
+    let (driver_table, base) = table(TABLE)?;
+    let (_, network) = table(NETWORK_TABLE)?;
+    Ok(Kernel {
+        abi: base.kernel,
+        vmlinuz: read(VMLINUZ)?,
+        drivers_part: read(DRIVERS)?,
+        driver_table,
+        module_count: base.modules.len(),
+        dictionary: read(DICTIONARY)?,
+        network_part: read(NETWORK_DRIVERS)?,
+        network_module_count: network.modules.len(),
+    })
+}
+
+/// Names of the prepared files.
+const VMLINUZ: &str = "vmlinuz";
+const TABLE: &str = "drivers.json";
+const DRIVERS: &str = "drivers.cpio";
+const DICTIONARY: &str = "dictionary";
+const NETWORK_TABLE: &str = "drivers-net.json";
+const NETWORK_DRIVERS: &str = "drivers-net.cpio";
+
+fn make(source: &Source, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathBuf> {
+    let (modules, vmlinuz, config) = unpack(source, temp, progress)?;
+    match config {
+        Some(config) => initramfs::check_kernel_config(&config)?,
+        None => progress.step("no configuration of the kernel found; it must have BLK_DEV_INITRD, RD_ZSTD and DEVTMPFS"),
+    }
+    progress.step("reading what each kernel module serves and needs");
+    let tree = ModuleTree::scan(&modules)?;
+    let base = tree.select(drivers::BASE)?;
+    let network = network::select(&tree, &base.drivers)?;
+    progress.step("learning what the drivers have in common");
+    let dictionary = dictionary::train(&base.files)?;
+    let total = base.files.len() + network.files.len();
+    let bar = progress.bar(&format!("compressing {total} drivers"), total);
+    let tick = || bar.tick();
+    let drivers = initramfs::drivers_part(&base, &dictionary, mtime, &tick)?;
+    let table = to_json(&tree.table(base.drivers))?;
+    let mut network_drivers = initramfs::drivers_part(&network, &dictionary, mtime, &tick)?;
+    bar.finish();
+    let network_table = to_json(&tree.further_table(network.drivers))?;
+    let mut network_part = initramfs::network_table_part(&network_table, mtime)?;
+    network_part.append(&mut network_drivers);
+    let vmlinuz = fs::read(&vmlinuz).map_err(Error::io("read", &vmlinuz))?;
+    let made = temp.join("kernel");
+    fs::create_dir(&made).map_err(Error::io("create", &made))?;
+    for (name, bytes) in [
+        (VMLINUZ, &vmlinuz),
+        (TABLE, &table),
+        (DRIVERS, &drivers),
+        (DICTIONARY, &dictionary),
+        (NETWORK_TABLE, &network_table),
+        (NETWORK_DRIVERS, &network_part),
+    ] {
+        let path = made.join(name);
+        fs::write(&path, bytes).map_err(Error::io("write", &path))?;
+    }
+    Ok(made)
+}
+
+fn to_json(table: &DriverTable) -> Result<Vec<u8>> {
+    serde_json::to_vec(table)
+        .map_err(|error| Error::input(Path::new("the driver table"), error.to_string()))
+}
+
+fn remove_old(cache: &Path) -> Result<()> {
+    for entry in fs::read_dir(cache).map_err(Error::io("list", cache))? {
+        let entry = entry.map_err(Error::io("list", cache))?;
+        if entry.file_name().to_string_lossy().starts_with("kernel-") {
+            fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}

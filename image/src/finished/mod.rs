@@ -545,17 +545,17 @@ fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::media::usb;
-    use crate::parts::tests::openable;
+    use crate::parts::sample;
 
     fn iso(dir: &Path) -> Vec<u8> {
         let out = dir.join("x.iso");
-        iso::make(&openable(), false, dir, &out).unwrap();
+        iso::make(&sample::parts(), false, dir, &out).unwrap();
         fs::read(out).unwrap()
     }
 
     fn tree(dir: &Path) -> PathBuf {
         let out = dir.join("netboot");
-        netboot::write(&netboot::make(&openable(), dir).unwrap(), &out).unwrap();
+        netboot::write(&netboot::make(&sample::parts(), dir).unwrap(), &out).unwrap();
         out
     }
 
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn no_altered_byte_of_a_usb_image_makes_it_panic() {
         let temp = tempfile::tempdir().unwrap();
-        let bytes = usb::make(&openable(), temp.path()).unwrap();
+        let bytes = usb::make(&sample::parts(), temp.path()).unwrap();
         let volume = esp_place(&bytes).unwrap().start;
         // Every field of the parameter block is tried on smaller volumes, where they are read.
         flip(
@@ -621,7 +621,7 @@ mod tests {
     fn what_an_image_holds_cannot_steer_the_terminal() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("x.img");
-        let mut bytes = usb::make(&openable(), temp.path()).unwrap();
+        let mut bytes = usb::make(&sample::parts(), temp.path()).unwrap();
         let volume = esp_place(&bytes).unwrap();
         let hostile = b"mode = \"\\u001b[2J\"\n";
         fat::replace_file(&mut bytes[volume], layout::SETTINGS_FILE, hostile).unwrap();

@@ -93,12 +93,12 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::media::{netboot, usb};
-    use crate::parts::tests as sample;
+    use crate::parts::sample;
     use crate::settings::Setting;
 
     /// Puts small artefacts of this identity into `out`, as a build does.
     fn build(out: &Path, identity: &str) -> Manifest {
-        let mut parts = sample::openable();
+        let mut parts = sample::parts();
         parts.identity = identity.to_owned();
         let temp = tempfile::tempdir_in(out).unwrap();
         let made = temp.path().join("made");

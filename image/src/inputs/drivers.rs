@@ -222,12 +222,6 @@ impl ModuleTree {
         })
     }
 
-    /// The kernel's ABI name.
-    #[must_use]
-    pub fn abi(&self) -> &str {
-        &self.abi
-    }
-
     /// Every module under the wanted places and whatever they need.
     pub fn select(&self, wanted: &[Wanted]) -> Result<Selection> {
         let mut by_alias: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

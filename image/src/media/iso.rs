@@ -231,7 +231,7 @@ fn u64_at(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests;
+    use crate::parts::sample;
 
     #[test]
     fn a_file_without_a_partition_table_is_unsound() {
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_esp_of_the_iso_grows_with_the_loaders() {
-        let mut parts = tests::small();
+        let mut parts = sample::parts();
         assert_eq!(
             esp(&parts).unwrap().len(),
             MIN_BYTES.next_multiple_of(64 * 1024)

@@ -122,12 +122,12 @@ fn name(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests;
+    use crate::parts::sample;
     use std::path::Path;
 
     fn iso(dir: &Path) -> Vec<u8> {
         let out = dir.join("x.iso");
-        crate::media::iso::make(&tests::small(), true, dir, &out).unwrap();
+        crate::media::iso::make(&sample::parts(), true, dir, &out).unwrap();
         std::fs::read(out).unwrap()
     }
 
@@ -136,7 +136,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let image = iso(temp.path());
         let files = files(&image).unwrap();
-        let parts = tests::small();
+        let parts = sample::parts();
         assert_eq!(image[files["boot/vmlinuz"].clone()], parts.vmlinuz);
         assert_eq!(
             image[files["boot/grub/rescue.env"].clone()],

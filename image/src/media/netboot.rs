@@ -75,14 +75,14 @@ pub fn write(files: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests;
+    use crate::parts::sample;
 
     #[test]
     fn the_tree_holds_what_each_kind_of_client_asks_for() {
         let temp = tempfile::tempdir().unwrap();
-        let files = make(&tests::small(), temp.path()).unwrap();
+        let files = make(&sample::parts(), temp.path()).unwrap();
         let find = |name: &str| &files.iter().find(|(path, _)| path == name).unwrap().1;
-        assert_eq!(*find("grubx64.efi"), tests::small().loaders.grub_net);
+        assert_eq!(*find("grubx64.efi"), sample::parts().loaders.grub_net);
         assert!(find("bios/grub.0").len() > 50_000);
         let menu = String::from_utf8(find("grub/grub.cfg").clone()).unwrap();
         assert!(menu.contains("set files=\"\"") && menu.contains("set network=\"if_reporting\""));

@@ -188,12 +188,12 @@ fn small(number: u64) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests;
+    use crate::parts::sample;
 
     #[test]
     fn the_image_fits_the_smallest_stick_and_grows_when_it_must() {
         let temp = tempfile::tempdir().unwrap();
-        let mut parts = tests::small();
+        let mut parts = sample::parts();
         assert_eq!(make(&parts, temp.path()).unwrap().len(), 64_000_000);
         parts.initrd = vec![8; 70_000_000];
         let large = make(&parts, temp.path()).unwrap();

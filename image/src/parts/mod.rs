@@ -5,6 +5,8 @@ pub mod initramfs;
 pub mod layout;
 pub mod personal;
 pub mod prepared;
+#[cfg(test)]
+pub mod sample;
 
 use crate::hash;
 use crate::inputs::Loaders;
@@ -100,57 +102,11 @@ impl Parts {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::parts::initramfs;
-    use crate::parts::personal::Personal;
-
-    /// Parts of a small image, for tests.
-    pub(crate) fn small() -> Parts {
-        let personal = Personal {
-            release: "esxi-rescue test".to_owned(),
-            arguments: Vec::new(),
-        };
-        Parts {
-            identity: "12345678abcdef00".to_owned(),
-            release: "esxi-rescue 0 kernel test".to_owned(),
-            vmlinuz: vec![9; 50_000],
-            initrd: vec![8; 60_000],
-            initrd_net: vec![7; 70_000],
-            loaders: Loaders {
-                shim: vec![1; 30_000],
-                mok_manager: vec![2; 20_000],
-                grub: vec![3; 40_000],
-                grub_net: vec![4; 40_000],
-            },
-            settings_block: personal.to_block().unwrap(),
-            arguments: Vec::new(),
-            reports: false,
-            driver_counts: (3, 2),
-            epoch: 1_700_000_000,
-        }
-    }
-
-    /// The same with an initramfs that can be unpacked, so that a finished image of them can be opened.
-    pub(crate) fn openable() -> Parts {
-        let base = initramfs::Base {
-            agent: &[0x7f; 1000],
-            driver_table: b"{}",
-            dictionary: b"",
-            names: b"10de  NVIDIA\n",
-            release: "esxi-rescue test\n",
-            identity: "12345678abcdef00\n",
-            settings: None,
-            shell: None,
-        };
-        Parts {
-            initrd: initramfs::base_part(&base, 1).unwrap(),
-            ..small()
-        }
-    }
 
     #[test]
     fn serials_follow_the_identity() {
-        assert_eq!(small().fat_serial(), 0x1234_5678);
+        assert_eq!(sample::parts().fat_serial(), 0x1234_5678);
     }
 }

@@ -8,18 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rescue_image::finished::Finished;
-use rescue_image::hash;
-use rescue_image::inputs::Loaders;
-use rescue_image::inputs::drivers::{Class, Driver, Selection};
-use rescue_image::media::iso;
-use rescue_image::media::netboot;
-use rescue_image::media::usb;
-use rescue_image::parts::Parts;
-use rescue_image::parts::grub;
-use rescue_image::parts::initramfs::{self, Base};
-use rescue_image::parts::personal::{BLOCK_BYTES, Personal};
-use rescue_image::settings::Setting;
+use rescue_image::{
+    BLOCK_BYTES, Class, Driver, Finished, Selection, Setting, grub, initramfs, iso, netboot,
+    sha256_file, usb,
+};
+
+use crate::sample::{base_part, parts};
 
 /// Runs a program with the input and returns what it prints; it must succeed.
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
@@ -51,20 +45,6 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-fn base_part() -> Vec<u8> {
-    let base = Base {
-        agent: &[0x7f; 100_000],
-        driver_table: b"{}",
-        dictionary: b"",
-        names: b"10de  NVIDIA\n",
-        release: "esxi-rescue test\n",
-        identity: "12345678abcdef00\n",
-        settings: None,
-        shell: None,
-    };
-    initramfs::base_part(&base, 1).unwrap()
-}
-
 fn drivers_part(dir: &Path) -> Vec<u8> {
     let path = dir.join("ahci.ko");
     fs::write(&path, b"module bytes").unwrap();
@@ -82,32 +62,6 @@ fn drivers_part(dir: &Path) -> Vec<u8> {
         files: vec![path],
     };
     initramfs::drivers_part(&selection, b"", 1, &|| ()).unwrap()
-}
-
-/// Parts of a small image.
-fn parts() -> Parts {
-    let personal = Personal {
-        release: "esxi-rescue test".to_owned(),
-        arguments: Vec::new(),
-    };
-    Parts {
-        identity: "12345678abcdef00".to_owned(),
-        release: "esxi-rescue test".to_owned(),
-        vmlinuz: vec![9; 300_000],
-        initrd: base_part(),
-        initrd_net: vec![7; 400_000],
-        loaders: Loaders {
-            shim: vec![1; 30_000],
-            mok_manager: vec![2; 20_000],
-            grub: vec![3; 40_000],
-            grub_net: vec![4; 40_000],
-        },
-        settings_block: personal.to_block().unwrap(),
-        arguments: Vec::new(),
-        reports: false,
-        driver_counts: (1, 1),
-        epoch: 1_700_000_000,
-    }
 }
 
 /// A small ISO, made in a directory of its own.
@@ -266,11 +220,11 @@ fn the_iso_is_a_disk_with_an_esp_and_a_cd_with_both_boot_records() {
 #[test]
 fn two_builds_in_two_places_give_the_same_bytes() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let first = hash::sha256_file(&small_iso(one.path())).unwrap();
+    let first = sha256_file(&small_iso(one.path())).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert_eq!(first, hash::sha256_file(&small_iso(two.path())).unwrap());
-    let first = hash::sha256_file(&small_img(one.path())).unwrap();
-    assert_eq!(first, hash::sha256_file(&small_img(two.path())).unwrap());
+    assert_eq!(first, sha256_file(&small_iso(two.path())).unwrap());
+    let first = sha256_file(&small_img(one.path())).unwrap();
+    assert_eq!(first, sha256_file(&small_img(two.path())).unwrap());
 }
 
 /// A small netboot tree.
@@ -384,7 +338,7 @@ fn every_artefact_says_what_it_is_and_how_it_is_set() {
             finished
                 .info()
                 .unwrap()
-                .contains("drivers 1 network-drivers 1")
+                .contains("drivers 3 network-drivers 2")
         );
         assert_eq!(finished.settings().unwrap().countdown.as_secs(), 10);
     }

@@ -2,3 +2,8 @@
 
 mod external;
 mod shipped;
+
+// Clippy's permission for tests does not reach it.
+#[allow(clippy::unwrap_used)]
+#[path = "../../src/parts/sample.rs"]
+mod sample;

@@ -1,0 +1,340 @@
+//! Command line of the builder.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::build;
+use crate::collect;
+use crate::finished::Finished;
+use crate::finished::manifest;
+use crate::manual;
+use crate::options::{self, Choice, Options};
+use crate::parts::layout;
+use crate::progress::Progress;
+use crate::settings::{self, Setting};
+use anyhow::{Context, Result, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use rescue_agent::report;
+use rescue_agent::settings::{Key, Origin};
+
+/// Makes rescue images for ESXi hosts whose boot storage controller was passed through to a virtual machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rescue-image",
+    version,
+    after_help = "Start with 'make image', which installs what is needed and runs 'rescue-image build'."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Build(BuildArgs),
+    #[command(after_long_help = settings_help())]
+    Customize(CustomizeArgs),
+    Show(ShowArgs),
+    #[command(after_long_help = COLLECT_HELP)]
+    Collect(CollectArgs),
+    Manual(ManualArgs),
+}
+
+/// Build the images into a directory
+///
+/// Takes the kernel, shim and GRUB from Debian packages (downloaded and verified by apt, nothing is
+/// installed, no root needed) and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. What is already
+/// there and still right is not built again. The same inputs give the same bytes.
+#[derive(Debug, Args)]
+struct BuildArgs {
+    /// Where the images go
+    #[arg(long, value_name = "DIR", default_value = "dist")]
+    out: PathBuf,
+    /// Where downloads and prepared kernels are kept between builds
+    #[arg(long, value_name = "DIR", default_value = ".cache")]
+    cache: PathBuf,
+    /// The static agent to pack [default: rescue-agent beside this program]
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// Words for the kernel command line, for instance "rescue.countdown=0 rescue.mode=inspect"
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    append: String,
+    /// A rescue.toml with settings to build in
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Take the newest kernel of this Debian suite, which must be among apt's sources, for instance bookworm-backports
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel_deb", "modules_dir"])]
+    suite: Option<String>,
+    /// Take the kernel out of this linux-image package
+    #[arg(long, value_name = "FILE", conflicts_with = "modules_dir")]
+    kernel_deb: Option<PathBuf>,
+    /// Take the modules of an installed kernel, for instance /lib/modules/6.1.0-18-amd64, and the vmlinuz beside them
+    #[arg(long, value_name = "DIR")]
+    modules_dir: Option<PathBuf>,
+    /// The kernel that belongs to --modules-dir
+    #[arg(long, value_name = "FILE", requires = "modules_dir")]
+    vmlinuz: Option<PathBuf>,
+    /// Put a shell (Debian's busybox-static) in, offered in the menu of the console
+    #[arg(long)]
+    with_shell: bool,
+    /// Put the network drivers on the ISO too (the USB image and the netboot tree always have them)
+    #[arg(long)]
+    net: bool,
+    /// Ask nothing of the network: use the packages of the last build
+    #[arg(long)]
+    offline: bool,
+    /// Build even if everything is there
+    #[arg(long)]
+    force: bool,
+    /// Show errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Change the settings of a finished image, without rebuilding and without root
+///
+/// The settings are what the boot menu passes to the agent. Without -o the image is changed in place. Signatures
+/// stay valid: nothing that Secure Boot verifies is touched. SHA256SUMS no longer fits a changed file.
+#[derive(Debug, Args)]
+struct CustomizeArgs {
+    /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
+    image: PathBuf,
+    /// A setting; may be given several times, replaces an earlier value of the key
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A key to set back to the default
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+    /// A rescue.toml: on the USB image it becomes the file of that name, elsewhere its settings are taken over
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write the changed image here and leave IMAGE as it is
+    #[arg(long, short, value_name = "OUT")]
+    output: Option<PathBuf>,
+}
+
+/// Check that an image is whole, and print what it is and its settings
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
+    image: PathBuf,
+}
+
+/// Receive the reports of hosts, keep them and show them as they come
+///
+/// The hosts send where the setting `report` says, for instance
+/// rescue.report=http://10.0.0.1:8080/ on their kernel command line. Each report is kept as
+/// DIR/hosts/SERIAL/TIME-HASH.json, and as one line of DIR/reports.jsonl. On a terminal a table shows the last
+/// report of each host; elsewhere a line is printed for each report. Ctrl-C ends it.
+#[derive(Debug, Args)]
+struct CollectArgs {
+    /// Where to listen; 0.0.0.0:8080 is every network of this machine
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The folder that keeps the reports
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    store: PathBuf,
+    /// Receive by HTTPS with this certificate (PEM, a chain with the receiver's own first)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+/// Write the manual pages of this program and of rescue-agent
+///
+/// Read one with `man -l DIR/rescue-agent.1`.
+#[derive(Debug, Args)]
+struct ManualArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR", default_value = "dist/man")]
+    folder: PathBuf,
+}
+
+/// How to get a certificate and make hosts trust it.
+const COLLECT_HELP: &str = "\
+HTTPS with a certificate of your own:
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \\
+    -subj /CN=rescue -keyout key.pem -out cert.pem
+  rescue-image collect --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
+It prints the certificate's SHA-256, which the hosts take as the setting report_pin.
+
+Anybody who reaches the port may send reports: listen only where that is all right.";
+
+/// Runs the program with the words of its command line.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Action::Build(args) => run_build(args),
+        Action::Customize(args) => run_customize(&args),
+        Action::Show(args) => run_show(&args),
+        Action::Collect(args) => collect::run(&collect::Options {
+            listen: args.listen,
+            store: args.store,
+            tls: args.tls_cert.zip(args.tls_key),
+        }),
+        Action::Manual(args) => run_manual(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rescue-image: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_manual(args: &ManualArgs) -> Result<()> {
+    for program in [Cli::command(), rescue_agent::cli::Cli::command()] {
+        manual::write(program, &args.folder)?;
+    }
+    Ok(())
+}
+
+fn settings_help() -> String {
+    let lines = Key::ALL.map(|key| format!("  {key:<10} {}", key.allowed()));
+    format!("Settings:\n{}", lines.join("\n"))
+}
+
+fn run_build(args: BuildArgs) -> Result<()> {
+    let options = Options {
+        agent: args.agent.map_or_else(agent_beside_us, Ok)?,
+        out: args.out,
+        cache: args.cache,
+        arguments: args.append.split_whitespace().map(str::to_owned).collect(),
+        config: args.config,
+        kernel: match (args.kernel_deb, args.modules_dir) {
+            (Some(path), _) => Choice::Package(path),
+            (None, Some(modules)) => Choice::Installed {
+                modules,
+                vmlinuz: args.vmlinuz,
+            },
+            (None, None) => Choice::Debian(args.suite),
+        },
+        shell: args.with_shell,
+        network: args.net,
+        offline: args.offline,
+        force: args.force,
+        epoch: epoch(env::var_os("SOURCE_DATE_EPOCH"))?,
+    };
+    let outcome = build::build(&options, &Progress::new(args.quiet))?;
+    if args.quiet {
+        return Ok(());
+    }
+    let state = if outcome.built { "built" } else { "up to date" };
+    println!(
+        "{}: {state}, kernel {}, {} drivers",
+        options.out.display(),
+        outcome.manifest.kernel,
+        outcome.manifest.modules
+    );
+    for artefact in &outcome.manifest.artefacts {
+        println!(
+            "  {:>6.1} MiB  {}  {}",
+            mib(artefact.size),
+            &artefact.sha256[..16],
+            options.out.join(&artefact.path).display()
+        );
+    }
+    println!(
+        "  inputs and digests: {}",
+        options.out.join(manifest::FILE).display()
+    );
+    if outcome.iso_is_mute {
+        eprintln!(
+            "WARNING: the settings ask for a report, and {} cannot send it: it has no network drivers. The USB image and the \
+             netboot tree have them; for the ISO build with 'make image NET=1' ('rescue-image build --net')",
+            options.out.join(layout::ISO).display()
+        );
+    }
+    Ok(())
+}
+
+/// For display only.
+#[allow(clippy::cast_precision_loss)]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn agent_beside_us() -> Result<PathBuf> {
+    let us = env::current_exe().context("finding this program's own place")?;
+    let agent = us.with_file_name("rescue-agent");
+    if !agent.exists() {
+        bail!(
+            "there is no {}; build it (cargo build --release -p rescue-agent) or say --agent FILE",
+            agent.display()
+        );
+    }
+    Ok(agent)
+}
+
+fn epoch(text: Option<OsString>) -> Result<u64> {
+    let Some(text) = text else {
+        return Ok(options::DEFAULT_EPOCH);
+    };
+    let text = text.to_string_lossy();
+    text.parse()
+        .with_context(|| format!("SOURCE_DATE_EPOCH={text} is not a number of seconds since 1970"))
+}
+
+fn run_customize(args: &CustomizeArgs) -> Result<()> {
+    if args.set.is_empty() && args.unset.is_empty() && args.config.is_none() {
+        bail!(
+            "nothing to change: give --set KEY=VALUE, --unset KEY or --config FILE (see rescue-image customize --help)"
+        );
+    }
+    let mut image = Finished::open(&args.image)?;
+    if let Some(path) = &args.config {
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        image.set_config(path, &content)?;
+    }
+    for key in &args.unset {
+        image.unset(settings::known_key(key)?);
+    }
+    for text in &args.set {
+        image.set(&Setting::parse(text)?);
+    }
+    let out = image.save(args.output.as_deref())?;
+    print_image(&out, &Finished::open(&out)?)
+}
+
+fn run_show(args: &ShowArgs) -> Result<()> {
+    print_image(&args.image, &Finished::open(&args.image)?)
+}
+
+fn print_image(path: &Path, image: &Finished) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}: {}, whole", path.display(), image.kind())?;
+    // What is quoted from the image may hold anything, and the digests in it are its own.
+    writeln!(out, "  {}", report::escape(&image.info()?))?;
+    writeln!(out, "  image {}", report::escape(image.identity()))?;
+    let network = if image.has_network()? {
+        "has"
+    } else {
+        "does not have"
+    };
+    writeln!(out, "  {network} the network drivers")?;
+    let settings = image.settings()?;
+    for key in Key::ALL {
+        let origin = match settings.origin(key) {
+            Origin::BuiltIn => "default",
+            Origin::CommandLine => "settings block",
+            Origin::File(name) => name,
+        };
+        writeln!(
+            out,
+            "  {:<10} {:<24} {origin}",
+            key.name(),
+            format!("{:?}", settings.value(key))
+        )?;
+    }
+    for word in image.other_words() {
+        writeln!(out, "  {:<35} kernel's own", report::escape(word))?;
+    }
+    Ok(())
+}

@@ -212,6 +212,8 @@ impl Maker {
             .env("PATH", tool_path())
             .env("MTOOLS_SKIP_CHECK", "1")
             .env("MTOOLSRC", "/dev/null")
+            // The same plan makes the same volume, times included.
+            .env("SOURCE_DATE_EPOCH", "1700000000")
             .output()
             .with_context(|| format!("starting {tool} (packages dosfstools, mtools)"))?;
         let text = String::from_utf8_lossy(&output.stderr);

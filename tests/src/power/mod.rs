@@ -20,5 +20,6 @@ pub mod fsck;
 pub mod maker;
 pub mod medium;
 pub mod reader;
+pub mod record;
 pub mod rng;
 pub mod runner;

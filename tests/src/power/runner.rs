@@ -15,6 +15,7 @@ use super::fsck::fsck;
 use super::maker::Bank;
 use super::medium::Medium;
 use super::reader::{Loader, gunzip};
+use super::record::Record;
 use super::rng::Rng;
 
 const STATE: &[u8; 11] = b"STATE   TGZ";
@@ -54,6 +55,7 @@ pub struct Case {
     boot_cfg: Vec<u8>,
     census: Census,
     fence: Fence,
+    record: Record,
 }
 
 impl Case {
@@ -88,6 +90,7 @@ impl Case {
             census,
             base,
             name,
+            record: Record::from_env(),
         })
     }
 
@@ -158,6 +161,7 @@ impl Case {
         let recorder = Recorder::new(self.base.clone());
         self.run(&recorder)?;
         let recording = recorder.into_recording();
+        self.record.add(&recording);
         ensure!(
             recording.open.is_empty(),
             "the last writes were not flushed"
@@ -245,6 +249,7 @@ impl Case {
         self.recover(&recorder)
             .map_err(|error| anyhow!("recovery: {error:#}"))?;
         let recording = recorder.into_recording();
+        self.record.add(&recording);
         ensure!(
             recording.open.is_empty(),
             "writes of the recovery were not flushed"
@@ -275,6 +280,7 @@ impl Case {
             tally.note(self, cut, verdict);
             Ok(())
         })?;
+        self.record.note(&self.name)?;
         Ok(tally)
     }
 
@@ -371,6 +377,7 @@ impl Case {
         let Some(medium) = end else {
             bail!("{}: nothing was written", self.name);
         };
+        self.record.note(&self.name)?;
         let undo = matches!(self.task, Task::Replace(_)).then(|| self.original.clone());
         Ok(Bank {
             medium,

@@ -1,7 +1,8 @@
 //! Power cuts at every moment of an exchange: no state loses the archive or the original, and
 //! every state leads to the end.
 //!
-//! `RESCUE_DEEP=1` tries many more states; `RESCUE_SEED` makes another run.
+//! `RESCUE_DEEP=1` tries many more states; `RESCUE_SEED` makes another run;
+//! `RESCUE_RECORD=FILE` notes what was written, to compare two versions of the agent by.
 
 #![allow(
     clippy::unwrap_used,

@@ -8,6 +8,6 @@ fuzz_target!(|bytes: &[u8]| {
     let first = BootCfg::parse(bytes);
     assert_eq!(format!("{first:?}"), format!("{:?}", BootCfg::parse(bytes)));
     if let Ok(config) = first {
-        let _ = (config.has_build(), config.modules(), config.title());
+        let _ = (config.has_build(), config.modules());
     }
 });

@@ -487,7 +487,7 @@ fn lookups() -> Vec<String> {
     let server = (Ipv4Addr::new(192, 0, 2, 53), 53).into();
     samples![
         LookupError::NoServer { .. } => LookupError::NoServer { name: text() },
-        LookupError::NoSuchName { .. } => LookupError::NoSuchName { name: text(), server },
+        LookupError::UnknownName { .. } => LookupError::UnknownName { name: text(), server },
         LookupError::NoAnswer { .. } => LookupError::NoAnswer { name: text(), problems: vec![text()] },
     ]
 }

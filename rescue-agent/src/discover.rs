@@ -206,16 +206,11 @@ impl Look<'_> {
 
     fn open_undo(&self, raw: &[u8]) -> Result<UndoContent, String> {
         let sha256 = sha256_hex(raw);
-        let saved = match self.known.get(&sha256) {
-            Some(content) => content.saved.clone(),
-            None => StateArchive::open(raw)
-                .map_err(|error| error.to_string())?
-                .configuration()
-                .ok()
-                .and_then(|configuration| configuration.saved),
-        };
+        if !self.known.contains_key(&sha256) {
+            StateArchive::open(raw).map_err(|error| error.to_string())?;
+        }
         let raw = raw.to_vec();
-        Ok(UndoContent { raw, sha256, saved })
+        Ok(UndoContent { raw, sha256 })
     }
 }
 
@@ -247,7 +242,6 @@ impl Found<'_> {
     fn into_bank(self, archives: Vec<ArchiveFile>, standing: bank::Standing) -> Bank {
         Bank {
             partition: self.partition.number,
-            kind: self.partition.kind.clone(),
             region: self.region,
             marker: self.marker,
             boot_cfg: self.boot_cfg,

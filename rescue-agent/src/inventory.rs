@@ -10,7 +10,7 @@ use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
-use crate::disk::partition::{PartitionKind, PartitionTable};
+use crate::disk::partition::PartitionTable;
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
 use crate::host::PciClass;
@@ -134,8 +134,6 @@ impl Disk {
 pub struct Bank {
     /// Number of its partition.
     pub partition: u32,
-    /// Type of its partition.
-    pub kind: PartitionKind,
     /// Where its volume lies on the disk.
     pub region: Region,
     /// VMware's mark and the volume's UUID.
@@ -274,8 +272,6 @@ pub struct UndoContent {
     pub raw: Vec<u8>,
     /// SHA-256 of its bytes, hex.
     pub sha256: String,
-    /// When ESXi saved it.
-    pub saved: Option<BackupCounter>,
 }
 
 /// Where in an archive a device's owner stands.

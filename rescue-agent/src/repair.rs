@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -410,18 +410,4 @@ impl fmt::Display for Event {
             Self::Done { bank, file } => write!(f, "{bank}: {file} written and read back"),
         }
     }
-}
-
-/// The disks of a plan that something is written to.
-pub fn written_disks(plan: &Plan, inventory: &Inventory) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = plan
-        .banks
-        .iter()
-        .filter(|bank| {
-            bank.settle || matches!(bank.action, Action::Replace(_) | Action::Restore(_))
-        })
-        .map(|bank| inventory.disks[bank.disk].path.clone())
-        .collect();
-    paths.dedup();
-    paths
 }

@@ -45,7 +45,7 @@ pub enum Mode {
 
 /// The name of a key: in the envelope it appears as a UUID.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct KeyId([u8; KEY_ID_BYTES]);
+struct KeyId([u8; KEY_ID_BYTES]);
 
 /// An AES-256 key. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -158,11 +158,6 @@ impl Keystore {
     /// How the key is kept.
     pub fn mode(&self) -> &Mode {
         &self.mode
-    }
-
-    /// The name of the key, if it can be derived.
-    pub fn key_id(&self) -> Option<KeyId> {
-        self.key_source.as_ref().map(|source| source.id)
     }
 
     /// Derives the key: some tens of milliseconds. An error unless the mode is
@@ -340,7 +335,7 @@ mod tests {
         let store = Keystore::parse(INFO.as_bytes()).unwrap();
         assert_eq!(*store.mode(), Mode::None);
         assert_eq!(
-            store.key_id().unwrap().to_string(),
+            store.key_source.as_ref().unwrap().id.to_string(),
             "5a0c1b2d-3e4f-4051-6273-8495a6b7c8d9"
         );
         // hashlib.pbkdf2_hmac("sha256", DATA1 + OBFUSCATION, DATA2, 100_000, 32)

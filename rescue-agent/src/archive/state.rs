@@ -45,7 +45,6 @@ const BACKUP_COUNTER: &str = "etc/vmware/.backup.counter";
 
 /// Why an archive cannot be opened, read or built.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ArchiveError {
     /// Neither gzip nor tar.
     #[error("{layer} is neither a gzip nor a tar file")]

@@ -131,11 +131,6 @@ impl BootCfg {
     pub fn modules(&self) -> &[String] {
         self.load.as_ref().map_or(&[], |load| &load.modules)
     }
-
-    /// The title that the loader shows, where there is one.
-    pub fn title(&self) -> Option<&str> {
-        self.load.as_ref().ok()?.title.as_deref()
-    }
 }
 
 /// The part of boot.cfg that mboot acts on.
@@ -407,7 +402,8 @@ mod tests {
             (cfg.updated, cfg.bootstate, cfg.quickboot),
             (7, BootState::Valid, false)
         );
-        assert_eq!(cfg.title(), Some("Loading VMware ESXi"));
+        let load = cfg.load.as_ref().unwrap();
+        assert_eq!(load.title.as_deref(), Some("Loading VMware ESXi"));
         assert_eq!(
             cfg.modules(),
             [

@@ -5,8 +5,8 @@
 //! (`archive`). The facts are those of VMware's own loader, github.com/vmware/esx-boot.
 
 pub mod boot_cfg;
-pub mod election;
-pub mod marker;
+mod election;
+mod marker;
 
 pub use boot_cfg::BootCfg;
 pub use election::{Candidate, Election, Verdict as Standing, elect};

@@ -13,7 +13,7 @@
 //! triggers are judged by what they do, not by their names, which may differ between versions.
 //!
 //! Sources: schema and rows measured on ESXi 7.0.2 archives; file header: SQLite file format,
-//! section 1.3 (https://www.sqlite.org/fileformat2.html).
+//! section 1.3 (<https://www.sqlite.org/fileformat2.html>).
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -116,7 +116,7 @@ impl Reading {
 /// The whole text is read in one base, for one writer uses one base: decimal where every field
 /// allows it, else hex (`a` to `f`, or a number above its field's highest). `0000:16:00.0` is
 /// valid in both and means bus 16 in one and bus 22 in the other; decimal is what ESXi writes, so
-/// decimal wins, and [`EsxAddress::is_ambiguous`] says that the other reading exists. A plan that
+/// decimal wins, and [`EsxAddress::alternative`] says that the other reading exists. A plan that
 /// finds no device at the decimal address, or one with other IDs, has to call itself unsure.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EsxAddress {
@@ -147,19 +147,6 @@ impl EsxAddress {
             alternative,
         })
     }
-
-    /// Whether the text means another function when read in hex.
-    pub fn is_ambiguous(&self) -> bool {
-        self.alternative.is_some()
-    }
-
-    /// Every meaning, the likeliest first: one, or two where the text is ambiguous.
-    pub fn candidates(&self) -> Vec<PciAddress> {
-        [Some(self.address), self.alternative]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
 }
 
 impl fmt::Display for EsxAddress {
@@ -167,12 +154,6 @@ impl fmt::Display for EsxAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?} in esx.conf)", self.address, self.text)
     }
-}
-
-/// What an address text of esx.conf can mean, the likeliest first; empty where it is no address.
-/// [`EsxAddress::parse`] tells more.
-pub fn parse_esx_conf(text: &str) -> Vec<PciAddress> {
-    EsxAddress::parse(text).map_or_else(Vec::new, |address| address.candidates())
 }
 
 /// The four fields of an address, not yet read as numbers.
@@ -283,7 +264,7 @@ mod tests {
             assert_eq!(parsed.address.to_string(), "0000:00:1f.2", "{text}");
             assert_eq!(parsed.reading, Reading::Decimal);
             assert_eq!(parsed.text, text);
-            assert!(!parsed.is_ambiguous(), "slot 0x31 does not exist");
+            assert_eq!(parsed.alternative, None, "slot 0x31 does not exist");
         }
     }
 
@@ -323,7 +304,6 @@ mod tests {
                 "{text}"
             );
             assert_eq!(parsed.alternative, alternative, "{text}");
-            assert_eq!(parse_esx_conf(text), parsed.candidates());
         }
     }
 
@@ -358,7 +338,6 @@ mod tests {
         ];
         for text in cases {
             assert_eq!(EsxAddress::parse(text), None, "{text:?}");
-            assert_eq!(parse_esx_conf(text), [], "{text:?}");
             assert!(text.parse::<PciAddress>().is_err(), "{text:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Sectors: block devices and partition tables.
 
-pub mod device;
-pub mod file;
+mod device;
+mod file;
 mod ioctl;
 pub mod partition;
 

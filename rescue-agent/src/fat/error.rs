@@ -6,7 +6,6 @@ use thiserror::Error;
 
 /// Why a volume cannot be read, or will not be written.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum FatError {
     /// The device failed.
     #[error("reading {what}: {source}")]
@@ -39,7 +38,6 @@ pub enum FatError {
 
 /// Damage of a volume that makes writing to it, or trusting a file on it, unsafe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum Damage {
     /// The volume was not unmounted cleanly, or its driver met errors.
     #[error("it is marked as not cleanly unmounted")]

@@ -97,7 +97,6 @@ impl fmt::Display for InForce {
 
 /// A step of the exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Stage {
     /// Writing the marker.
     Intent,
@@ -131,7 +130,6 @@ impl fmt::Display for Stage {
 
 /// Why an exchange was not begun. Nothing was written.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum Refusal {
     /// The volume cannot be read or is damaged.
     #[error(transparent)]
@@ -170,7 +168,6 @@ pub enum Refusal {
 
 /// How an exchange ended when it did not succeed.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum ExchangeError {
     /// Not begun; nothing was written.
     #[error(transparent)]

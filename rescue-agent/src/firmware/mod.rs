@@ -385,8 +385,8 @@ mod tests {
 
     use super::variables::tests::machine;
     use super::*;
-    use crate::disk::device::{ByteOffset, SectorSize};
     use crate::disk::partition::{Guid, TableKind};
+    use crate::disk::{ByteOffset, SectorSize};
 
     const ESP: [u8; 16] = [0x11; 16];
     const OTHER: [u8; 16] = [0x22; 16];

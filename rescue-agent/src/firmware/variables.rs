@@ -114,7 +114,8 @@ impl Variables {
     ///
     /// # Errors
     /// [`VariableError`] when it cannot be read.
-    pub fn boot_next(&self) -> Result<Option<BootNumber>, VariableError> {
+    #[cfg(test)]
+    pub(super) fn boot_next(&self) -> Result<Option<BootNumber>, VariableError> {
         self.number("BootNext")
     }
 

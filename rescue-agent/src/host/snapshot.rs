@@ -26,7 +26,6 @@ struct Snapshot {
 
 /// Why a machine could not be saved or read back.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum SnapshotError {
     /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
@@ -51,7 +50,6 @@ pub enum SnapshotError {
 
 /// Why it is not known which disk of the machine an image stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum SeatError {
     /// A name that no disk of the machine has.
     #[error("the saved machine has no disk {}; it has {disks}", node.display())]

@@ -57,6 +57,7 @@ pub struct KeyPress {
 
 impl KeyPress {
     /// The key as a character, if it is a plain one. Enter is `\r` or `\n`.
+    #[cfg(test)]
     #[must_use]
     pub fn character(&self) -> Option<char> {
         match self.bytes.as_slice() {
@@ -138,6 +139,7 @@ impl Consoles {
     }
 
     /// Consoles over files that are open already, with their names.
+    #[cfg(test)]
     #[must_use]
     pub fn from_files(files: Vec<(String, File)>) -> Consoles {
         let consoles = files.into_iter();
@@ -181,6 +183,7 @@ impl Consoles {
     }
 
     /// The names of the consoles that were given up.
+    #[cfg(test)]
     #[must_use]
     pub fn dropped(&self) -> Vec<String> {
         let inner = self.lock();

@@ -247,12 +247,6 @@ impl Devices {
         }
     }
 
-    /// The names of the disks that were there when a wait last ended.
-    #[must_use]
-    pub fn disks(&self) -> &BTreeSet<String> {
-        &self.known_disks
-    }
-
     /// All waits so far, in order.
     #[must_use]
     pub fn waits(&self) -> &[WaitReport] {
@@ -340,12 +334,6 @@ impl Devices {
     /// [`Devices::settle`] waits for them.
     pub fn start_network(&mut self) -> bool {
         self.drivers.start_network(&self.root)
-    }
-
-    /// Starts a module that no device asks for, such as a file system: `false` if the image does
-    /// not have it. [`Devices::settle`] waits for it.
-    pub fn start_driver(&mut self, name: &str) -> bool {
-        self.drivers.start_named(name)
     }
 
     /// The rule: what there is a reason to wait for.

@@ -7,7 +7,6 @@ use thiserror::Error;
 
 /// Why the medium could not be used. None of it touches the repair of an ESXi disk.
 #[derive(Debug, Error)]
-#[non_exhaustive]
 pub enum MediumError {
     /// Several media of this image: settings could be on either.
     #[error(

@@ -44,7 +44,7 @@ pub enum LookupError {
         "the name server {server} knows no IPv4 address of {name}; write the whole name, or use an \
          address in the setting report"
     )]
-    NoSuchName {
+    UnknownName {
         /// The name.
         name: String,
         /// Who says so.
@@ -64,7 +64,7 @@ pub enum LookupError {
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Addresses(Vec<Ipv4Addr>),
-    NoSuchName,
+    UnknownName,
     /// The server cannot or will not say.
     Refused(u8),
 }
@@ -90,8 +90,8 @@ pub fn lookup(
             let until = deadline.min(Instant::now() + PATIENCE);
             match ask(name, *server, until) {
                 Ok(Answer::Addresses(addresses)) => return Ok(addresses),
-                Ok(Answer::NoSuchName) => {
-                    return Err(LookupError::NoSuchName {
+                Ok(Answer::UnknownName) => {
+                    return Err(LookupError::UnknownName {
                         name: name.to_owned(),
                         server: *server,
                     });
@@ -197,7 +197,7 @@ fn parse(message: &[u8], id: u16, name: &[u8]) -> Option<Answer> {
     }
     match packet.rcode() {
         DnsRcode::NoError => {}
-        DnsRcode::NXDomain => return Some(Answer::NoSuchName),
+        DnsRcode::NXDomain => return Some(Answer::UnknownName),
         code => return Some(Answer::Refused(code.into())),
     }
     let mut addresses = Vec::new();
@@ -214,7 +214,7 @@ fn parse(message: &[u8], id: u16, name: &[u8]) -> Option<Answer> {
         rest = next;
     }
     Some(if addresses.is_empty() {
-        Answer::NoSuchName
+        Answer::UnknownName
     } else {
         Answer::Addresses(addresses)
     })
@@ -281,9 +281,9 @@ mod tests {
 
     #[test]
     fn refusals_are_told_from_names_that_do_not_exist() {
-        assert_eq!(parsed(&answer(0x8183, &[])), Some(Answer::NoSuchName));
-        assert_eq!(parsed(&answer(GOOD, &[])), Some(Answer::NoSuchName));
-        assert_eq!(parsed(&answer(GOOD, &[CNAME])), Some(Answer::NoSuchName));
+        assert_eq!(parsed(&answer(0x8183, &[])), Some(Answer::UnknownName));
+        assert_eq!(parsed(&answer(GOOD, &[])), Some(Answer::UnknownName));
+        assert_eq!(parsed(&answer(GOOD, &[CNAME])), Some(Answer::UnknownName));
         assert_eq!(parsed(&answer(0x8182, &[])), Some(Answer::Refused(2)));
         assert_eq!(parsed(&answer(0x8185, &[])), Some(Answer::Refused(5)));
     }

@@ -5,10 +5,10 @@
 //!
 //! Out of scope: consoles, drivers and keys; what is in the report; wireless networks, VLANs, IPv6 and proxies.
 
-pub mod dhcp;
-pub mod dns;
+mod dhcp;
+pub(crate) mod dns;
 mod ioctl;
-pub mod links;
+mod links;
 pub mod post;
 mod session;
 pub mod tls;

@@ -149,7 +149,6 @@ impl DeviceChange {
 
 /// Why there is no plan. Nothing is written then.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum PlanError {
     /// `auto` looks at the machine, and a disk image has none.
     #[error(

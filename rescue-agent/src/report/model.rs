@@ -291,11 +291,6 @@ impl Report {
         &self.next_steps
     }
 
-    /// How many banks, and how many different devices, were changed.
-    pub fn changed(&self) -> (usize, usize) {
-        (self.banks_changed, self.devices_changed)
-    }
-
     /// Promises that the verification did not find kept, in words.
     pub fn broken_promises(&self) -> &[String] {
         &self.broken_promises

@@ -7,7 +7,7 @@
 //! Out of scope: reading the files, and the grammar of the values of `devices` and `banks`, which
 //! is [`crate::policy`]'s.
 
-pub mod addressing;
+pub(crate) mod addressing;
 mod command_line;
 mod file;
 pub mod target;

@@ -361,6 +361,7 @@ impl Loading {
     }
 
     /// Waits until all that was asked for is done, for `patience` at most; whether it is.
+    #[cfg(test)]
     #[must_use]
     pub fn wait_until_done(&self, patience: Duration) -> bool {
         let undone = |state: &mut State| state.status.iter().any(is_undone);
@@ -380,6 +381,7 @@ impl Loading {
     }
 }
 
+#[cfg(test)]
 fn is_undone(status: &Status) -> bool {
     matches!(
         status,

@@ -217,12 +217,6 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The release of the kernel whose modules these are.
-    #[must_use]
-    pub fn kernel(&self) -> &str {
-        &self.kernel
-    }
-
     /// The modules; the place of each is its [`ModuleId`].
     #[must_use]
     pub fn modules(&self) -> &[Module] {

@@ -13,6 +13,7 @@ mod directory;
 mod error;
 pub mod exchange;
 mod geometry;
+mod names;
 mod survey;
 mod table;
 mod volume;

@@ -2,7 +2,7 @@
 
 use super::directory::{self, Entry};
 use super::error::{Damage, FatError};
-use super::exchange;
+use super::names::is_alias;
 use super::table::Link;
 use super::volume::Volume;
 
@@ -57,7 +57,7 @@ impl Walk<'_, '_> {
             return Err(Damage::TooDeep(MAX_DEPTH).into());
         }
         for (_, entry) in directory::live_entries(bytes) {
-            if depth == 0 && exchange::is_alias(self.volume, &entry) {
+            if depth == 0 && is_alias(self.volume, &entry) {
                 continue;
             }
             let chain = self.claim(&entry)?;

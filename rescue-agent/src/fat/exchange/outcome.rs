@@ -1,0 +1,152 @@
+//! How an exchange ends: what it did, why it was refused, where it failed and what is in force then.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::fat::directory::ShortName;
+use crate::fat::error::FatError;
+
+/// Which content the archive has after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InForce {
+    /// The one from before.
+    Old,
+    /// The one that was to be put in place.
+    New,
+    /// One of the two, whole; the disk has not confirmed which.
+    OldOrNew,
+    /// Whichever was in force before: nothing was to change.
+    Unchanged,
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Old => "the old archive is in force, whole",
+            Self::New => "the new archive is in force, whole",
+            Self::Unchanged => "the archive that was in force still is, whole",
+            Self::OldOrNew => {
+                "either the old or the new archive is in force, whole; the disk has not confirmed which"
+            }
+        })
+    }
+}
+
+/// A step of the exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Writing the marker.
+    Intent,
+    /// Writing the new content.
+    Data,
+    /// Writing the new chain.
+    Tables,
+    /// Switching the directory entry.
+    Commit,
+    /// Freeing what nobody names any more.
+    Release,
+    /// Removing the marker.
+    Cleanup,
+    /// Reading back.
+    Verify,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intent => "noting the intent",
+            Self::Data => "writing the new archive",
+            Self::Tables => "writing its cluster chain",
+            Self::Commit => "switching the directory entry",
+            Self::Release => "freeing unused clusters",
+            Self::Cleanup => "removing the intent note",
+            Self::Verify => "reading the result back",
+        })
+    }
+}
+
+/// Why an exchange was not begun. Nothing was written.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// The volume cannot be read or is damaged.
+    #[error(transparent)]
+    Volume(#[from] FatError),
+    /// Too few free clusters.
+    #[error(
+        "not enough space: the new archive needs {needed} clusters of {cluster_bytes} bytes, {free} are free"
+    )]
+    NoSpace {
+        /// Clusters needed.
+        needed: u64,
+        /// Clusters free.
+        free: u64,
+        /// Bytes per cluster.
+        cluster_bytes: u32,
+    },
+    /// No slot left in the root directory for the undo copy.
+    #[error("the root directory is full: no room for the undo copy's entry")]
+    NoSlot,
+    /// There is nothing to exchange, or nothing that an undo copy could keep.
+    #[error("{0} is empty, or was to become empty")]
+    Empty(ShortName),
+    /// The archive is not what the plan was made for.
+    #[error("{0} has changed since the plan was made")]
+    Changed(ShortName),
+    /// Nothing to restore from.
+    #[error("there is no undo copy {0}")]
+    NoUndo(ShortName),
+    /// A file of somebody else has a name this program needs.
+    #[error("a file {0} that this program did not make is in the way")]
+    NameTaken(ShortName),
+    /// An interrupted exchange has to be settled first.
+    #[error("an interrupted repair has left traces that are not settled yet")]
+    Unsettled,
+}
+
+/// How an exchange ended when it did not succeed.
+#[derive(Debug, Error)]
+pub enum ExchangeError {
+    /// Not begun; nothing was written.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Begun, and failed.
+    #[error("{stage} failed: {reason}; {in_force}")]
+    Failed {
+        /// Where.
+        stage: Stage,
+        /// Which content is in force now.
+        in_force: InForce,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What an exchange did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Whether this exchange made the undo copy (otherwise an earlier original was kept).
+    pub made_undo: bool,
+}
+
+/// What a settlement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Clusters that were marked as used by nobody and are free now.
+    pub freed_clusters: usize,
+}
+
+pub(super) fn missing(archive: ShortName) -> Refusal {
+    FatError::NotFound(archive.to_string()).into()
+}
+
+pub(super) fn failed<E: fmt::Display>(
+    stage: Stage,
+    in_force: InForce,
+) -> impl Fn(E) -> ExchangeError {
+    move |reason| ExchangeError::Failed {
+        stage,
+        in_force,
+        reason: reason.to_string(),
+    }
+}

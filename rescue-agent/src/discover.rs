@@ -14,7 +14,7 @@ use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
 use crate::hash::sha256_hex;
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, UndoContent, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, NoTable, UndoContent, UndoCopy,
 };
 use crate::parallel;
 
@@ -50,7 +50,10 @@ pub fn discover_again(paths: &[PathBuf], open: Open<'_>, known: &Known) -> Inven
         kept_bytes: AtomicUsize::new(0),
     };
     let disks = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
-    let failed = |path: &PathBuf| unreadable(path, 0, "looking at it failed unexpectedly");
+    let failed = |path: &PathBuf| {
+        let why = "looking at it failed unexpectedly".to_owned();
+        without_table(path, 0, NoTable::Closed(why))
+    };
     Inventory {
         disks: disks
             .into_iter()
@@ -71,14 +74,20 @@ impl Look<'_> {
     fn at(&self, path: &Path) -> Disk {
         let device = match (self.open)(path) {
             Ok(device) => device,
-            Err(error) => return unreadable(path, 0, &format!("cannot be opened: {error}")),
+            Err(error) => {
+                let why = format!("cannot be opened: {error}");
+                return without_table(path, 0, NoTable::Closed(why));
+            }
         };
         match partition::read(device.as_ref()) {
             Ok(table) => self.partitioned(path, device.as_ref(), table),
-            Err(error) => Disk {
-                table_unreadable: !matches!(error, PartitionError::NoTable { .. }),
-                ..unreadable(path, device.size(), &error.to_string())
-            },
+            Err(error) => {
+                let why = match error {
+                    PartitionError::NoTable { .. } => NoTable::Absent(error.to_string()),
+                    _ => NoTable::Unreadable(error.to_string()),
+                };
+                without_table(path, device.size(), why)
+            }
         }
     }
 
@@ -122,7 +131,6 @@ impl Look<'_> {
         Disk {
             path: path.to_owned(),
             size: device.size(),
-            table_unreadable: false,
             table: Ok(table),
             banks,
             not_banks,
@@ -214,12 +222,11 @@ impl Look<'_> {
     }
 }
 
-fn unreadable(path: &Path, size: u64, why: &str) -> Disk {
+fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
     Disk {
         path: path.to_owned(),
         size,
-        table_unreadable: false,
-        table: Err(why.to_owned()),
+        table: Err(why),
         banks: Vec::new(),
         not_banks: Vec::new(),
         unreadable: Vec::new(),

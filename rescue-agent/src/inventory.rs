@@ -9,7 +9,7 @@ use crate::archive::{ArchiveError, BackupCounter, Configuration, StateArchive};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
-use crate::config::pci::{EsxAddress, PciAddress, VendorDevice};
+use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
 use crate::disk::partition::PartitionTable;
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
@@ -34,11 +34,11 @@ impl Inventory {
     /// as a boot bank was found elsewhere, for then they need not matter.
     pub fn unreadable_disks(&self) -> impl Iterator<Item = (&Path, &str)> {
         let none_found = self.banks().next().is_none();
-        let closed = self
-            .disks
-            .iter()
-            .filter(move |disk| none_found && disk.table_unreadable);
-        closed.filter_map(|disk| Some((disk.path.as_path(), disk.table.as_ref().err()?.as_str())))
+        let closed = self.disks.iter().filter(move |_| none_found);
+        closed.filter_map(|disk| match &disk.table {
+            Err(NoTable::Unreadable(why)) => Some((disk.path.as_path(), why.as_str())),
+            _ => None,
+        })
     }
 
     /// Partitions that may be banks and cannot be read, by name, and why.
@@ -58,11 +58,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Size in bytes, 0 where it could not be opened.
     pub size: u64,
-    /// Whether what is missing in `table` may be there all the same: the disk failed, or both
-    /// copies of its GPT are damaged.
-    pub table_unreadable: bool,
     /// Its partitions, or why there are none to be read.
-    pub table: Result<PartitionTable, String>,
+    pub table: Result<PartitionTable, NoTable>,
     /// Its boot banks by partition number.
     pub banks: Vec<Bank>,
     /// Partitions with VMware's mark that are no bank, and why.
@@ -73,6 +70,25 @@ pub struct Disk {
     pub boots_next: Option<usize>,
     /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
     pub boots_after_rollback: Option<usize>,
+}
+
+/// Why a disk shows no partitions, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoTable {
+    /// The disk cannot be opened, or was not looked at to the end.
+    Closed(String),
+    /// There is none.
+    Absent(String),
+    /// There may be one all the same: the disk failed, or both copies of its GPT are damaged.
+    Unreadable(String),
+}
+
+impl fmt::Display for NoTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(why) | Self::Absent(why) | Self::Unreadable(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Disk {
@@ -98,7 +114,7 @@ impl Disk {
     /// In a few words, what it is and, if it is no ESXi disk, why not.
     pub fn summary(&self) -> String {
         match &self.table {
-            Err(why) => why.clone(),
+            Err(why) => why.to_string(),
             Ok(_) if !self.banks.is_empty() => {
                 format!("ESXi boot disk, {} banks", self.banks.len())
             }
@@ -302,6 +318,8 @@ pub struct DeviceEntry {
     pub text: String,
     /// Its address, where the text is one.
     pub address: Option<PciAddress>,
+    /// The number base in which the address was read.
+    pub reading: Reading,
     /// What the address would be in the other number base, where it is valid in both.
     pub alternative: Option<PciAddress>,
     /// Whether it is passed through.
@@ -323,6 +341,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
         Some(DeviceEntry {
             text: entry.address_text.clone(),
             address: address.as_ref().map(|read| read.address),
+            reading: address.as_ref().map_or(Reading::Hex, |read| read.reading),
             alternative: address.and_then(|read| read.alternative),
             passed_through: *owner == Owner::Passthru,
             id: entry
@@ -342,6 +361,7 @@ pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
         .map(|device| DeviceEntry {
             text: device.identifier.clone(),
             address: device.identifier.parse().ok(),
+            reading: Reading::Hex,
             alternative: None,
             passed_through: device.owner() == StoreOwner::Passthru,
             id: None,

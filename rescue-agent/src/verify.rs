@@ -105,7 +105,7 @@ fn other_table(before: &Disk, after: &Disk) -> Option<String> {
         (Ok(was), Ok(is)) => (was, is),
         (Err(_), _) => return None,
         (Ok(_), Err(why)) => {
-            let why = why.clone();
+            let why = why.to_string();
             return Some(Broken::TableGone { path, why }.to_string());
         }
     };

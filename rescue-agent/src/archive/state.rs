@@ -21,7 +21,7 @@ use super::envelope::{Envelope, EnvelopeError};
 use super::gzip::{self, GzipError};
 use super::keystore::{Key, Keystore, KeystoreError, Mode};
 use super::tar::{self, Member, TarError};
-use crate::config::configstore::{self, ConfigStoreError, StoreDevice};
+use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
 use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
 
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
@@ -266,7 +266,7 @@ impl StateArchive {
         };
         let store = self
             .content(self.places.store.as_ref())
-            .map(configstore::devices)
+            .map(Store::open)
             .transpose()?;
         if esx_conf.is_none() && store.is_none() {
             return Err(ArchiveError::NoConfiguration);
@@ -275,13 +275,13 @@ impl StateArchive {
             .content(self.places.backup_counter.as_ref())
             .and_then(backup_counter);
         // It decides nothing, so that a store without it is no less sound.
-        let store_bank = self
-            .content(self.places.store.as_ref())
-            .and_then(|db| configstore::boot_fs_uuid(db).ok().flatten());
+        let store_bank = store
+            .as_ref()
+            .and_then(|store| store.boot_fs_uuid().ok().flatten());
         Ok(Configuration {
             store_bank,
             esx_conf,
-            store,
+            store: store.as_ref().map(Store::devices).transpose()?,
             saved,
         })
     }

@@ -166,13 +166,6 @@ pub enum ConfigStoreError {
     },
 }
 
-/// The devices that the store in `db` has rows for, by identifier.
-pub fn devices(db: &[u8]) -> Result<Vec<StoreDevice>, ConfigStoreError> {
-    let store = Store::open(db)?;
-    let rows = store.device_rows()?;
-    Ok(rows.iter().map(DeviceRow::device).collect())
-}
-
 /// A copy of the store in `db` in which the host owns the devices `identifiers`: in each of their
 /// values, the text `OWNER_PASSTHRU` of the top-level member `owner` is `OWNER_VMKERNEL`. Other
 /// owners are left alone. Identical to `db` if no chosen device is passed through.
@@ -197,37 +190,6 @@ pub fn give_back(db: &[u8], identifiers: &[String]) -> Result<Vec<u8>, ConfigSto
     let after = Store::open(&changed)?.snapshot()?;
     check_only_owners_changed(&before, &after, &edits)?;
     Ok(changed)
-}
-
-/// `KVTable.BOOT_FS_UUID`: 32 hex digits that name the bank the store was saved from. `None` if
-/// the store does not say.
-pub fn boot_fs_uuid(db: &[u8]) -> Result<Option<String>, ConfigStoreError> {
-    let store = Store::open(db)?;
-    store.require_columns("KVTable", &["Key", "Value"])?;
-    let value: Option<Value> = store
-        .connection
-        .query_row(
-            "SELECT Value FROM main.KVTable WHERE Key = 'BOOT_FS_UUID'",
-            [],
-            |row| row.get(0),
-        )
-        .optional()
-        .map_err(sqlite("reading BOOT_FS_UUID"))?;
-    let uuid = match value {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Text(text)) if text.is_empty() => return Ok(None),
-        Some(Value::Text(text)) => text,
-        Some(_) => String::new(),
-    };
-    if uuid.len() == 32 && uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        Ok(Some(uuid))
-    } else {
-        Err(ConfigStoreError::Value {
-            column: "Value",
-            row: "BOOT_FS_UUID".to_owned(),
-            what: "is not 32 hex digits",
-        })
-    }
 }
 
 impl StoreDevice {
@@ -407,12 +369,14 @@ impl<'de> Visitor<'de> for MembersVisitor {
 // ---- the file ----------------------------------------------------------------------------------
 
 /// A store in memory, checked.
-struct Store {
+#[derive(Debug)]
+pub struct Store {
     connection: Connection,
 }
 
 impl Store {
-    fn open(db: &[u8]) -> Result<Self, ConfigStoreError> {
+    /// Reads the store in `db`, and checks all of it.
+    pub fn open(db: &[u8]) -> Result<Self, ConfigStoreError> {
         check_header(db)?;
         let doing = sqlite("opening it");
         let mut connection = Connection::open_in_memory().map_err(&doing)?;
@@ -429,6 +393,42 @@ impl Store {
         store.check_integrity()?;
         store.check_shape()?;
         Ok(store)
+    }
+
+    /// The devices that it has rows for, by identifier.
+    pub fn devices(&self) -> Result<Vec<StoreDevice>, ConfigStoreError> {
+        let rows = self.device_rows()?;
+        Ok(rows.iter().map(DeviceRow::device).collect())
+    }
+
+    /// `KVTable.BOOT_FS_UUID`: 32 hex digits that name the bank the store was saved from. `None` if
+    /// the store does not say.
+    pub fn boot_fs_uuid(&self) -> Result<Option<String>, ConfigStoreError> {
+        self.require_columns("KVTable", &["Key", "Value"])?;
+        let value: Option<Value> = self
+            .connection
+            .query_row(
+                "SELECT Value FROM main.KVTable WHERE Key = 'BOOT_FS_UUID'",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(sqlite("reading BOOT_FS_UUID"))?;
+        let uuid = match value {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Text(text)) if text.is_empty() => return Ok(None),
+            Some(Value::Text(text)) => text,
+            Some(_) => String::new(),
+        };
+        if uuid.len() == 32 && uuid.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(Some(uuid))
+        } else {
+            Err(ConfigStoreError::Value {
+                column: "Value",
+                row: "BOOT_FS_UUID".to_owned(),
+                what: "is not 32 hex digits",
+            })
+        }
     }
 
     fn check_integrity(&self) -> Result<(), ConfigStoreError> {
@@ -861,6 +861,14 @@ mod tests {
 
     fn ask(db: &[u8], sql: &str) -> String {
         sqlite3(db, sql).0.trim_end().to_owned()
+    }
+
+    fn devices(db: &[u8]) -> Result<Vec<StoreDevice>, ConfigStoreError> {
+        Store::open(db)?.devices()
+    }
+
+    fn boot_fs_uuid(db: &[u8]) -> Result<Option<String>, ConfigStoreError> {
+        Store::open(db)?.boot_fs_uuid()
     }
 
     fn names(list: &[&str]) -> Vec<String> {

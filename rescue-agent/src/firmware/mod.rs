@@ -527,7 +527,6 @@ mod tests {
         Disk {
             path: "/dev/sda".into(),
             size: 0,
-            table_unreadable: false,
             table: Ok(PartitionTable {
                 kind,
                 sector_size: SectorSize::S512,

@@ -2,7 +2,7 @@
 
 use super::PlanError;
 use super::needs::Needs;
-use crate::config::pci::{PciAddress, VendorDevice};
+use crate::config::pci::{PciAddress, Reading, VendorDevice};
 use crate::host::{Host, PciClass, PciFunction};
 use crate::inventory::{Bank, DeviceEntry, Inventory};
 use crate::policy::{Selection, Term};
@@ -27,6 +27,8 @@ pub struct Judged {
     pub text: String,
     /// Its address, where the text is one.
     pub address: Option<PciAddress>,
+    /// The number base in which the address was read.
+    pub reading: Reading,
     /// What the address would be in hex, where the text is valid as both.
     pub alternative: Option<PciAddress>,
     /// The files that name it.
@@ -166,6 +168,7 @@ impl<'a> Judge<'a> {
         Judged {
             text: entry.text.clone(),
             address: entry.address,
+            reading: entry.reading,
             alternative: entry.alternative,
             files: vec![entry.place.file()],
             vmkname: entry.vmkname.clone(),

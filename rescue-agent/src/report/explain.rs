@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Line;
-use crate::config::pci::{EsxAddress, PciAddress, Reading};
+use crate::config::pci::{PciAddress, Reading};
 use crate::host::{DiskNode, Host};
 use crate::inventory::{Disk, Inventory};
 use crate::plan::{Judged, Plan};
@@ -119,12 +119,9 @@ fn device_lines(device: &Judged, host: Option<&Host>) -> Vec<String> {
 
 /// esx.conf is decimal, with exceptions; the ConfigStore is hex.
 fn how_read(device: &Judged) -> &'static str {
-    let decimal = EsxAddress::parse(&device.text).is_some_and(|read| {
-        read.reading == Reading::Decimal && Some(read.address) == device.address
-    });
-    match decimal && device.files.contains(&"esx.conf") {
-        true => "read as decimal",
-        false => "read as hex",
+    match device.reading {
+        Reading::Decimal => "read as decimal",
+        Reading::Hex => "read as hex",
     }
 }
 

@@ -179,11 +179,13 @@ impl DeviceList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::pci::Reading;
 
     fn device(address: &str, verdict: Verdict) -> Judged {
         Judged {
             text: address.to_owned(),
             address: address.parse().ok(),
+            reading: Reading::Hex,
             alternative: None,
             files: vec!["esx.conf"],
             vmkname: None,

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/../fuzz"
 seconds=${1:-300}
 [ $# -eq 0 ] || shift
-[ $# -gt 0 ] || set -- boot_cfg esx_conf tar archive fat partition
+[ $# -gt 0 ] || set -- boot_cfg esx_conf tar archive fat partition image
 
 for target in "$@"; do
     echo "fuzz: $target for $seconds s"

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use rescue_agent::hash::{hex, sha256_hex as sha256};
+pub use rescue_agent::bytes::{hex, sha256_hex as sha256};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::archive::StateArchive;
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
+use crate::bytes::sha256_hex;
 use crate::disk::partition::{self, Partition, PartitionError, PartitionTable};
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
-use crate::hash::sha256_hex;
 use crate::inventory::{
     ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, NoTable, UndoContent, UndoCopy,
 };

@@ -23,6 +23,7 @@ use rescue::ImageRescue;
 
 pub mod archive;
 pub mod bank;
+pub mod bytes;
 #[cfg(test)]
 mod catalogue;
 pub mod cli;
@@ -32,7 +33,6 @@ pub mod disk;
 pub mod fat;
 pub mod files;
 mod firmware;
-pub mod hash;
 pub mod host;
 mod init;
 pub mod inventory;

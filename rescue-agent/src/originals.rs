@@ -14,10 +14,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bytes::sha256_hex;
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
 use crate::files::read_up_to;
-use crate::hash::sha256_hex;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::keystore::Key;
+use crate::bytes::u32_at;
 
 const BLOCK: usize = 4096;
 /// Real archives have some hundred kilobytes; bounds memory.
@@ -488,14 +489,6 @@ fn starts_padded(field: &[u8], magic: &[u8]) -> bool {
     field
         .strip_prefix(magic)
         .is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
-}
-
-/// `bytes` must reach beyond `at + 4`: only used on blocks of known size.
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4]
-        .iter()
-        .rev()
-        .fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 fn structure(at: usize, what: &'static str) -> EnvelopeError {

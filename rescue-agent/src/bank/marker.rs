@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::bytes::hex;
+
 /// What the sector starts with. It says FAT16 on FAT12 volumes as well.
 const MAGIC: &[u8; 16] = b"VMWARE FAT16    ";
 
@@ -25,7 +27,7 @@ impl VmfatMarker {
 
     /// The UUID as the loader and the ConfigStore spell it: its bytes as 32 hex digits.
     pub fn hex32(&self) -> String {
-        self.uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.uuid)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::geometry::ENTRY_BYTES;
+use crate::bytes::{u16_at, u32_at};
 
 /// Attribute bits (Microsoft's specification, "FAT Directory Structure").
 const ATTR_VOLUME: u8 = 0x08;
@@ -160,19 +161,19 @@ impl Entry {
 
     /// Size of the file in bytes.
     pub fn size(&self) -> u32 {
-        u32::from_le_bytes([self.0[28], self.0[29], self.0[30], self.0[31]])
+        u32_at(&self.0, 28)
     }
 
     /// Number of the first cluster, 0 for an empty file.
     pub fn first_cluster(&self) -> u32 {
-        u32::from(u16::from_le_bytes([self.0[26], self.0[27]]))
+        u32::from(u16_at(&self.0, 26))
     }
 
     /// When the content was last written.
     pub fn modified(&self) -> FatTime {
         FatTime {
-            time: u16::from_le_bytes([self.0[22], self.0[23]]),
-            date: u16::from_le_bytes([self.0[24], self.0[25]]),
+            time: u16_at(&self.0, 22),
+            date: u16_at(&self.0, 24),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The BIOS parameter block: where a volume keeps what.
 
 use super::error::FatError;
+use crate::bytes::{u16_at, u32_at};
 
 /// Which width a table entry has. It follows from the number of clusters alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +57,6 @@ pub struct Geometry {
     pub marked_dirty: bool,
 }
 
-fn u16_at(sector: &[u8], at: usize) -> u32 {
-    u32::from(u16::from_le_bytes([sector[at], sector[at + 1]]))
-}
-
-fn u32_at(sector: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]])
-}
-
 impl Geometry {
     /// Reads the parameter block at the start of `sector` (at least 512 bytes) of a volume that
     /// lies in a partition of `partition_bytes`.
@@ -81,7 +74,8 @@ impl Geometry {
         if sector[510..512] != [0x55, 0xaa] {
             return not_fat("no boot signature 55 aa in its first sector".into());
         }
-        let sector_bytes = u16_at(sector, 11);
+        let word = |at| u32::from(u16_at(sector, at));
+        let sector_bytes = word(11);
         if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) {
             return not_fat(format!("{sector_bytes} bytes per sector"));
         }
@@ -89,10 +83,10 @@ impl Geometry {
         if !cluster_sectors.is_power_of_two() {
             return not_fat(format!("{cluster_sectors} sectors per cluster"));
         }
-        let reserved_sectors = u16_at(sector, 14);
+        let reserved_sectors = word(14);
         let tables = u32::from(sector[16]);
-        let root_entries = u16_at(sector, 17);
-        let table_sectors = u16_at(sector, 22);
+        let root_entries = word(17);
+        let table_sectors = word(22);
         if reserved_sectors == 0 || !matches!(tables, 1 | 2) {
             return not_fat(format!(
                 "{reserved_sectors} reserved sectors and {tables} allocation tables"
@@ -106,7 +100,7 @@ impl Geometry {
                 "a root directory of {root_entries} entries ends inside a sector"
             ));
         }
-        let total_sectors = match u16_at(sector, 19) {
+        let total_sectors = match word(19) {
             0 => u32_at(sector, 32),
             small => small,
         };

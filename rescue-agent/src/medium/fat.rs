@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 
 use super::window::Window;
+use crate::bytes::{u16_at, u32_at};
 
 /// Bytes of a directory entry.
 pub(super) const ENTRY_BYTES: usize = 32;
@@ -135,14 +136,6 @@ pub(super) struct Geometry {
     clusters: u32,
 }
 
-fn u16_at(sector: &[u8], at: usize) -> u64 {
-    u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]))
-}
-
-fn u32_at(sector: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]])
-}
-
 impl Geometry {
     /// Reads the parameter block of the volume in `window`.
     ///
@@ -160,32 +153,33 @@ impl Geometry {
         if sector[510..] != [0x55, 0xaa] {
             return Err("no boot signature 55 aa in its first sector".into());
         }
-        let sector_bytes = u16_at(sector, 11);
+        let word = |at| u64::from(u16_at(sector, at));
+        let sector_bytes = word(11);
         let cluster_sectors = u64::from(sector[13]);
         if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) || !cluster_sectors.is_power_of_two() {
             return Err(format!(
                 "{sector_bytes} bytes per sector and {cluster_sectors} sectors per cluster"
             ));
         }
-        let (reserved, tables) = (u16_at(sector, 14), u64::from(sector[16]));
+        let (reserved, tables) = (word(14), u64::from(sector[16]));
         if reserved == 0 || !matches!(tables, 1 | 2) {
             return Err(format!(
                 "{reserved} reserved sectors and {tables} allocation tables"
             ));
         }
-        let wide = u16_at(sector, 22) == 0;
-        let table_sectors = match u16_at(sector, 22) {
+        let wide = word(22) == 0;
+        let table_sectors = match word(22) {
             0 => u64::from(u32_at(sector, 36)),
             narrow => narrow,
         };
-        let total = match u16_at(sector, 19) {
+        let total = match word(19) {
             0 => u64::from(u32_at(sector, 32)),
             small => small,
         };
         if total * sector_bytes > partition_bytes {
             return Err(format!("its {total} sectors do not fit into its partition"));
         }
-        let root_bytes = u16_at(sector, 17) * ENTRY_BYTES as u64;
+        let root_bytes = word(17) * ENTRY_BYTES as u64;
         if !root_bytes.is_multiple_of(sector_bytes) || (root_bytes == 0) != wide {
             return Err(format!("a root directory of {root_bytes} bytes"));
         }
@@ -264,7 +258,7 @@ impl Geometry {
 
 fn fat32_root(sector: &[u8; 512], clusters: u32) -> Result<u32, String> {
     /// "Only one table is in use", in the extended flags.
-    const NOT_MIRRORED: u64 = 0x80;
+    const NOT_MIRRORED: u16 = 0x80;
     if u16_at(sector, 40) & NOT_MIRRORED != 0 || u16_at(sector, 42) != 0 {
         return Err("a variety of FAT32 that is not understood".into());
     }
@@ -462,12 +456,12 @@ fn entries(directory: &[u8]) -> Vec<Entry> {
             (_, attributes) if attributes & VOLUME_LABEL != 0 => long = LongName::default(),
             (_, attributes) => {
                 let name = std::mem::take(&mut long).finish(slot);
-                let first = u16_at(slot, 26) | u16_at(slot, 20) << 16;
+                let first = u32::from(u16_at(slot, 26)) | u32::from(u16_at(slot, 20)) << 16;
                 found.push(Entry {
                     name: name.unwrap_or_else(|| short_name(slot)),
                     is_directory: attributes & DIRECTORY != 0,
                     // Sixteen and sixteen bits.
-                    first: u32::try_from(first).unwrap_or(0),
+                    first,
                     size: u32_at(slot, 28),
                     slot: number,
                 });

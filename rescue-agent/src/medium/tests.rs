@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::thread;
 
 use super::*;
+use crate::bytes::sha256_hex;
 use crate::disk::{Access as Mode, ByteOffset, FileDevice, SectorSize};
-use crate::hash::sha256_hex;
 use crate::originals::Original;
 
 const START: u64 = 2048 * 512;

@@ -15,10 +15,10 @@ use self::refusal::BankRefusal;
 pub use judge::{Judged, Verdict};
 
 use crate::archive::{ArchiveError, Edit, StateArchive};
+use crate::bytes::sha256_hex;
 use crate::config::pci::PciAddress;
 use crate::fat::ShortName;
 use crate::fat::exchange::Assessment;
-use crate::hash::sha256_hex;
 use crate::host::Host;
 use crate::inventory::{
     ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place, UndoCopy,

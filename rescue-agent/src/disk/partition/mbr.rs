@@ -14,6 +14,7 @@ use super::{
     Partition, PartitionKind, PartitionProblem, PartitionTable, TableKind, TableWarning,
     flag_problems,
 };
+use crate::bytes::u32_at;
 use crate::disk::device::{BlockDevice, ByteOffset};
 
 /// The part of sector 0, or of an extended boot record, that holds the table.
@@ -114,10 +115,6 @@ impl Entry {
     fn is_extended(&self) -> bool {
         matches!(self.sys, 0x05 | 0x0F | 0x85 | 0xC5 | 0xD5)
     }
-}
-
-fn u32_at(sector: &[u8; BOOT_RECORD_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes([sector[at], sector[at + 1], sector[at + 2], sector[at + 3]])
 }
 
 pub(super) fn read(device: &dyn BlockDevice, record: &BootRecord) -> PartitionTable {

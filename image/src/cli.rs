@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -290,7 +289,7 @@ fn run_customize(args: &CustomizeArgs) -> Result<()> {
     }
     let mut image = Finished::open(&args.image)?;
     if let Some(path) = &args.config {
-        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        let content = settings::read_file(path)?;
         image.set_config(path, &content)?;
     }
     for key in &args.unset {

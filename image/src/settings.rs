@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use rescue_agent::settings::{Key, Origin, Settings, SettingsSources};
+use rescue_agent::files;
+use rescue_agent::settings::{self, Key, Origin, Settings, SettingsSources};
 
 use crate::error::{Error, Result};
 
@@ -85,6 +86,13 @@ fn check_plain(word: &str) -> Result<()> {
         word,
         "only letters, digits and ._:,/@%?&=+-[]~ can stand on the kernel command line".to_owned(),
     ))
+}
+
+/// The content of a `rescue.toml` that a person named, as far as its length is checked.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    // One byte more, so that a file that is too long is told apart.
+    let limit = settings::MAX_FILE_BYTES as u64 + 1;
+    files::read_up_to(path, limit).map_err(Error::io("read", path))
 }
 
 /// Checks a `rescue.toml` and returns what it sets.

@@ -144,6 +144,11 @@ fn refused_copies() -> Vec<String> {
             place: place.clone(),
             why: text(),
         },
+        Objection::NoArchive { .. } => Objection::NoArchive {
+            file: file.clone(),
+            place: place.clone(),
+            why: text(),
+        },
         Objection::Damaged { .. } => Objection::Damaged { file: file.clone(), place: place.clone() },
     ]
 }

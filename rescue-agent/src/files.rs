@@ -1,18 +1,77 @@
-//! Files that are read whole, and no further than they can be sound.
+//! Files that are read whole, no further than they can be sound, and without waiting for anybody.
 
-use std::fs::File;
+use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
 /// The first `limit` bytes of a file, or all of it where it is shorter. A caller that must tell a
 /// longer one apart asks for one byte more.
 ///
 /// # Errors
-/// When it cannot be opened or read.
+/// When it cannot be opened or read, or is no file: a device or a pipe could give bytes without
+/// end, or none for ever.
 pub fn read_up_to(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut content)?;
+    open_file(path)?.take(limit).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// The whole of a file that may not be longer than `limit`.
+///
+/// # Errors
+/// As [`read_up_to`], and where the file is longer.
+pub fn read_whole(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let content = read_up_to(path, limit.saturating_add(1))?;
+    match content.len() as u64 > limit {
+        false => Ok(content),
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is longer than the {limit} bytes that are read of such a file"),
+        )),
+    }
+}
+
+/// The whole of a file below `root`, no longer than `limit`. A link that leads out of `root` is not
+/// followed.
+///
+/// # Errors
+/// As [`read_whole`], and where the file does not lie below `root`.
+pub fn read_below(root: &Path, relative: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let path = root.join(relative).canonicalize()?;
+    match path.starts_with(root.canonicalize()?) {
+        true => read_whole(&path, limit),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it is a link to {}, outside of the folder", path.display()),
+        )),
+    }
+}
+
+/// Opens a regular file. The open itself does not wait either: that of a pipe would.
+fn open_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(O_NONBLOCK | O_NOCTTY);
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    match kind.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it is {}, not a file", in_words(kind)),
+        )),
+    }
+}
+
+fn in_words(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
 }
 
 #[cfg(test)]
@@ -26,5 +85,41 @@ mod tests {
         assert_eq!(read_up_to(file.path(), 5).unwrap(), b"sound");
         assert_eq!(read_up_to(file.path(), 99).unwrap(), b"sound, and more");
         assert!(read_up_to(&file.path().join("none"), 5).is_err());
+        assert_eq!(read_whole(file.path(), 15).unwrap(), b"sound, and more");
+        let error = read_whole(file.path(), 14).unwrap_err().to_string();
+        assert!(error.contains("longer than the 14 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_link_is_followed_within_the_folder_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(folder.path().join("outside"), "secret").unwrap();
+        std::fs::write(root.join("inside"), "text").unwrap();
+        std::os::unix::fs::symlink("inside", root.join("near")).unwrap();
+        std::os::unix::fs::symlink("../outside", root.join("far")).unwrap();
+        let read = |name: &str| read_below(&root, Path::new(name), 99);
+        assert_eq!(read("inside").unwrap(), b"text");
+        assert_eq!(read("near").unwrap(), b"text");
+        for name in ["far", "../outside"] {
+            let error = read(name).unwrap_err().to_string();
+            assert!(error.contains("outside of the folder"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (path, what) in [
+            (pipe.as_path(), "a pipe"),
+            (folder.path(), "a directory"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let error = read_up_to(path, 5).unwrap_err().to_string();
+            assert_eq!(error, format!("it is {what}, not a file"));
+        }
     }
 }

@@ -14,10 +14,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::archive::{ArchiveError, StateArchive};
 use crate::bytes::sha256_hex;
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
-use crate::files::read_up_to;
+use crate::files::read_below;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 
@@ -298,8 +299,9 @@ impl Collection<'static> {
         }
         let mut originals = Vec::new();
         for name in names {
-            let path = folder.join(&name).join(INDEX);
-            let index = read_up_to(&path, MAX_INDEX_BYTES)
+            let below = Path::new(&name).join(INDEX);
+            let path = folder.join(&below);
+            let index = read_below(folder, &below, MAX_INDEX_BYTES)
                 .map_err(|error| error.to_string())
                 .and_then(|json| Index::parse(&json))
                 .map_err(|why| format!("{}: {why}", path.display()))?;
@@ -309,7 +311,8 @@ impl Collection<'static> {
         Ok(Self {
             originals,
             fetch: Box::new(move |path| {
-                read_up_to(&root.join(path), MAX_COPY_BYTES).map_err(|error| error.to_string())
+                read_below(&root, Path::new(path), MAX_COPY_BYTES)
+                    .map_err(|error| error.to_string())
             }),
             place: folder.display().to_string(),
         })
@@ -396,6 +399,16 @@ pub enum Objection {
         /// In words.
         why: String,
     },
+    /// The copy is what the index says, and that is no archive: ESXi would not start with it.
+    #[error("the original {file} in {place} is no state archive: {why}")]
+    NoArchive {
+        /// Its name.
+        file: String,
+        /// Where it is.
+        place: String,
+        /// In words.
+        why: String,
+    },
     /// The copy is not what it was.
     #[error("the original {file} in {place} is damaged: its SHA-256 is not the recorded one")]
     Damaged {
@@ -417,7 +430,10 @@ impl Objection {
                 "check the medium with chkdsk, First Aid or fsck.fat, and start again; or bring the original back with \
                  `rescue-agent restore --originals FOLDER`"
             }
-            Self::Name { .. } | Self::Unreadable { .. } | Self::Damaged { .. } => {
+            Self::Name { .. }
+            | Self::Unreadable { .. }
+            | Self::NoArchive { .. }
+            | Self::Damaged { .. } => {
                 "use another copy of it, or a backup of the host's configuration"
             }
         }
@@ -508,9 +524,20 @@ fn fetched(
     if sha256 != original.sha256 {
         return Err(Objection::Damaged { file, place });
     }
+    if let Some(why) = is_no_archive(&bytes) {
+        return Err(Objection::NoArchive { file, place, why });
+    }
     Ok(Copy {
         bytes,
         sha256,
         place: format!("{file} in {place}"),
     })
+}
+
+/// Why bytes are no state archive, if they are none. One whose key only ESXi has is one.
+fn is_no_archive(bytes: &[u8]) -> Option<String> {
+    match StateArchive::open(bytes) {
+        Ok(_) | Err(ArchiveError::SealedByTpm | ArchiveError::UnknownMode(_)) => None,
+        Err(error) => Some(error.to_string()),
+    }
 }

@@ -12,13 +12,13 @@ pub mod network;
 pub mod packages;
 
 use std::env;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use object::Endianness;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
+use rescue_agent::files;
 
 use crate::error::{Error, Result};
 use crate::hash;
@@ -233,9 +233,13 @@ fn missing(problem: &str) -> Error {
     }
 }
 
+/// Longest agent that is read, many times what it is.
+const MAX_AGENT_BYTES: u64 = 256 << 20;
+
 /// Reads the agent and makes sure that it can be PID 1 of a machine without any library.
 fn read_agent(path: &Path) -> Result<Vec<u8>> {
-    let bytes = fs::read(path).map_err(Error::io("read the agent", path))?;
+    let bytes =
+        files::read_whole(path, MAX_AGENT_BYTES).map_err(Error::io("read the agent", path))?;
     match has_interpreter(&bytes) {
         Ok(false) => Ok(bytes),
         Ok(true) => Err(Error::input(
@@ -260,7 +264,7 @@ fn has_interpreter(elf: &[u8]) -> std::result::Result<bool, object::read::Error>
 
 /// The settings file, and whether it asks for a report to be sent.
 fn read_config(path: &Path) -> Result<(Vec<u8>, bool)> {
-    let content = fs::read(path).map_err(Error::io("read", path))?;
+    let content = settings::read_file(path)?;
     let settings = settings::check_toml(path, &content)?;
     Ok((content, settings.report.is_some()))
 }
@@ -323,6 +327,8 @@ pub fn loaders(packages: &Packages) -> Result<Loaders> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{DiskNode, Host};
-use crate::files::read_up_to;
+use crate::files::read_whole;
 
 /// The version of the file's fields.
 const SCHEMA: &str = "esxi-rescue-host/1";
@@ -111,7 +111,7 @@ impl Host {
     /// # Errors
     /// [`SnapshotError`] when the file cannot be read, or is something else.
     pub fn load(path: &Path) -> Result<Self, SnapshotError> {
-        let text = read_up_to(path, MAX_BYTES).map_err(|source| SnapshotError::File {
+        let text = read_whole(path, MAX_BYTES).map_err(|source| SnapshotError::File {
             path: path.to_owned(),
             source,
         })?;

@@ -77,6 +77,13 @@ impl Loss {
         self.folder.path().join("originals")
     }
 
+    /// The copy of the first bank's original.
+    fn first_copy(&self) -> PathBuf {
+        let name = self.index["originals"][0]["file"].as_str();
+        let host = self.originals().join("7XK2P03");
+        host.join(name.unwrap_or_default())
+    }
+
     fn restore(&self, folder: &Path) -> Result<agent::Run> {
         let index = self.originals().join("7XK2P03/index.json");
         fs::write(index, serde_json::to_vec(&self.index)?)?;
@@ -96,6 +103,15 @@ fn made_guid(image: &Path, partition: &Value) -> Result<String> {
         .lines()
         .find_map(|line| line.strip_prefix("Partition unique GUID: "));
     Ok(line.context("sgdisk tells the GUID")?.trim().to_owned())
+}
+
+/// A file's SHA-256, by sha256sum.
+fn sha256(file: &Path) -> Result<String> {
+    let said = rescue_tests::tools::Tool::new("sha256sum")?
+        .arg(file)
+        .run_text()?;
+    let word = said.split_whitespace().next();
+    Ok(word.context("sha256sum tells a sum")?.to_owned())
 }
 
 #[test]
@@ -132,7 +148,7 @@ fn the_undo_copy_in_the_bank_comes_first() -> Result<()> {
 fn a_copy_that_is_not_this_archives_or_not_whole_does_not_go_back() -> Result<()> {
     type Change = fn(&mut Loss) -> Result<()>;
     // What is done to the copy of the first bank, what becomes of that bank, and what is said.
-    let cases: [(&str, Change, &str, &str); 7] = [
+    let cases: [(&str, Change, &str, &str); 10] = [
         (
             "another volume",
             |loss| {
@@ -173,10 +189,7 @@ fn a_copy_that_is_not_this_archives_or_not_whole_does_not_go_back() -> Result<()
         (
             "damaged",
             |loss| {
-                let name = loss.index["originals"][0]["file"]
-                    .as_str()
-                    .unwrap_or_default();
-                let file = loss.originals().join("7XK2P03").join(name);
+                let file = loss.first_copy();
                 let mut bytes = fs::read(&file)?;
                 bytes[100] ^= 1;
                 Ok(fs::write(&file, bytes)?)
@@ -201,6 +214,40 @@ fn a_copy_that_is_not_this_archives_or_not_whole_does_not_go_back() -> Result<()
             },
             "refused",
             "as a file",
+        ),
+        (
+            "no archive, with the hash that is recorded",
+            |loss| {
+                let file = loss.first_copy();
+                fs::write(&file, b"not an archive")?;
+                loss.index["originals"][0]["sha256"] = json!(sha256(&file)?);
+                Ok(())
+            },
+            "refused",
+            "is no state archive: the archive is neither a gzip nor a tar file",
+        ),
+        (
+            "a pipe that nobody writes to",
+            |loss| {
+                let file = loss.first_copy();
+                fs::remove_file(&file)?;
+                rescue_tests::tools::Tool::new("mkfifo")?
+                    .arg(&file)
+                    .run_text()?;
+                Ok(())
+            },
+            "refused",
+            "it is a pipe, not a file",
+        ),
+        (
+            "a link out of the folder",
+            |loss| {
+                let (file, outside) = (loss.first_copy(), loss.folder.path().join("outside"));
+                fs::rename(&file, &outside)?;
+                Ok(std::os::unix::fs::symlink(outside, file)?)
+            },
+            "refused",
+            "outside of the folder",
         ),
     ];
     for (what, change, outcome, why) in cases {

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::discover::{self, Known, Open};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
-use crate::plan::{Action, BankPlan, Plan};
+use crate::plan::{self, Action, BankPlan, FileChange, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
 
 /// A promise that was not kept.
@@ -156,7 +156,7 @@ fn broken_promises(
         broken.extend(
             lost_originals(plan, was, now).map(|what| not_as_planned(&name, what, outcome)),
         );
-        broken.extend(still_passed_through(plan, now).map(|device| {
+        broken.extend(still_passed_through(plan, now).into_iter().map(|device| {
             Broken::StillPassedThrough {
                 name: &name,
                 device,
@@ -278,25 +278,18 @@ fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(usize
 }
 
 /// Devices that the plan gave back and that the bank still passes through.
-fn still_passed_through<'p>(plan: &'p BankPlan, now: &'p Bank) -> impl Iterator<Item = &'p str> {
+fn still_passed_through<'p>(plan: &'p BankPlan, now: &Bank) -> Vec<&'p str> {
     let changes = match &plan.action {
         Action::Replace(changes) => changes.as_slice(),
         _ => &[],
     };
-    changes
-        .iter()
-        .flat_map(|change| {
-            change
-                .devices
-                .iter()
-                .map(move |device| (change.name, device))
-        })
-        .filter(|(file, device)| {
-            now.archives
-                .iter()
-                .filter(|archive| archive.name == *file)
-                .filter_map(|archive| archive.content.as_ref().ok())
-                .any(|content| device.is_missing_in(content))
-        })
-        .map(|(_, device)| device.text.as_str())
+    let lacking = |change: &'p FileChange| {
+        let archives = now.archives.iter();
+        archives
+            .filter(|archive| archive.name == change.name)
+            .filter_map(|archive| archive.content.as_ref().ok())
+            .flat_map(|content| plan::missing_in(&change.devices, content))
+    };
+    let devices = changes.iter().flat_map(lacking);
+    devices.map(|device| device.text.as_str()).collect()
 }

@@ -1,5 +1,9 @@
 //! The verdict on every device that is passed through, and its reason in words.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
 use super::PlanError;
 use super::needs::Needs;
 use crate::config::pci::{PciAddress, Reading, VendorDevice};
@@ -8,7 +12,7 @@ use crate::inventory::{Bank, DeviceEntry, Inventory};
 use crate::policy::{Selection, Term};
 
 /// What happens to a device that is passed through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// ESXi gets it back.
     GiveBack,
@@ -134,11 +138,15 @@ impl<'a> Judge<'a> {
     /// All devices that are passed through somewhere, each once.
     pub(super) fn devices(&self, inventory: &Inventory) -> Vec<Judged> {
         let mut devices: Vec<Judged> = Vec::new();
+        let mut known: HashMap<(DeviceIdentity, Verdict), usize> = HashMap::new();
         for entry in entries(inventory).filter(|entry| entry.passed_through) {
             let new = self.judged(entry);
-            match devices.iter_mut().find(|known| known.is_same(&new)) {
-                Some(known) => known.merge(new),
-                None => devices.push(new),
+            match known.entry((new.identity(), new.verdict)) {
+                Entry::Occupied(index) => devices[*index.get()].merge(new),
+                Entry::Vacant(place) => {
+                    place.insert(devices.len());
+                    devices.push(new);
+                }
             }
         }
         devices
@@ -274,13 +282,8 @@ impl<'a> Judge<'a> {
 }
 
 impl Judged {
-    /// Whether both speak of one device, and in the same way.
-    fn is_same(&self, other: &Self) -> bool {
-        let same_place = match self.address {
-            Some(_) => self.address == other.address,
-            None => self.text == other.text,
-        };
-        same_place && self.verdict == other.verdict
+    fn identity(&self) -> DeviceIdentity {
+        DeviceIdentity::of(self.address, &self.text)
     }
 
     /// Adds what another file, or another bank, says of the same device.
@@ -304,19 +307,49 @@ fn entries(inventory: &Inventory) -> impl Iterator<Item = &DeviceEntry> {
         .flat_map(|content| &content.devices)
 }
 
-/// The devices that are passed through, for a message.
-pub(super) fn passed_through(inventory: &Inventory) -> String {
-    let mut seen: Vec<String> = Vec::new();
-    for entry in entries(inventory).filter(|entry| entry.passed_through) {
-        let mut text = entry
-            .address
-            .map_or_else(|| entry.text.clone(), |address| address.to_string());
-        if let Some(id) = entry.id {
-            text = format!("{text} ({id})");
-        }
-        if !seen.contains(&text) {
-            seen.push(text);
+/// By what two entries are known to speak of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DeviceIdentity {
+    /// Its address.
+    Address(PciAddress),
+    /// Its spelling, where that is no address.
+    Text(String),
+}
+
+impl DeviceIdentity {
+    /// That of an entry with this address, spelled so.
+    pub fn of(address: Option<PciAddress>, text: &str) -> Self {
+        address.map_or_else(|| Self::Text(text.to_owned()), Self::Address)
+    }
+}
+
+impl fmt::Display for DeviceIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Text(text) => f.write_str(text),
         }
     }
-    seen.join(", ")
+}
+
+/// Devices that are named one by one in a message; of more, their number.
+const NAMED_IN_MESSAGE: usize = 32;
+
+/// The devices that are passed through, for a message.
+pub(super) fn passed_through(inventory: &Inventory) -> String {
+    let (mut seen, mut names) = (HashSet::new(), Vec::new());
+    for entry in entries(inventory).filter(|entry| entry.passed_through) {
+        let device = DeviceIdentity::of(entry.address, &entry.text);
+        let name = match entry.id {
+            Some(id) => format!("{device} ({id})"),
+            None => device.to_string(),
+        };
+        if seen.insert(name.clone()) && seen.len() <= NAMED_IN_MESSAGE {
+            names.push(name);
+        }
+    }
+    match seen.len().saturating_sub(NAMED_IN_MESSAGE) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }

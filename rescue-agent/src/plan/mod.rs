@@ -8,11 +8,13 @@ mod judge;
 mod needs;
 pub(crate) mod refusal;
 
+use std::collections::HashSet;
+
 use thiserror::Error;
 
 use self::refusal::BankRefusal;
 
-pub use judge::{Judged, Verdict};
+pub use judge::{DeviceIdentity, Judged, Verdict};
 
 use crate::archive::{ArchiveError, Edit, StateArchive};
 use crate::bytes::sha256_hex;
@@ -139,12 +141,26 @@ pub struct DeviceChange {
 }
 
 impl DeviceChange {
-    /// Whether an archive passes the device through, as if nothing had been changed.
-    pub fn is_missing_in(&self, content: &Content) -> bool {
-        content.devices.iter().any(|entry| {
-            entry.passed_through && entry.text == self.text && entry.place.file() == self.file
-        })
+    /// What it is known by.
+    pub fn identity(&self) -> DeviceIdentity {
+        DeviceIdentity::of(self.address, &self.text)
     }
+}
+
+/// Those of `changes` that an archive lacks: it passes the device through as if nothing had been
+/// changed.
+pub fn missing_in<'c>(changes: &'c [DeviceChange], content: &Content) -> Vec<&'c DeviceChange> {
+    let passed_through: HashSet<(&str, &str)> = content
+        .devices
+        .iter()
+        .filter(|entry| entry.passed_through)
+        .map(|entry| (entry.text.as_str(), entry.place.file()))
+        .collect();
+    let lacks = |change: &&DeviceChange| {
+        let entry = (change.text.as_str(), change.file);
+        passed_through.contains(&entry)
+    };
+    changes.iter().filter(lacks).collect()
 }
 
 /// Why there is no plan. Nothing is written then.
@@ -363,7 +379,7 @@ fn change(
     };
     let (new, content) = edited(raw, content, archive.name, edit)
         .map_err(|error| refuse(&BankRefusal::archive(archive.name, &error)))?;
-    if let Some(device) = devices.iter().find(|device| device.is_missing_in(&content)) {
+    if let Some(device) = missing_in(&devices, &content).first() {
         return Err(refuse(&BankRefusal::StillPassesThrough {
             name: archive.name.to_string(),
             device: device.text.clone(),

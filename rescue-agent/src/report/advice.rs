@@ -148,6 +148,9 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
     }
 }
 
+/// Devices up to which all that are left are named in one word.
+const CHOICES_NAMED: usize = 16;
+
 /// How to give back what the plan leaves alone.
 fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
     let left: Vec<String> = plan?
@@ -160,7 +163,8 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
     let example = left.first()?;
     let all = match left.len() {
         1 => String::new(),
-        _ => format!(" (or several, by commas: {})", left.join(",")),
+        2..=CHOICES_NAMED => format!(" (or several, by commas: {})", left.join(",")),
+        _ => " (or several, by commas)".into(),
     };
     Some(format!(
         "To give back what is left, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."

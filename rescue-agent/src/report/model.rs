@@ -1,5 +1,7 @@
 //! The report as values: what `--json` prints, what goes over the serial line.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::Line;
@@ -7,7 +9,7 @@ use super::advice;
 use crate::disk::partition::TableKind;
 use crate::host::{Host, NamePlate};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
-use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, Verdict};
+use crate::plan::{Action, BankPlan, DeviceChange, DeviceIdentity, Judged, Plan, Verdict};
 use crate::repair::{BankReceipt, Outcome, Receipt};
 use crate::report::text::is_steering;
 
@@ -369,20 +371,13 @@ fn banks_changed(receipt: &Receipt) -> usize {
 
 /// How many different devices were given back.
 fn devices_changed(plan: &Plan, receipt: &Receipt) -> usize {
-    let mut seen: Vec<&DeviceChange> = Vec::new();
+    let mut seen: HashSet<DeviceIdentity> = HashSet::new();
     for (bank, receipt) in plan.banks.iter().zip(&receipt.banks) {
         let (Action::Replace(changes), Outcome::Replaced) = (&bank.action, &receipt.outcome) else {
             continue;
         };
-        for device in changes.iter().flat_map(|change| &change.devices) {
-            let same = |other: &&DeviceChange| match device.address {
-                Some(_) => other.address == device.address,
-                None => other.text == device.text,
-            };
-            if !seen.iter().any(same) {
-                seen.push(device);
-            }
-        }
+        let devices = changes.iter().flat_map(|change| &change.devices);
+        seen.extend(devices.map(DeviceChange::identity));
     }
     seen.len()
 }

@@ -1,5 +1,7 @@
 //! The report as lines for a person, at most 80 columns wherever the content allows.
 
+use std::collections::HashSet;
+
 use super::ResultWord;
 use super::advice::Unread;
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
@@ -218,23 +220,19 @@ fn saved_on(saved: &BackupCounter) -> String {
 pub fn intentions(inventory: &Inventory, plan: &Plan, detail: Detail) -> Vec<Line> {
     let mut lines = devices(plan, detail);
     let mut plans: Vec<Line> = Vec::new();
-    let mut done = Vec::new();
+    // What is the same for several banks of a disk is said once.
+    let mut works: Vec<(usize, Vec<Line>, Vec<String>)> = Vec::new();
     for bank in &plan.banks {
-        // What is the same for several banks of a disk is said once.
-        let work = work_lines(bank);
-        if done.contains(&(bank.disk, work.clone())) {
-            continue;
+        let (disk, work) = (bank.disk, work_lines(bank));
+        let number = inventory.disks[disk].banks[bank.bank].partition.to_string();
+        let same = |known: &&mut (usize, Vec<Line>, _)| (known.0, &known.1) == (disk, &work);
+        match works.iter_mut().find(same) {
+            Some((_, _, numbers)) => numbers.push(number),
+            None => works.push((disk, work, vec![number])),
         }
-        let same = plan
-            .banks
-            .iter()
-            .filter(|other| other.disk == bank.disk && work_lines(other) == work);
-        let disk = &inventory.disks[bank.disk];
-        let numbers: Vec<String> = same
-            .map(|same| disk.banks[same.bank].partition.to_string())
-            .collect();
-        plans.extend(plan_lines(disk, &numbers, &work));
-        done.push((bank.disk, work));
+    }
+    for (disk, work, numbers) in &works {
+        plans.extend(plan_lines(&inventory.disks[*disk], numbers, work));
     }
     lines.extend(laid_out(&plans));
     lines
@@ -403,15 +401,12 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
 
 /// Each device once, even where two files name it.
 fn addresses(devices: &[DeviceChange]) -> Vec<String> {
-    let mut addresses: Vec<String> = Vec::new();
-    for device in devices {
-        let address = device.address.map(|address| address.to_string());
-        let address = address.unwrap_or_else(|| device.text.clone());
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
+    let mut seen = HashSet::new();
+    let each_once = devices
+        .iter()
+        .map(DeviceChange::identity)
+        .filter(|device| seen.insert(device.clone()));
+    each_once.map(|device| device.to_string()).collect()
 }
 
 /// How it ended: failures first, then one plain sentence, then what to do next.

@@ -15,14 +15,14 @@
 //! Sources: schema and rows measured on ESXi 7.0.2 archives; file header: SQLite file format,
 //! section 1.3 (<https://www.sqlite.org/fileformat2.html>).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, MAIN_DB, OptionalExtension};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, Row};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -170,26 +170,35 @@ pub enum ConfigStoreError {
 /// values, the text `OWNER_PASSTHRU` of the top-level member `owner` is `OWNER_VMKERNEL`. Other
 /// owners are left alone. Identical to `db` if no chosen device is passed through.
 pub fn give_back(db: &[u8], identifiers: &[String]) -> Result<Vec<u8>, ConfigStoreError> {
-    let mut store = Store::open(db)?;
-    let rows = store.device_rows()?;
+    let edits = edits(&Store::open(db)?.device_rows()?, identifiers)?;
+    if edits.is_empty() {
+        return Ok(db.to_vec());
+    }
+    let changed = {
+        let mut store = Store::open(db)?;
+        store.apply(&edits)?;
+        store.image()?
+    };
+    check_header_kept(db, &changed)?;
+    check_only_owners_changed(&Store::open(db)?, &Store::open(&changed)?, &edits)?;
+    Ok(changed)
+}
+
+/// The edits that give the devices `identifiers` back.
+fn edits(rows: &[DeviceRow], identifiers: &[String]) -> Result<Vec<Edit>, ConfigStoreError> {
+    let rows: HashMap<&str, &DeviceRow> = rows
+        .iter()
+        .map(|row| (row.identifier.as_str(), row))
+        .collect();
     let mut edits = Vec::new();
     for identifier in identifiers.iter().collect::<BTreeSet<_>>() {
-        let row = rows.iter().find(|row| row.identifier == *identifier);
+        let row = rows.get(identifier.as_str());
         let row = row.ok_or_else(|| ConfigStoreError::NoSuchDevice {
             identifier: printable(identifier),
         })?;
         edits.extend(row.give_back());
     }
-    if edits.is_empty() {
-        return Ok(db.to_vec());
-    }
-    let before = store.snapshot()?;
-    store.apply(&edits)?;
-    let changed = store.image()?;
-    check_header_kept(db, &changed)?;
-    let after = Store::open(&changed)?.snapshot()?;
-    check_only_owners_changed(&before, &after, &edits)?;
-    Ok(changed)
+    Ok(edits)
 }
 
 impl StoreDevice {
@@ -544,7 +553,8 @@ impl Store {
             );
             let [component, group, name] = DEVICE_KEY;
             let key = [&edit.json, component, group, name, &edit.identifier];
-            let rows = transaction.execute(&statement, key).map_err(&doing)?;
+            let mut statement = transaction.prepare_cached(&statement).map_err(&doing)?;
+            let rows = statement.execute(key).map_err(&doing)?;
             if rows != 1 {
                 return Err(ConfigStoreError::SideEffect {
                     what: format!("{rows} rows instead of one"),
@@ -563,9 +573,9 @@ impl Store {
         Ok(bytes.to_vec())
     }
 
-    /// Everything in the store, the schema included.
-    fn snapshot(&self) -> Result<Vec<Table>, ConfigStoreError> {
-        let doing = sqlite("reading all of it");
+    /// Everything there is to read: each table, and the schema.
+    fn tables(&self) -> Result<Vec<Table>, ConfigStoreError> {
+        let doing = sqlite(READING_ALL);
         let mut names = self
             .connection
             .prepare(
@@ -573,33 +583,13 @@ impl Store {
             )
             .map_err(&doing)?;
         let names = names.query_map([], |row| row.get(0)).map_err(&doing)?;
-        let mut tables = vec![self.table(
-            "sqlite_schema",
-            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema",
-        )?];
+        let mut tables = vec![Table::schema()];
         for name in names {
             let name: String = name.map_err(&doing)?;
-            let query = format!("SELECT * FROM main.\"{}\"", name.replace('"', "\"\""));
-            tables.push(self.table(&name, &query)?);
+            let columns = self.columns(&name)?;
+            tables.push(Table::new(name, columns));
         }
         Ok(tables)
-    }
-
-    fn table(&self, name: &str, query: &str) -> Result<Table, ConfigStoreError> {
-        let doing = sqlite("reading all of it");
-        let mut statement = self.connection.prepare(query).map_err(&doing)?;
-        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let mut found = statement.query([]).map_err(&doing)?;
-        let mut rows = Vec::new();
-        while let Some(row) = found.next().map_err(&doing)? {
-            let cells = (0..columns.len()).map(|index| row.get(index));
-            rows.push(cells.collect::<Result<_, _>>().map_err(&doing)?);
-        }
-        Ok(Table {
-            name: name.to_owned(),
-            columns,
-            rows,
-        })
     }
 }
 
@@ -684,73 +674,131 @@ fn check_header_kept(before: &[u8], after: &[u8]) -> Result<(), ConfigStoreError
 
 // ---- before and after --------------------------------------------------------------------------
 
-/// The contents of a table.
-struct Table {
-    name: String,
-    columns: Vec<String>,
-    rows: Vec<Vec<Value>>,
-}
-
-impl Table {
-    /// Whether `row` is the row of the device `identifier`.
-    fn is_device(&self, row: &[Value], identifier: &str) -> bool {
-        let [component, group, name] = DEVICE_KEY;
-        let key = [component, group, name, identifier];
-        self.name == CONFIG_TABLE
-            && KEY_COLUMNS.iter().zip(key).all(|(column, wanted)| {
-                let index = self.columns.iter().position(|c| c == column);
-                index.is_some_and(|at| matches!(&row[at], Value::Text(text) if text == wanted))
-            })
-    }
-}
-
+/// Reads both stores side by side, row by row: nothing but the edited values may differ, and what
+/// the store's triggers maintain in the edited rows.
 fn check_only_owners_changed(
-    before: &[Table],
-    after: &[Table],
+    before: &Store,
+    after: &Store,
     edits: &[Edit],
 ) -> Result<(), ConfigStoreError> {
-    let side_effect = |what: String| Err(ConfigStoreError::SideEffect { what });
-    if before.len() != after.len() {
-        return side_effect("the list of tables".to_owned());
+    let mut by_device: HashMap<&str, Vec<&Edit>> = HashMap::new();
+    for edit in edits {
+        by_device.entry(&edit.identifier).or_default().push(edit);
     }
-    for (old, new) in before.iter().zip(after) {
-        let same_shape = old.name == new.name && old.columns == new.columns;
-        if !same_shape || old.rows.len() != new.rows.len() {
-            return side_effect(format!("the rows of table {}", printable(&old.name)));
-        }
-        for (old_row, new_row) in old.rows.iter().zip(&new.rows) {
-            let edits = edits
-                .iter()
-                .filter(|edit| old.is_device(old_row, &edit.identifier));
-            if let Some(column) = unexpected_cell(&old.columns, old_row, new_row, edits) {
-                let (column, table) = (printable(column), printable(&old.name));
-                return side_effect(format!("{column} in table {table}"));
+    let tables = before.tables()?;
+    if tables != after.tables()? {
+        return side_effect("the list of tables or their columns".to_owned());
+    }
+    for table in &tables {
+        let doing = sqlite(READING_ALL);
+        let [mut old, mut new] = [
+            before.connection.prepare(&table.query).map_err(&doing)?,
+            after.connection.prepare(&table.query).map_err(&doing)?,
+        ];
+        let (mut old, mut new) = (
+            old.query([]).map_err(&doing)?,
+            new.query([]).map_err(&doing)?,
+        );
+        loop {
+            match (old.next().map_err(&doing)?, new.next().map_err(&doing)?) {
+                (None, None) => break,
+                (Some(old), Some(new)) => table.check_row(old, new, &by_device)?,
+                _ => return side_effect(format!("the rows of table {}", printable(&table.name))),
             }
         }
     }
     Ok(())
 }
 
-/// The first column whose change `edits`, those of this row, do not account for.
-fn unexpected_cell<'a, 'e>(
-    columns: &'a [String],
-    old: &[Value],
-    new: &[Value],
-    edits: impl Iterator<Item = &'e Edit> + Clone,
-) -> Option<&'a str> {
-    let edited = edits.clone().next().is_some();
-    let expected = |index: usize, column: &String| {
-        let mut edits = edits.clone();
-        match edits.find(|edit| edit.column.name() == column) {
-            Some(edit) => matches!(&new[index], Value::Text(text) if *text == edit.json),
-            None if edited && MAINTAINED_COLUMNS.contains(&column.as_str()) => true,
-            None => old[index] == new[index],
+fn side_effect<T>(what: String) -> Result<T, ConfigStoreError> {
+    Err(ConfigStoreError::SideEffect { what })
+}
+
+/// A table that is compared.
+#[derive(Debug, PartialEq, Eq)]
+struct Table {
+    name: String,
+    columns: Vec<String>,
+    /// What reads all of it.
+    query: String,
+    /// Where the columns of a device's key stand, if it is the table of devices.
+    key: Option<Vec<usize>>,
+}
+
+impl Table {
+    fn schema() -> Self {
+        let columns = ["type", "name", "tbl_name", "sql"].map(str::to_owned);
+        Self::new("sqlite_schema".to_owned(), columns.to_vec())
+    }
+
+    /// The columns are named, so that a row has exactly those.
+    fn new(name: String, columns: Vec<String>) -> Self {
+        let list: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+        let place = |wanted: &&str| columns.iter().position(|column| column == wanted);
+        let key: Option<Vec<usize>> = KEY_COLUMNS.iter().map(place).collect();
+        Self {
+            query: format!("SELECT {} FROM main.{}", list.join(", "), quoted(&name)),
+            key: key.filter(|_| name == CONFIG_TABLE),
+            name,
+            columns,
         }
-    };
-    let mut cells = columns.iter().enumerate();
-    cells
-        .find(|(index, column)| !expected(*index, column))
-        .map(|(_, column)| column.as_str())
+    }
+
+    /// The edits of a row.
+    fn edits_of<'e>(
+        &self,
+        row: &Row<'_>,
+        by_device: &'e HashMap<&str, Vec<&'e Edit>>,
+    ) -> Result<&'e [&'e Edit], ConfigStoreError> {
+        let Some([component, group, name, identifier]) = self.key.as_deref() else {
+            return Ok(&[]);
+        };
+        let text = |at: &usize| {
+            let value = row.get_ref(*at).map_err(sqlite(READING_ALL))?;
+            Ok(value.as_str().unwrap_or_default())
+        };
+        if [text(component)?, text(group)?, text(name)?] != DEVICE_KEY {
+            return Ok(&[]);
+        }
+        Ok(by_device
+            .get(text(identifier)?)
+            .map_or(&[], |edits| edits.as_slice()))
+    }
+
+    fn check_row(
+        &self,
+        old: &Row<'_>,
+        new: &Row<'_>,
+        by_device: &HashMap<&str, Vec<&Edit>>,
+    ) -> Result<(), ConfigStoreError> {
+        let edits = self.edits_of(old, by_device)?;
+        for (index, column) in self.columns.iter().enumerate() {
+            let cell = |row| cell(row, index);
+            let edit = edits.iter().find(|edit| edit.column.name() == column);
+            let as_expected = match edit {
+                Some(edit) => cell(new)? == ValueRef::Text(edit.json.as_bytes()),
+                None if !edits.is_empty() && MAINTAINED_COLUMNS.contains(&column.as_str()) => true,
+                None => cell(old)? == cell(new)?,
+            };
+            if !as_expected {
+                let (column, table) = (printable(column), printable(&self.name));
+                return side_effect(format!("{column} in table {table}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is done while two stores are compared, in SQLite's errors.
+const READING_ALL: &str = "reading all of it";
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn cell<'r>(row: &'r Row<'_>, index: usize) -> Result<ValueRef<'r>, ConfigStoreError> {
+    row.get_ref(index).map_err(sqlite(READING_ALL))
 }
 
 fn sqlite(doing: &'static str) -> impl Fn(rusqlite::Error) -> ConfigStoreError {

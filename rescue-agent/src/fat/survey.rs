@@ -26,6 +26,16 @@ pub struct Survey {
     kept: Vec<bool>,
 }
 
+impl Volume<'_> {
+    /// Walks the whole directory tree and both tables.
+    ///
+    /// # Errors
+    /// [`FatError::Damaged`] with the first contradiction found, [`FatError::Read`].
+    pub fn survey(&self) -> Result<Survey, FatError> {
+        Survey::of(self)
+    }
+}
+
 impl Survey {
     pub(super) fn of(volume: &Volume<'_>) -> Result<Self, FatError> {
         let mut walk = Walk {

@@ -3,7 +3,6 @@
 use super::directory::{self, Entry, ShortName};
 use super::error::{Damage, FatError};
 use super::geometry::{ENTRY_BYTES, FatKind, Geometry};
-use super::survey::Survey;
 use super::table::{Link, Table};
 use crate::disk::{BlockDevice, ByteOffset};
 
@@ -188,14 +187,6 @@ impl<'d> Volume<'d> {
             filled += bytes;
         }
         Ok(content)
-    }
-
-    /// Walks the whole directory tree and both tables.
-    ///
-    /// # Errors
-    /// [`FatError::Damaged`] with the first contradiction found, [`FatError::Read`].
-    pub fn survey(&self) -> Result<Survey, FatError> {
-        Survey::of(self)
     }
 
     /// Bytes that the device writes as a whole.

@@ -46,7 +46,7 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Repo
 /// The last station at which every ESXi disk is as it was found: what must be safe before the
 /// repair is made safe here.
 fn before_first_write(machine: &mut Machine, seen: &Seen, task: &Task) {
-    medium::note_before_writing(machine, seen, task);
+    medium::note_before_writing(machine, seen, task.command, &task.plan);
     machine.times.mark("decision");
 }
 

@@ -2,22 +2,10 @@
 
 use super::look::Seen;
 use super::menu;
-use super::task::Task;
+use super::task::{Decision, Task};
 use crate::init::Machine;
 use crate::init::countdown::{CountdownEnd, countdown};
 use crate::report::Command;
-use crate::settings::Finish;
-
-/// How it goes on.
-#[derive(Debug)]
-pub(super) enum Decision {
-    /// This is done.
-    CarryOut(Task),
-    /// The local disk is started.
-    LocalDisk,
-    /// The machine does this.
-    Leave(Finish),
-}
 
 /// What is done after all: the task, unless a person stops it. A task that writes nothing is no
 /// reason to wait.

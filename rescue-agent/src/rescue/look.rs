@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::medium::{self, MediumStop};
+use super::find_medium::{self, MediumStop};
 use super::say;
 use crate::cli::open_readable;
 use crate::discover;
@@ -28,8 +28,8 @@ impl Seen {
     pub(super) fn look(machine: &mut Machine) -> Result<Self, MediumStop> {
         loop {
             let seen = Self::now(machine);
-            medium::look_for(machine, &seen.inventory)?;
-            if seen.inventory.banks().next().is_some() && !medium::is_missing(machine) {
+            find_medium::look_for(machine, &seen.inventory)?;
+            if seen.inventory.banks().next().is_some() && !find_medium::is_missing(machine) {
                 machine.times.mark("discovery");
                 return Ok(seen);
             }
@@ -40,7 +40,7 @@ impl Seen {
             consoles.status("");
             if more.is_empty() {
                 machine.times.mark("discovery");
-                return match medium::is_missing(machine) {
+                return match find_medium::is_missing(machine) {
                     true => Err(MediumStop::Missing(machine.settings.wait)),
                     false => Ok(seen),
                 };

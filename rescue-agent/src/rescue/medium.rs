@@ -1,41 +1,18 @@
-//! The medium on the way: its settings before anything is decided, its notes before the first write,
-//! the report after the last. Whatever it does, the repair goes on; only settings that are not clear
-//! stop the run, before any write.
-
-use std::time::Duration;
+//! The medium on the way: its notes before the first write, the report after the last. Whatever it
+//! does, the repair goes on.
 
 use thiserror::Error;
 
 use super::look::Seen;
 use super::say;
-use super::task::Task;
-use crate::cli::{open_readable, open_writable};
 use crate::fat::FatTime;
 use crate::host::Host;
 use crate::init::Machine;
 use crate::inventory::Inventory;
-use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
+use crate::medium::MediumError;
 use crate::originals::{self, Offer, Original, host_label};
 use crate::plan::{Action, Plan};
-use crate::report::{Command, Line, Report, Sentence, Tone};
-use crate::settings::SettingsErrors;
-
-/// Why it is not clear what the settings are. Nothing has been written then.
-#[derive(Debug, Error)]
-pub(crate) enum MediumStop {
-    /// There are several, or the settings on it cannot be read.
-    #[error(transparent)]
-    Unclear(#[from] MediumError),
-    /// The settings on it are wrong.
-    #[error(transparent)]
-    Settings(#[from] SettingsErrors),
-    /// The image was started from it, and it does not show.
-    #[error(
-        "this image was started from a USB stick, which has not shown up within {} s as a disk that can be read, so that the settings on it are not known. Try another USB port, or a larger rescue.wait, or write the image to it again; or go on without it: in the boot menu press e and take out the word rescue_from=usb",
-        .0.as_secs()
-    )]
-    Missing(Duration),
-}
+use crate::report::{Command, Line, Report, Tone};
 
 /// What did not work with the medium, and did not stop the run.
 #[derive(Debug, Error)]
@@ -54,46 +31,19 @@ pub(crate) enum MediumWarning {
     Unusable(MediumError),
 }
 
-impl MediumStop {
-    pub(crate) fn sentence(&self) -> Sentence {
-        match self {
-            Self::Settings(_) => Sentence::BadSettings,
-            Self::Unclear(_) | Self::Missing(_) => Sentence::UnknownSettings,
-        }
-    }
-}
-
-/// Looks for the medium among the disks, and takes the settings from it once it is there.
-pub(super) fn look_for(machine: &mut Machine, inventory: &Inventory) -> Result<(), MediumStop> {
-    let Some(identity) = Identity::of_image(&machine.root) else {
-        return Ok(());
-    };
-    let access = Access::new(open_readable, open_writable);
-    let found = medium::find(inventory, &identity, &access)?;
-    let (Some(found), None) = (found, &machine.medium) else {
-        return Ok(());
-    };
-    if let Some(content) = found.settings()? {
-        machine.add_settings(&format!("{SETTINGS} on the medium"), content)?;
-    }
-    machine.medium = Some(found);
-    Ok(())
-}
-
-/// Whether the image was started from a stick that has not been found.
-pub(super) fn is_missing(machine: &Machine) -> bool {
-    let words = &machine.sources.command_line;
-    machine.medium.is_none() && medium::started_from_stick(words)
-}
-
 /// Notes on the medium what is about to be written, and keeps the originals there.
-pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Task) {
+pub(super) fn note_before_writing(
+    machine: &mut Machine,
+    seen: &Seen,
+    command: Command,
+    plan: &Plan,
+) {
     let Some(medium) = machine.medium.clone() else {
         return;
     };
     let (host, label) = (Some(&seen.host), host_label(&seen.host.name_plate));
-    if task.command == Command::Revert {
-        let originals = originals_of(&task.plan, &seen.inventory, host, FatTime::now());
+    if command == Command::Revert {
+        let originals = originals_of(plan, &seen.inventory, host, FatTime::now());
         if let Err(error) = medium.keep_originals(&label, originals) {
             // One that hangs is not waited for twice.
             let hangs = matches!(error, MediumError::Slow(_));
@@ -103,8 +53,7 @@ pub(super) fn note_before_writing(machine: &mut Machine, seen: &Seen, task: &Tas
             }
         }
     }
-    let plan = Some(&task.plan);
-    let report = Report::new(task.command, &seen.inventory, host, plan, None, Vec::new()).begun();
+    let report = Report::new(command, &seen.inventory, host, Some(plan), None, Vec::new()).begun();
     if let Err(error) = medium.report_begun(&label, report.to_json()) {
         warn(machine, &MediumWarning::Note(error));
     }

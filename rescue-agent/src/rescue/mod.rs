@@ -1,6 +1,6 @@
 //! The rescue as it runs on the image, from the first look at the disks to the end of the machine.
 //!
-//! The way, one module per station: [`look`] (what is there; the [`medium`] and its
+//! The way, one module per station: [`look`] (what is there; [`find_medium`], and its
 //! settings) → [`task`] (what is to be done) →
 //! [`decide`] (a person may still say otherwise,
 //! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
@@ -12,6 +12,7 @@
 mod carry_out;
 mod decide;
 mod deliver;
+mod find_medium;
 mod leave;
 mod look;
 mod medium;
@@ -24,15 +25,14 @@ use thiserror::Error;
 use crate::init::{self, Machine, Outcome};
 use crate::plan::PlanError;
 use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
-use decide::Decision;
 #[cfg(test)]
 pub(crate) use deliver::passed_over;
+pub(crate) use find_medium::MediumStop;
 use leave::Next;
 use look::Seen;
-pub(crate) use medium::MediumStop;
 #[cfg(test)]
 pub(crate) use medium::MediumWarning;
-use task::Task;
+use task::{Decision, Task};
 
 /// The work of the image.
 #[derive(Debug, Default)]

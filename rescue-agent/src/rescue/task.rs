@@ -6,7 +6,18 @@ use crate::init::Machine;
 use crate::plan::{self, Judged, Plan, PlanError};
 use crate::policy::{Policy, Selection, Source};
 use crate::report::{self, Command, Detail, Line};
-use crate::settings::Mode;
+use crate::settings::{Finish, Mode};
+
+/// How it goes on.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// This is done.
+    CarryOut(Task),
+    /// The local disk is started.
+    LocalDisk,
+    /// The machine does this.
+    Leave(Finish),
+}
 
 /// A wish and its plan.
 #[derive(Debug)]

@@ -36,6 +36,8 @@ mod firmware;
 pub mod host;
 mod init;
 pub mod inventory;
+#[cfg(test)]
+mod layers;
 mod logging;
 pub mod medium;
 pub mod net;

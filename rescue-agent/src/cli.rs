@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::discover;
-use crate::disk::{Access, BlockDevice, FileDevice};
+use crate::disk::SystemDisks;
 use crate::fat::FatTime;
 use crate::host::{Host, SeatError};
 use crate::inventory::Inventory;
@@ -293,12 +293,12 @@ fn carry_out(
             let receipt = repair::carry_out(
                 plan,
                 &look.inventory,
-                &open_writable,
+                &SystemDisks,
                 FatTime::now(),
                 &mut tell,
             );
             let broken = match writes {
-                true => verify::verify(plan, &receipt, &look.inventory, &open_readable),
+                true => verify::verify(plan, &receipt, &look.inventory, &SystemDisks),
                 false => Vec::new(),
             };
             (Some(receipt), broken)
@@ -368,7 +368,7 @@ impl Look {
             .all(|path| machine.disk(path).is_some())
             .then_some(machine);
         Ok(Self {
-            inventory: discover::discover(&paths, &open_readable),
+            inventory: discover::discover(&paths, &SystemDisks),
             host,
         })
     }
@@ -382,7 +382,7 @@ impl Look {
             paths.push(real_path(&path)?);
             seats.push(node);
         }
-        let inventory = discover::discover(&paths, &open_readable);
+        let inventory = discover::discover(&paths, &SystemDisks);
         seat_all(&mut host, &inventory, &seats).map_err(Wish::refused)?;
         Ok(Self {
             inventory,
@@ -471,20 +471,4 @@ fn show(lines: &[impl fmt::Display]) {
         )),
         _ => {}
     }
-}
-
-/// Opens a disk or image for reading.
-///
-/// # Errors
-/// Those of [`FileDevice::open`].
-pub fn open_readable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
-    Ok(Box::new(FileDevice::open(path, Access::Read)?))
-}
-
-/// Opens a disk or image for writing.
-///
-/// # Errors
-/// Those of [`FileDevice::open`].
-pub fn open_writable(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
-    Ok(Box::new(FileDevice::open(path, Access::Write)?))
 }

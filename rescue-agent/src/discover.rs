@@ -2,7 +2,6 @@
 //! VMware's mark, boot.cfg and the archives, and nothing else; writes nothing.
 
 use std::collections::HashMap;
-use std::io;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +10,12 @@ use crate::archive::StateArchive;
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::bytes::sha256_hex;
 use crate::disk::partition::{self, Partition, PartitionError, PartitionTable};
-use crate::disk::{BlockDevice, ByteOffset};
+use crate::disk::{BlockDevice, ByteOffset, Disks};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
 use crate::inventory::{
     ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, NoTable, UndoContent, UndoCopy,
 };
 use crate::parallel;
-
-/// How disks are opened for reading; a parameter so that tests can put devices of their own in.
-pub type Open<'o> = &'o (dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>> + Sync);
 
 /// Disks looked at side by side. They are waited for rather than computed with: enough that the
 /// slowest one, and not their sum, is what takes time.
@@ -37,25 +33,25 @@ const OPENED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
 pub type Known = HashMap<String, Content>;
 
 /// Looks at every disk of `paths`, many at once; the result keeps their order.
-pub fn discover(paths: &[PathBuf], open: Open<'_>) -> Inventory {
-    discover_again(paths, open, &Known::new())
+pub fn discover(paths: &[PathBuf], disks: &dyn Disks) -> Inventory {
+    discover_again(paths, disks, &Known::new())
 }
 
 /// Like [`discover`]: every disk is read as if never seen, but an archive whose bytes turn out to be
 /// known is not opened once more.
-pub fn discover_again(paths: &[PathBuf], open: Open<'_>, known: &Known) -> Inventory {
+pub fn discover_again(paths: &[PathBuf], disks: &dyn Disks, known: &Known) -> Inventory {
     let look = Look {
-        open,
+        disks,
         known,
         kept_bytes: AtomicUsize::new(0),
     };
-    let disks = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
+    let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
     let failed = |path: &PathBuf| {
         let why = "looking at it failed unexpectedly".to_owned();
         without_table(path, 0, NoTable::Closed(why))
     };
     Inventory {
-        disks: disks
+        disks: looked_at
             .into_iter()
             .zip(paths)
             .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
@@ -65,14 +61,14 @@ pub fn discover_again(paths: &[PathBuf], open: Open<'_>, known: &Known) -> Inven
 
 /// A look at disks, and what it has already seen and keeps.
 struct Look<'l> {
-    open: Open<'l>,
+    disks: &'l dyn Disks,
     known: &'l Known,
     kept_bytes: AtomicUsize,
 }
 
 impl Look<'_> {
     fn at(&self, path: &Path) -> Disk {
-        let device = match (self.open)(path) {
+        let device = match self.disks.read(path) {
             Ok(device) => device,
             Err(error) => {
                 let why = format!("cannot be opened: {error}");

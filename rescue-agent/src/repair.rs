@@ -11,14 +11,11 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::disk::BlockDevice;
+use crate::disk::{BlockDevice, Disks};
 use crate::fat::FatTime;
 use crate::fat::exchange::{self, ExchangeError, InForce, Refusal};
 use crate::inventory::{Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, FileRestore, Plan, RestoreFrom};
-
-/// How disks are opened for writing; a parameter so that tests can put devices of their own in.
-pub type OpenWritable<'o> = &'o dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>>;
 
 /// What became of a plan.
 #[derive(Debug, Default)]
@@ -134,7 +131,7 @@ pub enum Event {
 pub fn carry_out(
     plan: &Plan,
     inventory: &Inventory,
-    open: OpenWritable<'_>,
+    disks: &dyn Disks,
     now: FatTime,
     tell: &mut dyn FnMut(&Event),
 ) -> Receipt {
@@ -156,7 +153,7 @@ pub fn carry_out(
             false => Work {
                 disk,
                 bank: &disk.banks[bank_plan.bank],
-                open,
+                disks,
                 now,
                 tell,
             }
@@ -196,7 +193,7 @@ fn after_failure(plan: &BankPlan, disk: &Disk) -> BankReceipt {
 struct Work<'w> {
     disk: &'w Disk,
     bank: &'w Bank,
-    open: OpenWritable<'w>,
+    disks: &'w dyn Disks,
     now: FatTime,
     tell: &'w mut dyn FnMut(&Event),
 }
@@ -214,7 +211,7 @@ impl Work<'_> {
                 outcome,
             };
         }
-        let device = match (self.open)(&self.disk.path) {
+        let device = match self.disks.write(&self.disk.path) {
             Ok(device) => device,
             Err(error) => {
                 let bank = self.name();

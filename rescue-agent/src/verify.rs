@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::discover::{self, Known, Open};
+use crate::discover::{self, Known};
+use crate::disk::Disks;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{self, Action, BankPlan, FileChange, Plan};
 use crate::repair::{Outcome, Receipt, bank_name};
@@ -40,17 +41,22 @@ pub(crate) enum Broken<'n> {
 ///
 /// Returns the promises that were not kept, in words; none is the good answer. A bank whose repair
 /// failed is not judged here: its outcome says what is in force.
-pub fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, open: Open<'_>) -> Vec<String> {
+pub fn verify(
+    plan: &Plan,
+    receipt: &Receipt,
+    before: &Inventory,
+    disks: &dyn Disks,
+) -> Vec<String> {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
-    let after = discover::discover_again(&paths, open, &known(plan, before));
+    let after = discover::discover_again(&paths, disks, &known(plan, before));
     let banks = plan
         .banks
         .iter()
         .zip(&receipt.banks)
         .filter(|(_, receipt)| !matches!(receipt.outcome, Outcome::Failed { .. }))
         .flat_map(|(bank, receipt)| broken_promises(bank, &receipt.outcome, before, &after));
-    let disks = before.disks.iter().zip(&after.disks).enumerate();
-    let around_banks = disks
+    let looked_at = before.disks.iter().zip(&after.disks).enumerate();
+    let around_banks = looked_at
         .filter(|(index, _)| plan.banks.iter().any(|bank| bank.disk == *index))
         .flat_map(|(_, (before, after))| {
             other_table(before, after)

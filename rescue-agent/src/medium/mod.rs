@@ -20,9 +20,7 @@ mod window;
 mod worker;
 mod writing;
 
-use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +29,7 @@ pub use error::MediumError;
 pub use writing::MediumFile;
 
 use crate::discover;
-use crate::disk::BlockDevice;
+use crate::disk::{BlockDevice, Disks};
 use crate::fat::Region;
 use crate::inventory::{Disk, Inventory};
 use crate::settings::MAX_FILE_BYTES;
@@ -53,37 +51,6 @@ pub const SETTINGS: &str = "rescue.toml";
 const STARTED_FROM_STICK: &str = "rescue_from=usb";
 /// How long a file may take to be written, while nothing waits for it but the end of the run.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How a disk is opened.
-pub type Open = Arc<dyn Fn(&Path) -> io::Result<Box<dyn BlockDevice>> + Send + Sync>;
-
-/// How the medium is opened: for looking, and for writing.
-#[derive(Clone)]
-pub struct Access {
-    /// For reading.
-    pub read: Open,
-    /// For writing.
-    pub write: Open,
-}
-
-impl Access {
-    /// From the functions that open a disk.
-    pub fn new(
-        read: fn(&Path) -> io::Result<Box<dyn BlockDevice>>,
-        write: fn(&Path) -> io::Result<Box<dyn BlockDevice>>,
-    ) -> Self {
-        Self {
-            read: Arc::new(read),
-            write: Arc::new(write),
-        }
-    }
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Access")
-    }
-}
 
 /// Which image this is: a word that its builder made up, and that the medium's mark repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +86,7 @@ pub fn started_from_stick(command_line: &str) -> bool {
 #[derive(Debug, Clone)]
 pub struct Medium {
     place: Place,
-    access: Access,
+    disks: Arc<dyn Disks>,
     worker: Worker,
     begun: Begun,
 }
@@ -140,11 +107,11 @@ struct Place {
 pub fn find(
     inventory: &Inventory,
     identity: &Identity,
-    access: &Access,
+    disks: Arc<dyn Disks>,
 ) -> Result<Option<Medium>, MediumError> {
-    let disks = inventory.disks.iter().filter(|disk| may_be_medium(disk));
-    let mut places: Vec<Place> = disks
-        .flat_map(|disk| places_on(disk, identity, access))
+    let candidates = inventory.disks.iter().filter(|disk| may_be_medium(disk));
+    let mut places: Vec<Place> = candidates
+        .flat_map(|disk| places_on(disk, identity, disks.as_ref()))
         .collect();
     if places.len() > 1 {
         return Err(MediumError::Ambiguous(
@@ -153,7 +120,7 @@ pub fn find(
     }
     Ok(places.pop().map(|place| Medium {
         place,
-        access: access.clone(),
+        disks,
         worker: Worker::start(),
         begun: Begun::default(),
     }))
@@ -165,8 +132,8 @@ fn may_be_medium(disk: &Disk) -> bool {
     disk.table.is_ok() && !disk.belongs_to_esxi() && untouched_by_esxi
 }
 
-fn places_on(disk: &Disk, identity: &Identity, access: &Access) -> Vec<Place> {
-    let Ok(device) = (access.read)(&disk.path) else {
+fn places_on(disk: &Disk, identity: &Identity, disks: &dyn Disks) -> Vec<Place> {
+    let Ok(device) = disks.read(&disk.path) else {
         return Vec::new();
     };
     let partitions = disk.table.iter().flat_map(|table| &table.partitions);
@@ -204,13 +171,12 @@ impl Place {
 
     /// Fails unless the disk is still the one that was found: a stick may have been exchanged, and
     /// then its name may belong to any other disk.
-    fn still_there(&self, access: &Access) -> Result<(), MediumError> {
-        let open = Arc::clone(&access.read);
+    fn still_there(&self, disks: &dyn Disks) -> Result<(), MediumError> {
         let paths = [self.disk.clone()];
-        let inventory = discover::discover(&paths, &move |path: &Path| open(path));
+        let inventory = discover::discover(&paths, disks);
         let disk = inventory.disks.first().filter(|disk| may_be_medium(disk));
         let found = disk.is_some_and(|disk| {
-            let places = places_on(disk, &self.identity, access);
+            let places = places_on(disk, &self.identity, disks);
             places
                 .iter()
                 .any(|place| (place.partition, place.region) == (self.partition, self.region))
@@ -220,11 +186,11 @@ impl Place {
 
     fn read(
         &self,
-        access: &Access,
+        disks: &dyn Disks,
         file: &str,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, MediumError> {
-        self.with_volume(access, |volume| volume.read(file, limit))
+        self.with_volume(disks, |volume| volume.read(file, limit))
             .map_err(|why| MediumError::File {
                 file: file.to_owned(),
                 why,
@@ -232,9 +198,9 @@ impl Place {
     }
 
     /// Whether there is a file of this length.
-    fn has(&self, access: &Access, file: &str, length: u64) -> Result<bool, MediumError> {
+    fn has(&self, disks: &dyn Disks, file: &str, length: u64) -> Result<bool, MediumError> {
         let found = self
-            .with_volume(access, |volume| volume.find(file))
+            .with_volume(disks, |volume| volume.find(file))
             .map_err(|why| MediumError::File {
                 file: file.to_owned(),
                 why,
@@ -242,9 +208,9 @@ impl Place {
         Ok(found.is_some_and(|entry| !entry.is_directory && u64::from(entry.size) == length))
     }
 
-    fn list(&self, access: &Access, folder: &str) -> Result<Vec<String>, MediumError> {
+    fn list(&self, disks: &dyn Disks, folder: &str) -> Result<Vec<String>, MediumError> {
         let entries = self
-            .with_volume(access, |volume| volume.list(folder))
+            .with_volume(disks, |volume| volume.list(folder))
             .map_err(|why| MediumError::File {
                 file: folder.to_owned(),
                 why,
@@ -252,18 +218,18 @@ impl Place {
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
-    fn put(&self, access: &Access, files: &[MediumFile]) -> Result<(), MediumError> {
-        self.still_there(access)?;
-        let device = (access.write)(&self.disk).map_err(MediumError::Write)?;
+    fn put(&self, disks: &dyn Disks, files: &[MediumFile]) -> Result<(), MediumError> {
+        self.still_there(disks)?;
+        let device = disks.write(&self.disk).map_err(MediumError::Write)?;
         writing::put(device.as_ref(), self.region, files)
     }
 
     fn with_volume<T>(
         &self,
-        access: &Access,
+        disks: &dyn Disks,
         work: impl FnOnce(&Volume<'_, '_>) -> Result<T, fat::ReadError>,
     ) -> Result<T, String> {
-        let device = (access.read)(&self.disk).map_err(|error| error.to_string())?;
+        let device = disks.read(&self.disk).map_err(|error| error.to_string())?;
         let window =
             Window::new(device.as_ref(), self.region).map_err(|error| error.to_string())?;
         let geometry = Geometry::read(&window)?;
@@ -293,9 +259,9 @@ impl Medium {
     /// # Errors
     /// As [`Medium::settings`].
     pub fn read(&self, file: &str, limit: u64) -> Result<Option<Vec<u8>>, MediumError> {
-        let (place, access, file) = (self.place.clone(), self.access.clone(), file.to_owned());
+        let (place, disks, file) = (self.place.clone(), Arc::clone(&self.disks), file.to_owned());
         self.worker
-            .run(PATIENCE, move || place.read(&access, &file, limit))
+            .run(PATIENCE, move || place.read(disks.as_ref(), &file, limit))
     }
 
     /// The names in a folder of it; none if there is no such folder.
@@ -303,9 +269,13 @@ impl Medium {
     /// # Errors
     /// As [`Medium::settings`].
     pub fn list(&self, folder: &str) -> Result<Vec<String>, MediumError> {
-        let (place, access, folder) = (self.place.clone(), self.access.clone(), folder.to_owned());
+        let (place, disks, folder) = (
+            self.place.clone(),
+            Arc::clone(&self.disks),
+            folder.to_owned(),
+        );
         self.worker
-            .run(PATIENCE, move || place.list(&access, &folder))
+            .run(PATIENCE, move || place.list(disks.as_ref(), &folder))
     }
 
     /// Puts files on it, each in place of one of the same name: all of them or none. After
@@ -314,9 +284,9 @@ impl Medium {
     /// # Errors
     /// [`MediumError`]; a warning to whoever runs a repair.
     pub fn put(&self, files: Vec<MediumFile>, patience: Duration) -> Result<(), MediumError> {
-        let (place, access) = (self.place.clone(), self.access.clone());
+        let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         self.worker
-            .run(patience, move || place.put(&access, &files))
+            .run(patience, move || place.put(disks.as_ref(), &files))
     }
 
     /// Tells GRUB on it whether the next start of the host with this system UUID goes to its local

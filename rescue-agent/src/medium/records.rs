@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::error::MediumError;
 use super::writing::MediumFile;
-use super::{Access, Medium, PATIENCE, Place};
+use super::{Medium, PATIENCE, Place};
+use crate::disk::Disks;
 use crate::fat::FatTime;
 use crate::originals::{
     Collection, FOLDER, INDEX, Index, MAX_COPY_BYTES, MAX_INDEX_BYTES, Original,
@@ -52,9 +53,9 @@ impl Medium {
         log: Option<String>,
         patience: Duration,
     ) -> Result<String, MediumError> {
-        let (place, access, begun) = (
+        let (place, disks, begun) = (
             self.place.clone(),
-            self.access.clone(),
+            Arc::clone(&self.disks),
             Arc::clone(&self.begun),
         );
         let host = host.to_owned();
@@ -62,17 +63,17 @@ impl Medium {
             let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
             let name = match begun.take() {
                 Some(name) => name,
-                None => new_name(&place, &access, &host)?,
+                None => new_name(&place, disks.as_ref(), &host)?,
             };
             let path = format!("{REPORTS}/{name}.json");
             let ends = log.is_some();
             let mut files = vec![file(&path, json.into_bytes())];
             files.extend(log.map(|log| file(&format!("{REPORTS}/{name}.log"), log.into_bytes())));
-            let mut put = place.put(&access, &files);
+            let mut put = place.put(disks.as_ref(), &files);
             if ends && matches!(put, Err(MediumError::Full { .. })) {
                 // How the run ended must not fail to be noted for want of room for the log.
                 files.truncate(1);
-                put = place.put(&access, &files);
+                put = place.put(disks.as_ref(), &files);
             }
             put?;
             if !ends {
@@ -93,11 +94,11 @@ impl Medium {
         host: &str,
         originals: Vec<(Original, Vec<u8>)>,
     ) -> Result<usize, MediumError> {
-        let (place, access) = (self.place.clone(), self.access.clone());
+        let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         let folder = format!("{FOLDER}/{host}");
         self.worker.run(PATIENCE_BEFORE_REPAIR, move || {
             let path = format!("{folder}/{INDEX}");
-            let mut index = index(&place, &access, &path)?.unwrap_or_default();
+            let mut index = index(&place, disks.as_ref(), &path)?.unwrap_or_default();
             let mut files = Vec::new();
             for (original, bytes) in originals {
                 let is_new = index.add(&original).map_err(|why| MediumError::File {
@@ -105,14 +106,14 @@ impl Medium {
                     why,
                 })?;
                 let copy = format!("{folder}/{}", original.file);
-                if is_new || !place.has(&access, &copy, bytes.len() as u64)? {
+                if is_new || !place.has(disks.as_ref(), &copy, bytes.len() as u64)? {
                     files.push(file(&copy, bytes));
                 }
             }
             let written = files.len();
             // The last, so that it never names what is not there.
             files.push(file(&path, index.to_json()));
-            place.put(&access, &files)?;
+            place.put(disks.as_ref(), &files)?;
             Ok(written)
         })
     }
@@ -122,13 +123,13 @@ impl Medium {
     /// # Errors
     /// [`MediumError`].
     pub fn originals(&self, host: &str) -> Result<Collection<'_>, MediumError> {
-        let (place, access) = (self.place.clone(), self.access.clone());
+        let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         let folder = format!("{FOLDER}/{host}");
         let path = format!("{folder}/{INDEX}");
         let index = self
             .worker
             .run(PATIENCE_BEFORE_REPAIR, move || {
-                index(&place, &access, &path)
+                index(&place, disks.as_ref(), &path)
             })?
             .unwrap_or_default();
         let originals = index.originals.into_iter();
@@ -154,8 +155,8 @@ fn file(path: &str, content: Vec<u8>) -> MediumFile {
     }
 }
 
-fn index(place: &Place, access: &Access, path: &str) -> Result<Option<Index>, MediumError> {
-    let Some(json) = place.read(access, path, MAX_INDEX_BYTES)? else {
+fn index(place: &Place, disks: &dyn Disks, path: &str) -> Result<Option<Index>, MediumError> {
+    let Some(json) = place.read(disks, path, MAX_INDEX_BYTES)? else {
         return Ok(None);
     };
     let index = Index::parse(&json).map_err(|why| MediumError::File {
@@ -166,8 +167,8 @@ fn index(place: &Place, access: &Access, path: &str) -> Result<Option<Index>, Me
 }
 
 /// A name that no report has: host and time, and a number where the clock stands still.
-fn new_name(place: &Place, access: &Access, host: &str) -> Result<String, MediumError> {
-    let taken = place.list(access, REPORTS)?;
+fn new_name(place: &Place, disks: &dyn Disks, host: &str) -> Result<String, MediumError> {
+    let taken = place.list(disks, REPORTS)?;
     let name = format!("{host}-{}", stamp(FatTime::now()));
     let numbered = (2..MAX_SAME_NAMES).map(|number| format!("{name}-{number}"));
     let is_free = |name: &String| {

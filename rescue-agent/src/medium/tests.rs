@@ -1,6 +1,7 @@
 //! The medium on volumes made and judged by outside programs: sgdisk, mkfs.fat, fsck.fat, mtools.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::thread;
 
 use super::*;
 use crate::bytes::sha256_hex;
-use crate::disk::{Access as Mode, ByteOffset, FileDevice, SectorSize};
+use crate::disk::{Access, ByteOffset, FileDevice, SectorSize, SystemDisks};
 use crate::originals::Original;
 
 const START: u64 = 2048 * 512;
@@ -130,17 +131,15 @@ impl Stick {
     }
 
     fn inventory(&self) -> Inventory {
-        let access = plain();
-        let open = move |path: &Path| (access.read)(path);
-        discover::discover(&[self.image()], &open)
+        discover::discover(&[self.image()], &SystemDisks)
     }
 
     fn medium(&self) -> Medium {
-        self.medium_through(&plain()).unwrap()
+        self.medium_through(Arc::new(SystemDisks)).unwrap()
     }
 
-    fn medium_through(&self, access: &Access) -> Option<Medium> {
-        find(&self.inventory(), &identity(), access).unwrap()
+    fn medium_through(&self, disks: Arc<dyn Disks>) -> Option<Medium> {
+        find(&self.inventory(), &identity(), disks).unwrap()
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -162,13 +161,6 @@ fn identity() -> Identity {
     Identity::parse("test-1\n").unwrap()
 }
 
-fn plain() -> Access {
-    Access {
-        read: Arc::new(|path| Ok(Box::new(FileDevice::open(path, Mode::Read)?))),
-        write: Arc::new(|path| Ok(Box::new(FileDevice::open(path, Mode::Write)?))),
-    }
-}
-
 fn file(path: &str, content: &[u8]) -> MediumFile {
     MediumFile {
         path: path.into(),
@@ -186,10 +178,10 @@ fn noise(length: usize) -> Vec<u8> {
 fn the_medium_is_told_by_the_mark_of_this_very_image() {
     for bits in ["16", "32"] {
         let stick = Stick::new(bits);
-        assert!(stick.medium_through(&plain()).is_none());
+        assert!(stick.medium_through(Arc::new(SystemDisks)).is_none());
         stick.folder_made(".disk");
         stick.give(".disk/esxi-rescue-test-2", b"");
-        assert!(stick.medium_through(&plain()).is_none());
+        assert!(stick.medium_through(Arc::new(SystemDisks)).is_none());
         stick.give(".disk/esxi-rescue-test-1", b"");
         assert!(stick.medium().name().ends_with("stick.img partition 1"));
     }
@@ -200,7 +192,7 @@ fn two_media_of_one_image_are_ambiguous_and_named() {
     let (one, two) = (Stick::marked("32"), Stick::marked("16"));
     let mut inventory = one.inventory();
     inventory.disks.extend(two.inventory().disks);
-    let error = find(&inventory, &identity(), &plain()).unwrap_err();
+    let error = find(&inventory, &identity(), Arc::new(SystemDisks)).unwrap_err();
     let text = error.to_string();
     for stick in [&one, &two] {
         assert!(text.contains(stick.image().to_str().unwrap()), "{text}");
@@ -219,10 +211,10 @@ fn a_disk_with_vmwares_mark_or_a_datastore_is_never_the_medium() {
             image.to_str().unwrap(),
         ],
     );
-    assert!(stick.medium_through(&plain()).is_none());
+    assert!(stick.medium_through(Arc::new(SystemDisks)).is_none());
     let stick = Stick::marked("16");
     stick.patch(512, b"VMWARE FAT16    0123456789abcdef");
-    assert!(stick.medium_through(&plain()).is_none());
+    assert!(stick.medium_through(Arc::new(SystemDisks)).is_none());
 }
 
 #[test]
@@ -500,7 +492,7 @@ fn hostile_first_sectors_are_no_medium() {
     for at in 11..90 {
         for value in [0_u8, 1, 0x7f, 0x80, 0xff] {
             stick.patch(at, &[value]);
-            if let Some(medium) = stick.medium_through(&plain()) {
+            if let Some(medium) = stick.medium_through(Arc::new(SystemDisks)) {
                 let _ = medium.settings();
                 let _ = medium.put(vec![file("reports/a", b"a")], PATIENCE);
             }
@@ -560,20 +552,34 @@ type Written = (u64, Vec<u8>);
 /// What was written from one flush to the next.
 type Epochs = Arc<Mutex<Vec<Vec<Written>>>>;
 
-fn odd(sleep: Duration) -> (Access, Epochs) {
+/// The system's disks, but for those that are written to.
+#[derive(Debug)]
+struct OddDisks {
+    epochs: Epochs,
+    sleep: Duration,
+}
+
+impl Disks for OddDisks {
+    fn read(&self, path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+        SystemDisks.read(path)
+    }
+
+    fn write(&self, path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+        Ok(Box::new(Odd {
+            inner: FileDevice::open(path, Access::Write)?,
+            epochs: Arc::clone(&self.epochs),
+            sleep: self.sleep,
+        }))
+    }
+}
+
+fn odd(sleep: Duration) -> (Arc<dyn Disks>, Epochs) {
     let epochs: Epochs = Arc::new(Mutex::new(vec![Vec::new()]));
-    let kept = Arc::clone(&epochs);
-    let access = Access {
-        write: Arc::new(move |path| {
-            Ok(Box::new(Odd {
-                inner: FileDevice::open(path, Mode::Write)?,
-                epochs: Arc::clone(&kept),
-                sleep,
-            }))
-        }),
-        ..plain()
+    let disks = OddDisks {
+        epochs: Arc::clone(&epochs),
+        sleep,
     };
-    (access, epochs)
+    (Arc::new(disks), epochs)
 }
 
 /// What a cut can leave of the writes: all before an epoch, and of that one every prefix, every
@@ -604,8 +610,8 @@ fn cuts(epochs: &[Vec<Written>]) -> Vec<Vec<Written>> {
 #[test]
 fn a_medium_that_hangs_is_left_behind() {
     let stick = Stick::marked("16");
-    let (access, _) = odd(Duration::from_secs(2));
-    let medium = stick.medium_through(&access).unwrap();
+    let (disks, _) = odd(Duration::from_secs(2));
+    let medium = stick.medium_through(disks).unwrap();
     let begun = std::time::Instant::now();
     let error = medium
         .put(vec![file("reports/a", b"a")], Duration::from_millis(200))
@@ -618,7 +624,7 @@ fn a_medium_that_hangs_is_left_behind() {
 fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_can_be_written() {
     for bits in ["16", "32"] {
         let stick = Stick::marked(bits);
-        let (access, epochs) = odd(Duration::ZERO);
+        let (disks, epochs) = odd(Duration::ZERO);
         let name = "reports/7XK2P03-20260102-030405.json";
         let (old, new) = (noise(1500), noise(2500));
         stick
@@ -626,7 +632,7 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
             .put(vec![file(name, &old)], PATIENCE)
             .unwrap();
         let before = stick.bytes();
-        let medium = stick.medium_through(&access).unwrap();
+        let medium = stick.medium_through(disks).unwrap();
         medium.put(vec![file(name, &new)], PATIENCE).unwrap();
         let epochs = epochs.lock().unwrap().clone();
         // New clusters, both tables twice, the folder.
@@ -654,12 +660,12 @@ fn a_power_cut_while_a_folder_grows_loses_nothing_and_leaves_a_medium_that_can_b
         ("", vec![long(1), long(2), long(3), short]),
     ] {
         let stick = Stick::marked("32");
-        let (access, epochs) = odd(Duration::ZERO);
+        let (disks, epochs) = odd(Duration::ZERO);
         let name = |name: &str| format!("{folder}{name}");
         let first = names.iter().map(|one| file(&name(one), one.as_bytes()));
         stick.medium().put(first.collect(), PATIENCE).unwrap();
         let before = stick.bytes();
-        let medium = stick.medium_through(&access).unwrap();
+        let medium = stick.medium_through(disks).unwrap();
         let (new, newer) = (noise(700), noise(800));
         let added = name("one-more-file-that-has-a-rather-long-name-so-that-it-needs-room.json");
         let put = vec![file(&added, &new), file(&name(&names[0]), &newer)];

@@ -7,7 +7,7 @@ use super::medium;
 use super::say;
 use super::task::Task;
 use super::way_back;
-use crate::cli::{open_readable, open_writable};
+use crate::disk::SystemDisks;
 use crate::fat::FatTime;
 use crate::firmware::WayBack;
 use crate::init::Machine;
@@ -54,11 +54,11 @@ fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt
     let consoles = machine.consoles.clone();
     let mut tell = |event: &repair::Event| tell(&consoles, event);
     let (plan, inventory) = (&task.plan, &seen.inventory);
-    let receipt = repair::carry_out(plan, inventory, &open_writable, FatTime::now(), &mut tell);
+    let receipt = repair::carry_out(plan, inventory, &SystemDisks, FatTime::now(), &mut tell);
     machine.times.mark("repair");
     let mut broken = Vec::new();
     if task.writes() {
-        broken = verify::verify(plan, &receipt, inventory, &open_readable);
+        broken = verify::verify(plan, &receipt, inventory, &SystemDisks);
         machine.times.mark("verification");
     }
     (receipt, broken)

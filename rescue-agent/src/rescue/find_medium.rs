@@ -1,14 +1,15 @@
 //! The medium that the image was started from, and the settings on it, before anything is decided.
 //! Settings that are not clear stop the run, before any write.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::cli::{open_readable, open_writable};
+use crate::disk::SystemDisks;
 use crate::init::Machine;
 use crate::inventory::Inventory;
-use crate::medium::{self, Access, Identity, MediumError, SETTINGS};
+use crate::medium::{self, Identity, MediumError, SETTINGS};
 use crate::report::Sentence;
 use crate::settings::SettingsErrors;
 
@@ -43,8 +44,7 @@ pub(super) fn look_for(machine: &mut Machine, inventory: &Inventory) -> Result<(
     let Some(identity) = Identity::of_image(&machine.root) else {
         return Ok(());
     };
-    let access = Access::new(open_readable, open_writable);
-    let found = medium::find(inventory, &identity, &access)?;
+    let found = medium::find(inventory, &identity, Arc::new(SystemDisks))?;
     let (Some(found), None) = (found, &machine.medium) else {
         return Ok(());
     };

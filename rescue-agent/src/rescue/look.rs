@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::find_medium::{self, MediumStop};
 use super::say;
-use crate::cli::open_readable;
 use crate::discover;
+use crate::disk::SystemDisks;
 use crate::host::Host;
 use crate::init::{self, Machine};
 use crate::inventory::Inventory;
@@ -56,7 +56,7 @@ impl Seen {
     fn now(machine: &Machine) -> Self {
         let host = Host::read(&machine.root);
         let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
-        let inventory = discover::discover(&paths, &open_readable);
+        let inventory = discover::discover(&paths, &SystemDisks);
         Self { host, inventory }
     }
 

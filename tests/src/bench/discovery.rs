@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
-use rescue_agent::{cli, discover};
+use rescue_agent::discover;
+use rescue_agent::disk::{BlockDevice, ByteOffset, Disks, SectorSize, SystemDisks};
 
 use super::process;
 use super::table::{Promise, Row};
@@ -90,16 +90,17 @@ fn by_command(disks: &[PathBuf]) -> Result<f64> {
 
 fn by_library(disks: &[PathBuf]) -> Result<f64> {
     let start = Instant::now();
-    let inventory = discover::discover(disks, &|path| {
-        let device = cli::open_readable(path)?;
-        Ok(Box::new(Late(device)))
-    });
+    let inventory = discover::discover(disks, &late);
     let seconds = start.elapsed().as_secs_f64();
     ensure!(
         inventory.banks().count() == 2,
         "the boot disk was not found"
     );
     Ok(seconds)
+}
+
+fn late(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+    Ok(Box::new(Late(SystemDisks.read(path)?)))
 }
 
 /// A disk that takes its time to answer.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
-use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
+use rescue_agent::disk::{BlockDevice, ByteOffset, Disks, SectorSize, SystemDisks};
 use rescue_agent::fat::FatTime;
 use rescue_agent::plan::{self, Action, Plan};
 use rescue_agent::policy::Policy;
-use rescue_agent::{cli, discover, repair, verify};
+use rescue_agent::{discover, repair, verify};
 
 use super::data;
 use super::table::{Promise, Row};
@@ -149,15 +149,30 @@ fn disk(gib: u64, folder: &Path) -> Result<Made> {
         .make(folder, "disk")
 }
 
+/// The system's disks, each with the same counts.
+struct CountingDisks(Arc<Counts>);
+
+impl CountingDisks {
+    fn counting(&self, device: Box<dyn BlockDevice>) -> Box<dyn BlockDevice> {
+        let counts = Arc::clone(&self.0);
+        Box::new(Counting { device, counts })
+    }
+}
+
+impl Disks for CountingDisks {
+    fn read(&self, path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+        SystemDisks.read(path).map(|device| self.counting(device))
+    }
+
+    fn write(&self, path: &Path) -> io::Result<Box<dyn BlockDevice>> {
+        SystemDisks.write(path).map(|device| self.counting(device))
+    }
+}
+
 fn repaired(made: &Made) -> Result<Transfers> {
     let counts = Arc::new(Counts::default());
-    let counting = |device: Box<dyn BlockDevice>| -> Box<dyn BlockDevice> {
-        let counts = Arc::clone(&counts);
-        Box::new(Counting { device, counts })
-    };
-    let readable = |path: &Path| cli::open_readable(path).map(counting);
-    let writable = |path: &Path| cli::open_writable(path).map(counting);
-    let inventory = discover::discover(std::slice::from_ref(&made.image), &readable);
+    let disks = CountingDisks(Arc::clone(&counts));
+    let inventory = discover::discover(std::slice::from_ref(&made.image), &disks);
     let looked = counts.read.load(Ordering::Relaxed);
     let policy = Policy {
         devices: "0000:00:1f.2".parse()?,
@@ -165,8 +180,8 @@ fn repaired(made: &Made) -> Result<Transfers> {
     };
     let plan = plan::revert(&inventory, &policy, None)?;
     let time = FatTime::from_unix(1_767_225_600);
-    let receipt = repair::carry_out(&plan, &inventory, &writable, time, &mut |_| ());
-    let broken = verify::verify(&plan, &receipt, &inventory, &readable);
+    let receipt = repair::carry_out(&plan, &inventory, &disks, time, &mut |_| ());
+    let broken = verify::verify(&plan, &receipt, &inventory, &disks);
     ensure!(broken.is_empty(), "{broken:?}");
     let (written, archives) = (
         counts.written.load(Ordering::Relaxed),

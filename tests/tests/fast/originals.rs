@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rescue_agent::cli::open_readable;
 use rescue_agent::discover;
+use rescue_agent::disk::SystemDisks;
 use rescue_agent::originals::{self, Offer};
 use rescue_agent::plan::{self, Action};
 use rescue_agent::policy::BankChoice;
@@ -293,7 +293,7 @@ fn a_folder_without_an_index_that_makes_sense_is_a_usage_error() -> Result<()> {
 #[test]
 fn where_copies_cannot_be_looked_into_a_bank_without_its_original_is_refused() -> Result<()> {
     let loss = Loss::new()?;
-    let inventory = discover::discover(std::slice::from_ref(&loss.made.image), &open_readable);
+    let inventory = discover::discover(std::slice::from_ref(&loss.made.image), &SystemDisks);
     let unknown = originals::unknown(&inventory, "the stick does not answer");
     let actions = |offers: &[Offer]| -> Vec<Action> {
         let plan = plan::restore(&inventory, &BankChoice::All, offers);

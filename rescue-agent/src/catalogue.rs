@@ -86,7 +86,7 @@ fn results() -> Vec<String> {
         Sentence::PartlyRefused { .. } => Sentence::PartlyRefused { banks: 1 },
         Sentence::Failed => Sentence::Failed,
         Sentence::NoneFound => Sentence::NoneFound,
-        Sentence::BadWish => Sentence::BadWish,
+        Sentence::InvalidRequest => Sentence::InvalidRequest,
         Sentence::RepairedBefore => Sentence::RepairedBefore,
         Sentence::BadSettings => Sentence::BadSettings,
         Sentence::UnknownSettings => Sentence::UnknownSettings,
@@ -266,7 +266,7 @@ fn broken_promises() -> Vec<String> {
     ]
 }
 
-fn wishes() -> Vec<String> {
+fn requests() -> Vec<String> {
     let mut messages = samples![
         PlanError::AutoNeedsMachine { .. } => PlanError::AutoNeedsMachine { passed_through: text() },
         PlanError::ClassNeedsMachine { .. } => PlanError::ClassNeedsMachine {
@@ -545,7 +545,7 @@ fn every_message() -> Vec<String> {
         archives(),
         troubles(),
         broken_promises(),
-        wishes(),
+        requests(),
         stops(),
         settings(),
         warnings(),

@@ -143,15 +143,15 @@ struct Restore {
     common: Common,
 }
 
-/// Exit status for a wish that cannot be understood or carried out as worded.
+/// Exit status for a request that cannot be understood or carried out as worded.
 pub const USAGE: u8 = 2;
 
-/// A wish that cannot be understood or carried out as worded; nothing is written then.
+/// A request that cannot be understood or carried out as worded; nothing is written then.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Wish(String);
+struct InvalidRequest(String);
 
-impl Wish {
+impl InvalidRequest {
     fn refused(why: impl ToString) -> anyhow::Error {
         Self(why.to_string()).into()
     }
@@ -175,7 +175,7 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         Action::Restore(args) => restore(&args),
     };
     match done {
-        Err(error) if error.is::<Wish>() => {
+        Err(error) if error.is::<InvalidRequest>() => {
             say(format_args!(
                 "rescue-agent: {}",
                 report::escape(&error.to_string())
@@ -222,7 +222,8 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
             SourceName::Newest => Source::Newest,
         },
     };
-    let plan = plan::revert(&look.inventory, &policy, look.host.as_ref()).map_err(Wish::refused)?;
+    let plan = plan::revert(&look.inventory, &policy, look.host.as_ref())
+        .map_err(InvalidRequest::refused)?;
     let command = if args.dry_run {
         Command::DryRun
     } else {
@@ -244,7 +245,7 @@ fn restore(args: &Restore) -> anyhow::Result<u8> {
     let offers = match &args.originals {
         None => Vec::new(),
         Some(folder) => {
-            let collection = Collection::in_folder(folder).map_err(Wish::refused)?;
+            let collection = Collection::in_folder(folder).map_err(InvalidRequest::refused)?;
             originals::offers(&look.inventory, look.host.as_ref(), &collection)
         }
     };
@@ -375,7 +376,7 @@ impl Look {
 
     /// Images, or disks that were carried here, in their places on a saved machine.
     fn elsewhere(disks: &[PathBuf], snapshot: &Path) -> anyhow::Result<Self> {
-        let mut host = Host::load(snapshot).map_err(Wish::refused)?;
+        let mut host = Host::load(snapshot).map_err(InvalidRequest::refused)?;
         let (mut paths, mut seats) = (Vec::new(), Vec::new());
         for disk in disks {
             let (path, node) = image_and_node(disk);
@@ -383,7 +384,7 @@ impl Look {
             seats.push(node);
         }
         let inventory = discover::discover(&paths, &SystemDisks);
-        seat_all(&mut host, &inventory, &seats).map_err(Wish::refused)?;
+        seat_all(&mut host, &inventory, &seats).map_err(InvalidRequest::refused)?;
         Ok(Self {
             inventory,
             host: Some(host),
@@ -395,7 +396,7 @@ impl Look {
         text.parse().map_err(|error| {
             let there = plan::passed_through(&self.inventory);
             let there = if there.is_empty() { "nothing" } else { &there };
-            Wish::refused(format!("--devices: {error}. Passed through: {there}"))
+            InvalidRequest::refused(format!("--devices: {error}. Passed through: {there}"))
         })
     }
 

@@ -197,7 +197,7 @@ pub enum Source {
     Newest,
 }
 
-/// Everything the planner needs to know of the administrator's wishes.
+/// Everything the planner needs to know of what the administrator asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Devices to give back.

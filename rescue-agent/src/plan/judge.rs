@@ -51,7 +51,7 @@ pub struct Judged {
     pub reason: String,
 }
 
-/// The machine and the wish, ready to judge entries.
+/// The machine and the request, ready to judge entries.
 #[derive(Debug)]
 pub(super) struct Judge<'a> {
     selection: &'a Selection,

@@ -203,7 +203,7 @@ pub enum PlanError {
 /// Plans a repair.
 ///
 /// # Errors
-/// [`PlanError`] when the wish itself cannot be understood in this situation.
+/// [`PlanError`] when the request itself cannot be understood in this situation.
 pub fn revert(
     inventory: &Inventory,
     policy: &Policy,

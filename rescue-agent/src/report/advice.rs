@@ -48,7 +48,7 @@ pub(crate) enum Sentence {
     #[error("No ESXi installation was found. Nothing was written.")]
     NoneFound,
     #[error("The setting `devices` does not fit this machine. Nothing was written.")]
-    BadWish,
+    InvalidRequest,
     #[error("The settings are wrong. Nothing was written.")]
     BadSettings,
     #[error("The settings on the medium are not known. Nothing was written.")]

@@ -84,7 +84,7 @@ impl Stop {
     /// Nothing has been written when this is said.
     fn tell(&self, machine: &mut Machine) -> Outcome {
         let result = match self {
-            Self::Plan(_) => Sentence::BadWish,
+            Self::Plan(_) => Sentence::InvalidRequest,
             Self::Medium(stop) => stop.sentence(),
         };
         let banner = Tone::Banner(Mood::Warning);

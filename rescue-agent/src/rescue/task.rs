@@ -1,4 +1,4 @@
-//! What is to be done: the wish of the settings or of a person, and the plan made of it.
+//! What is to be done: the request of the settings or of a person, and the plan made of it.
 
 use super::look::Seen;
 use super::medium;
@@ -19,7 +19,7 @@ pub(super) enum Decision {
     Leave(Finish),
 }
 
-/// A wish and its plan.
+/// A request and its plan.
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) command: Command,

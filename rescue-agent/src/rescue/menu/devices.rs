@@ -168,7 +168,7 @@ impl DeviceList {
         )
     }
 
-    /// The wish; `None` where nothing is chosen.
+    /// The request; `None` where nothing is chosen.
     pub(super) fn selection(&self) -> Option<Selection> {
         let chosen = self.rows.iter().filter(|row| row.chosen);
         let terms: Vec<Term> = chosen.map(|row| Term::Address(row.address)).collect();
@@ -211,20 +211,20 @@ mod tests {
         DeviceList::new(&devices)
     }
 
-    fn wish(list: &DeviceList) -> Option<String> {
+    fn request(list: &DeviceList) -> Option<String> {
         list.selection().map(|selection| selection.to_string())
     }
 
     #[test]
     fn a_number_turns_a_device_on_and_off() {
         let mut list = two();
-        assert_eq!(wish(&list).as_deref(), Some("0000:00:1f.2"));
+        assert_eq!(request(&list).as_deref(), Some("0000:00:1f.2"));
         assert_eq!(list.press(Key::Character('2')), Reaction::Changed);
-        assert_eq!(wish(&list).as_deref(), Some("0000:00:1f.2,0000:01:00.0"));
+        assert_eq!(request(&list).as_deref(), Some("0000:00:1f.2,0000:01:00.0"));
         assert_eq!(list.press(Key::Character('1')), Reaction::Changed);
-        assert_eq!(wish(&list).as_deref(), Some("0000:01:00.0"));
+        assert_eq!(request(&list).as_deref(), Some("0000:01:00.0"));
         assert_eq!(list.press(Key::Character('2')), Reaction::Changed);
-        assert_eq!(wish(&list), None);
+        assert_eq!(request(&list), None);
         for nothing in ['0', '3', 'k'] {
             assert_eq!(list.press(Key::Character(nothing)), Reaction::None);
         }
@@ -238,12 +238,12 @@ mod tests {
         assert_eq!(list.press(Key::Character('1')), Reaction::Changed);
         assert!(list.status().starts_with("Number 1_"));
         assert_eq!(list.press(Key::Character('7')), Reaction::Changed);
-        assert_eq!(wish(&list).as_deref(), Some("0000:02:10.0"));
+        assert_eq!(request(&list).as_deref(), Some("0000:02:10.0"));
         list.press(Key::Character('2'));
         assert_eq!(list.press(Key::Enter), Reaction::Changed, "ends the number");
-        assert_eq!(wish(&list).as_deref(), Some("0000:02:01.0,0000:02:10.0"));
+        assert_eq!(request(&list).as_deref(), Some("0000:02:01.0,0000:02:10.0"));
         list.press(Key::Character('3'));
-        assert_eq!(wish(&list).map(|text| text.len()), Some(12 * 3 + 2));
+        assert_eq!(request(&list).map(|text| text.len()), Some(12 * 3 + 2));
         list.press(Key::Character('2'));
         assert_eq!(list.press(Key::Character('9')), Reaction::None, "29 of 25");
     }
@@ -253,7 +253,7 @@ mod tests {
         let mut list = two();
         list.press(Key::Down);
         assert_eq!(list.press(Key::Character(' ')), Reaction::Changed);
-        assert_eq!(wish(&list).as_deref(), Some("0000:00:1f.2,0000:01:00.0"));
+        assert_eq!(request(&list).as_deref(), Some("0000:00:1f.2,0000:01:00.0"));
         assert_eq!(
             list.status(),
             "2 of 2 go back to ESXi. Number 2: [x] 0000:01:00.0"
@@ -283,7 +283,7 @@ mod tests {
             device("0000:00:1f.2", Verdict::GiveBack),
             odd.clone(),
         ]);
-        assert_eq!((list.rows.len(), wish(&list).is_some()), (1, true));
+        assert_eq!((list.rows.len(), request(&list).is_some()), (1, true));
         assert!(DeviceList::new(&[odd]).is_empty());
     }
 }

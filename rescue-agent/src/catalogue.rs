@@ -24,7 +24,7 @@ use crate::disk::partition::TableWarning;
 use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
 use crate::fat::{Damage, FatError, ShortName};
 use crate::firmware::Way;
-use crate::host::{PciClass, PciFunction, SeatError, SnapshotError};
+use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
 use crate::init::drivers::table::DriverTableError;
 use crate::init::drivers::{Undriven, UndrivenReason};
@@ -279,12 +279,12 @@ fn requests() -> Vec<String> {
         },
     ];
     messages.extend(samples![
-        SeatError::NoSuchDisk { .. } => SeatError::NoSuchDisk {
+        AssignError::NoSuchDisk { .. } => AssignError::NoSuchDisk {
             node: PathBuf::from("X"),
             disks: text(),
         },
-        SeatError::Taken { .. } => SeatError::Taken { node: PathBuf::from("X") },
-        SeatError::Which { .. } => SeatError::Which {
+        AssignError::Taken { .. } => AssignError::Taken { node: PathBuf::from("X") },
+        AssignError::Which { .. } => AssignError::Which {
             image: PathBuf::from("X"),
             size: 1,
             fits: 2,

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::discover;
 use crate::disk::SystemDisks;
 use crate::fat::FatTime;
-use crate::host::{Host, SeatError};
+use crate::host::{AssignError, Host};
 use crate::inventory::Inventory;
 use crate::logging::{self, say};
 use crate::originals::{self, Collection};
@@ -377,14 +377,14 @@ impl Look {
     /// Images, or disks that were carried here, in their places on a saved machine.
     fn elsewhere(disks: &[PathBuf], snapshot: &Path) -> anyhow::Result<Self> {
         let mut host = Host::load(snapshot).map_err(InvalidRequest::refused)?;
-        let (mut paths, mut seats) = (Vec::new(), Vec::new());
+        let (mut paths, mut nodes) = (Vec::new(), Vec::new());
         for disk in disks {
             let (path, node) = image_and_node(disk);
             paths.push(real_path(&path)?);
-            seats.push(node);
+            nodes.push(node);
         }
         let inventory = discover::discover(&paths, &SystemDisks);
-        seat_all(&mut host, &inventory, &seats).map_err(InvalidRequest::refused)?;
+        assign_images(&mut host, &inventory, &nodes).map_err(InvalidRequest::refused)?;
         Ok(Self {
             inventory,
             host: Some(host),
@@ -439,19 +439,19 @@ fn image_and_node(disk: &Path) -> (PathBuf, Option<PathBuf>) {
 }
 
 /// Named places first: what is left may then fit by its size.
-fn seat_all(
+fn assign_images(
     host: &mut Host,
     inventory: &Inventory,
-    seats: &[Option<PathBuf>],
-) -> Result<(), SeatError> {
-    let all = || inventory.disks.iter().zip(seats);
+    nodes: &[Option<PathBuf>],
+) -> Result<(), AssignError> {
+    let all = || inventory.disks.iter().zip(nodes);
     for (disk, node) in all() {
         if let Some(node) = node {
-            host.seat(&disk.path, node)?;
+            host.assign(&disk.path, node)?;
         }
     }
     for (disk, _) in all().filter(|(_, node)| node.is_none()) {
-        host.seat_by_size(&disk.path, disk.size)?;
+        host.assign_by_size(&disk.path, disk.size)?;
     }
     Ok(())
 }

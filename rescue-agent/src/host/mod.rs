@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use class::{PciClass, class_words};
-pub use snapshot::{SeatError, SnapshotError};
+pub use snapshot::{AssignError, SnapshotError};
 
 use crate::config::pci::{PciAddress, VendorDevice};
 

@@ -50,7 +50,7 @@ pub enum SnapshotError {
 
 /// Why it is not known which disk of the machine an image stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SeatError {
+pub enum AssignError {
     /// A name that no disk of the machine has.
     #[error("the saved machine has no disk {}; it has {disks}", node.display())]
     NoSuchDisk {
@@ -133,17 +133,17 @@ impl Host {
     /// From now on `image` stands for the disk `node`.
     ///
     /// # Errors
-    /// [`SeatError`] when there is no such disk, or it is taken.
-    pub fn seat(&mut self, image: &Path, node: &Path) -> Result<(), SeatError> {
+    /// [`AssignError`] when there is no such disk, or it is taken.
+    pub fn assign(&mut self, image: &Path, node: &Path) -> Result<(), AssignError> {
         let disks = self.list_disks();
         let Some(disk) = self.disks.iter_mut().find(|disk| disk.node == node) else {
-            return Err(SeatError::NoSuchDisk {
+            return Err(AssignError::NoSuchDisk {
                 node: node.to_owned(),
                 disks,
             });
         };
         if disk.image.is_some() {
-            return Err(SeatError::Taken {
+            return Err(AssignError::Taken {
                 node: node.to_owned(),
             });
         }
@@ -155,8 +155,8 @@ impl Host {
     /// image stands for yet.
     ///
     /// # Errors
-    /// [`SeatError::Which`] when there is no such disk, or more than one.
-    pub fn seat_by_size(&mut self, image: &Path, size: u64) -> Result<(), SeatError> {
+    /// [`AssignError::Which`] when there is no such disk, or more than one.
+    pub fn assign_by_size(&mut self, image: &Path, size: u64) -> Result<(), AssignError> {
         let disks = self.list_disks();
         let mut fits: Vec<&mut DiskNode> = self
             .disks
@@ -168,7 +168,7 @@ impl Host {
                 disk.image = Some(image.to_owned());
                 Ok(())
             }
-            several => Err(SeatError::Which {
+            several => Err(AssignError::Which {
                 image: image.to_owned(),
                 size,
                 fits: several.len(),
@@ -254,23 +254,23 @@ mod tests {
     fn an_image_stands_for_the_disk_it_is_named_for_or_the_only_one_of_its_size() {
         let image = Path::new("a.img");
         let mut machine = host();
-        machine.seat_by_size(image, 10).unwrap();
+        machine.assign_by_size(image, 10).unwrap();
         assert_eq!(machine.disk(image).unwrap().name(), "sda");
 
         let mut machine = host();
-        let error = machine.seat_by_size(image, 20).unwrap_err().to_string();
+        let error = machine.assign_by_size(image, 20).unwrap_err().to_string();
         assert!(error.contains("a.img=/dev/sdb"), "{error}");
-        machine.seat(image, Path::new("/dev/sdb")).unwrap();
+        machine.assign(image, Path::new("/dev/sdb")).unwrap();
         // What is left fits alone.
-        machine.seat_by_size(Path::new("b.img"), 20).unwrap();
+        machine.assign_by_size(Path::new("b.img"), 20).unwrap();
         assert_eq!(machine.disk(Path::new("b.img")).unwrap().name(), "sdc");
         assert!(matches!(
-            machine.seat(image, Path::new("/dev/sdc")),
-            Err(SeatError::Taken { .. })
+            machine.assign(image, Path::new("/dev/sdc")),
+            Err(AssignError::Taken { .. })
         ));
         assert!(matches!(
-            machine.seat(image, Path::new("/dev/sdz")),
-            Err(SeatError::NoSuchDisk { .. })
+            machine.assign(image, Path::new("/dev/sdz")),
+            Err(AssignError::NoSuchDisk { .. })
         ));
     }
 }

@@ -374,7 +374,7 @@ fn settings() -> Vec<String> {
 
 fn warnings() -> Vec<String> {
     let mut messages = samples![
-        Warning::Talkative(_) => Warning::Talkative(failure()),
+        Warning::NotSilenced(_) => Warning::NotSilenced(failure()),
         Warning::NoConsole { .. } => Warning::NoConsole { name: text() },
         Warning::NoEvents(_) => Warning::NoEvents(Errno::EIO),
     ];

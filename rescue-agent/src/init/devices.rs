@@ -655,7 +655,7 @@ mod tests {
     fn without_messages_the_machine_is_looked_at_instead() {
         let machine = Machine::new();
         let mut devices = devices(&machine, 0, Vec::new());
-        devices.events = Box::new(super::super::uevent::Deaf);
+        devices.events = Box::new(super::super::uevent::NoEvents);
         machine.device("scsi", "0:0:0:0", &[("modalias", "scsi:t-0x00")]);
         assert_eq!(settle(&mut devices, LONG).gave_up_on, None);
         assert_eq!(devices.drivers_loaded().len(), 1);

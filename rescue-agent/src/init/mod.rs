@@ -36,7 +36,7 @@ use devices::{Devices, Pending};
 use drivers::Drivers;
 use drivers::load::KernelLoader;
 use drivers::table::{Catalog, DriverTableError, MAX_TABLE_BYTES};
-use uevent::{Deaf, EventSource, KernelEvents};
+use uevent::{EventSource, KernelEvents, NoEvents};
 
 use crate::files::read_up_to;
 use crate::firmware::UEFI;
@@ -151,7 +151,7 @@ pub(crate) enum Stop {
 #[derive(Debug, Error)]
 pub(crate) enum Warning {
     #[error("cannot silence the kernel's messages: {0}")]
-    Talkative(io::Error),
+    NotSilenced(io::Error),
     #[error("cannot use {name} as a console (setting console)")]
     NoConsole { name: String },
     #[error("the kernel does not tell of new devices: {0}")]
@@ -331,7 +331,7 @@ fn rescue_machine(
 /// What is good to have and no reason to stop.
 fn prepare_lesser_things(root: &Path, warnings: &mut Vec<String>) {
     if let Err(error) = console::silence_kernel(root) {
-        warnings.push(Warning::Talkative(error).to_string());
+        warnings.push(Warning::NotSilenced(error).to_string());
     }
     for mount in mounts::TEMPORARY {
         if let Err(error) = mount.mount(root) {
@@ -379,7 +379,7 @@ fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<Stri
         Ok(events) => Box::new(events),
         Err(error) => {
             warnings.push(Warning::NoEvents(error).to_string());
-            Box::new(Deaf)
+            Box::new(NoEvents)
         }
     };
     let catalog = read_catalog(root, warnings).unwrap_or_else(|error| {

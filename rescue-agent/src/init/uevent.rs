@@ -132,9 +132,9 @@ impl EventSource for KernelEvents {
 
 /// No messages at all: the machine is looked at again and again instead.
 #[derive(Debug, Clone, Copy)]
-pub struct Deaf;
+pub struct NoEvents;
 
-impl EventSource for Deaf {
+impl EventSource for NoEvents {
     fn wait(&mut self, patience: Duration) -> News {
         thread::sleep(patience);
         News::Lost

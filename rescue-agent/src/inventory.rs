@@ -208,7 +208,7 @@ pub struct Content {
     /// Whether it is encrypted.
     pub sealed: bool,
     /// Whether a layer is uncompressed.
-    pub hand_made: bool,
+    pub uncompressed: bool,
     /// When ESXi saved it.
     pub saved: Option<BackupCounter>,
     /// The volume UUID of the bank its ConfigStore was saved in, 32 hex digits.
@@ -234,7 +234,7 @@ impl Content {
         };
         Ok(Self {
             sealed: archive.is_sealed(),
-            hand_made: archive.is_hand_made(),
+            uncompressed: archive.is_uncompressed(),
             devices: devices_of(&configuration),
             saved: configuration.saved,
             store_bank: configuration.store_bank,

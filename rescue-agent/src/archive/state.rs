@@ -152,7 +152,7 @@ pub struct StateArchive {
     /// The tar of `etc/…`.
     etc: Vec<u8>,
     places: Places,
-    hand_made: bool,
+    uncompressed: bool,
 }
 
 /// Where in the tar of `etc/…` the files stand that matter here.
@@ -237,7 +237,7 @@ impl StateArchive {
             wrapping,
             etc,
             places,
-            hand_made: !(outer_gzip && inner_gzip),
+            uncompressed: !(outer_gzip && inner_gzip),
         })
     }
 
@@ -248,8 +248,8 @@ impl StateArchive {
 
     /// Whether a layer is uncompressed, as a repair by hand leaves it. ESXi cannot read such an
     /// archive.
-    pub fn is_hand_made(&self) -> bool {
-        self.hand_made
+    pub fn is_uncompressed(&self) -> bool {
+        self.uncompressed
     }
 
     /// What the archive says about devices.

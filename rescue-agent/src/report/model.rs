@@ -527,7 +527,7 @@ fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
         modified: archive.modified.to_string(),
         sha256: archive.sha256.clone(),
         encrypted: content.map(|content| content.sealed),
-        left_uncompressed: content.map(|content| content.hand_made),
+        left_uncompressed: content.map(|content| content.uncompressed),
         saved_count: saved.map(|saved| saved.count),
         saved_date: saved.and_then(|saved| saved.modified.clone()),
         store_saved_in_this_bank: content

@@ -134,7 +134,7 @@ fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
             true => head.push_str(&format!("  {} {}", archive.name, archive.modified)),
             false => more.extend(archive_problem(archive)),
         }
-        more.extend(hand_made(archive).into_iter().chain(undo_line(archive)));
+        more.extend(uncompressed(archive).into_iter().chain(undo_line(archive)));
     }
     if bank.archives.is_empty() {
         head.push_str("  no state archive");
@@ -179,7 +179,7 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
             archive.name, archive.size
         )));
     }
-    lines.extend(hand_made(archive).into_iter().chain(undo_line(archive)));
+    lines.extend(uncompressed(archive).into_iter().chain(undo_line(archive)));
     lines
 }
 
@@ -188,10 +188,10 @@ fn archive_problem(archive: &ArchiveFile) -> Option<Line> {
     Some(warning(format!("{}: {problem}", archive.name)))
 }
 
-fn hand_made(archive: &ArchiveFile) -> Option<Line> {
+fn uncompressed(archive: &ArchiveFile) -> Option<Line> {
     let content = archive.content.as_ref().ok()?;
     content
-        .hand_made
+        .uncompressed
         .then(|| warning("left uncompressed by a repair by hand: ESXi cannot load it"))
 }
 

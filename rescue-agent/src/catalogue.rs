@@ -27,7 +27,7 @@ use crate::firmware::Way;
 use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
 use crate::init::drivers::table::DriverTableError;
-use crate::init::drivers::{Undriven, UndrivenReason};
+use crate::init::drivers::{NoDriverReason, WithoutDriver};
 use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
@@ -400,8 +400,8 @@ fn warnings() -> Vec<String> {
     messages
 }
 
-fn undriven() -> Vec<String> {
-    let controller = |reason| Undriven {
+fn without_driver() -> Vec<String> {
+    let controller = |reason| WithoutDriver {
         function: PciFunction {
             address: PciAddress {
                 segment: 0,
@@ -423,15 +423,15 @@ fn undriven() -> Vec<String> {
         firmware: Vec::new(),
     };
     let reasons = [
-        UndrivenReason::NoDriver,
-        UndrivenReason::Failed(vec![ModuleFailure {
+        NoDriverReason::NoDriver,
+        NoDriverReason::Failed(vec![ModuleFailure {
             name: text(),
             reason: text(),
         }]),
-        UndrivenReason::NotTaken(vec![text()]),
+        NoDriverReason::NotTaken(vec![text()]),
     ];
-    let covers = |reason: &UndrivenReason| match reason {
-        UndrivenReason::NoDriver | UndrivenReason::Failed(_) | UndrivenReason::NotTaken(_) => (),
+    let covers = |reason: &NoDriverReason| match reason {
+        NoDriverReason::NoDriver | NoDriverReason::Failed(_) | NoDriverReason::NotTaken(_) => (),
     };
     reasons.iter().for_each(covers);
     reasons
@@ -549,7 +549,7 @@ fn every_message() -> Vec<String> {
         stops(),
         settings(),
         warnings(),
-        undriven(),
+        without_driver(),
         deliveries(),
         posts(),
         lookups(),

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::drivers::load::{LoadedModule, ModuleFailure, StartingModule};
-use super::drivers::{Drivers, Undriven, UndrivenReason, sysfs};
+use super::drivers::{Drivers, NoDriverReason, WithoutDriver, sysfs};
 use super::uevent::{EventSource, News, Uevent};
 
 /// How long no device may have come and no driver have finished.
@@ -294,8 +294,8 @@ impl Devices {
 
     /// The controllers that disks may hang on and no driver runs now.
     #[must_use]
-    pub fn undriven(&self) -> Vec<Undriven> {
-        self.drivers.undriven(&self.root)
+    pub fn without_driver(&self) -> Vec<WithoutDriver> {
+        self.drivers.without_driver(&self.root)
     }
 
     /// The modules that could not be loaded.
@@ -308,19 +308,21 @@ impl Devices {
     /// modules that failed without being the driver of one of those.
     #[must_use]
     pub fn driver_problems(&self) -> Vec<String> {
-        let undriven = self.undriven();
+        let without_driver = self.without_driver();
         let told = |failure: &ModuleFailure| {
-            undriven.iter().any(|undriven| match &undriven.reason {
-                UndrivenReason::Failed(failures) => failures.contains(failure),
-                UndrivenReason::NoDriver | UndrivenReason::NotTaken(_) => false,
-            })
+            without_driver
+                .iter()
+                .any(|without_driver| match &without_driver.reason {
+                    NoDriverReason::Failed(failures) => failures.contains(failure),
+                    NoDriverReason::NoDriver | NoDriverReason::NotTaken(_) => false,
+                })
         };
         let others = self.driver_failures();
         let others = others
             .iter()
             .filter(|failure| !told(failure))
             .map(|failure| format!("driver {} failed: {}", failure.name, failure.reason));
-        let controllers = undriven.iter().map(ToString::to_string);
+        let controllers = without_driver.iter().map(ToString::to_string);
         controllers.chain(others).collect()
     }
 

@@ -64,7 +64,7 @@ pub enum DeliveryError {
     /// There is no network card with a driver.
     #[error(
         "no wired network card is ready ({}); check that the machine was started with initrd-net.img \
-         and see the image's list of drivers", undriven(.without_driver)
+         and see the image's list of drivers", cards(.without_driver)
     )]
     NoCard {
         /// The network cards that no driver runs.
@@ -121,7 +121,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-fn undriven(cards: &[String]) -> String {
+fn cards(cards: &[String]) -> String {
     if cards.is_empty() {
         "the machine shows none".to_owned()
     } else {

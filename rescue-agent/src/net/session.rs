@@ -316,9 +316,9 @@ impl Session<'_> {
 
     fn cards_without_driver(&self) -> Vec<String> {
         let functions = PciFunction::all(&self.task.root).into_iter();
-        let undriven = functions
+        let without_driver = functions
             .filter(|function| function.class.base() == PCI_NETWORK && function.driver.is_none());
-        undriven
+        without_driver
             .map(|function| format!("{} {}", function.address, function.id))
             .collect()
     }

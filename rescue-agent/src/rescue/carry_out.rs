@@ -83,7 +83,7 @@ fn about_image(machine: &Machine, way_back: Option<&WayBack>) -> serde_json::Val
     json!({
         "drivers_loaded": machine.devices.drivers_loaded(),
         "driver_failures": machine.devices.driver_failures(),
-        "undriven_controllers": machine.devices.undriven(),
+        "undriven_controllers": machine.devices.without_driver(),
         "waits": machine.devices.waits(),
         "phase_ends": machine.times,
         "warnings": machine.warnings,

@@ -25,12 +25,12 @@ const USB_KEYBOARD_MODULES: [&str; 2] = ["usbhid", "hid_generic"];
 
 /// A controller that disks may hang on (storage, USB, SD cards, Fibre Channel) and no driver runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Undriven {
+pub struct WithoutDriver {
     /// The controller.
     #[serde(flatten, serialize_with = "in_numbers")]
     pub function: PciFunction,
     /// Why no driver runs it.
-    pub reason: UndrivenReason,
+    pub reason: NoDriverReason,
     /// Firmware files that its drivers may ask for; the image has none of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<String>,
@@ -59,7 +59,7 @@ fn in_numbers<S: Serializer>(function: &PciFunction, to: S) -> Result<S::Ok, S::
 /// Why no driver runs a controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum UndrivenReason {
+pub enum NoDriverReason {
     /// The image has no driver for it.
     NoDriver,
     /// Its driver could not be loaded.
@@ -68,21 +68,21 @@ pub enum UndrivenReason {
     NotTaken(Vec<String>),
 }
 
-impl std::fmt::Display for Undriven {
+impl std::fmt::Display for WithoutDriver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let PciFunction {
             address, id, class, ..
         } = &self.function;
         write!(f, "{address} {id} class {:06x}: ", class.0)?;
         match &self.reason {
-            UndrivenReason::NoDriver => f.write_str("no driver for it in this image"),
-            UndrivenReason::Failed(failures) => {
+            NoDriverReason::NoDriver => f.write_str("no driver for it in this image"),
+            NoDriverReason::Failed(failures) => {
                 let texts = failures
                     .iter()
                     .map(|failure| format!("driver {} failed: {}", failure.name, failure.reason));
                 f.write_str(&texts.collect::<Vec<String>>().join("; "))
             }
-            UndrivenReason::NotTaken(names) => {
+            NoDriverReason::NotTaken(names) => {
                 write!(f, "driver {} did not take it", names.join(", "))?;
                 match self.firmware.is_empty() {
                     true => Ok(()),
@@ -197,12 +197,12 @@ impl Drivers {
 
     /// The controllers that disks may hang on and no driver runs.
     #[must_use]
-    pub fn undriven(&self, root: &Path) -> Vec<Undriven> {
+    pub fn without_driver(&self, root: &Path) -> Vec<WithoutDriver> {
         let functions = PciFunction::all(root).into_iter();
         functions
             .filter(|function| function.class.drives_storage() && function.driver.is_none())
-            .map(|function| Undriven {
-                reason: self.undriven_reason(&function.modalias),
+            .map(|function| WithoutDriver {
+                reason: self.reason_without_driver(&function.modalias),
                 firmware: self.firmware_for(&function.modalias),
                 function,
             })
@@ -216,7 +216,7 @@ impl Drivers {
             .collect()
     }
 
-    fn undriven_reason(&self, modalias: &str) -> UndrivenReason {
+    fn reason_without_driver(&self, modalias: &str) -> NoDriverReason {
         let wanted = self.wanted_by(modalias).into_iter();
         let names: Vec<String> = wanted
             .map(|id| self.catalog.module(id).name.clone())
@@ -224,9 +224,9 @@ impl Drivers {
         let mut failures = self.failures();
         failures.retain(|failure| names.contains(&failure.name));
         match (names.is_empty(), failures.is_empty()) {
-            (true, _) => UndrivenReason::NoDriver,
-            (_, false) => UndrivenReason::Failed(failures),
-            (_, true) => UndrivenReason::NotTaken(names),
+            (true, _) => NoDriverReason::NoDriver,
+            (_, false) => NoDriverReason::Failed(failures),
+            (_, true) => NoDriverReason::NotTaken(names),
         }
     }
 
@@ -336,7 +336,7 @@ mod tests {
         drivers.start_for_present(machine.root());
         assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
         let shown: Vec<String> = drivers
-            .undriven(machine.root())
+            .without_driver(machine.root())
             .iter()
             .map(ToString::to_string)
             .collect();

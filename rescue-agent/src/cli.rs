@@ -194,45 +194,45 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
             file.display()
         ));
     }
-    let look = Look::at(&args.common, args.reasoning.pci.as_deref())?;
-    let host = look.host.as_ref();
-    let plan = plan::revert(&look.inventory, &Policy::default(), host)
-        .unwrap_or_else(|_| plan::listing(&look.inventory, host));
-    let report = look.report(Command::Inspect, &plan, None, Vec::new());
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref())?;
+    let host = findings.host.as_ref();
+    let plan = plan::revert(&findings.inventory, &Policy::default(), host)
+        .unwrap_or_else(|_| plan::listing(&findings.inventory, host));
+    let report = findings.report(Command::Inspect, &plan, None, Vec::new());
     let exit_status = report.result.exit_status();
-    let explanation = look.explanation(&plan, args.reasoning.explain);
+    let explanation = findings.explanation(&plan, args.reasoning.explain);
     if args.common.json {
         show(&[report.with_explanation(explanation).to_json()]);
         return Ok(exit_status);
     }
-    show(&report::findings(&look.inventory, host, Detail::Full));
+    show(&report::findings(&findings.inventory, host, Detail::Full));
     show(&report::devices(&plan, Detail::Full));
     show(&explanation);
-    show(&report::result(&report, &look.inventory, None, None));
+    show(&report::result(&report, &findings.inventory, None, None));
     Ok(exit_status)
 }
 
 fn revert(args: &Revert) -> anyhow::Result<u8> {
-    let look = Look::at(&args.common, args.reasoning.pci.as_deref())?;
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref())?;
     let policy = Policy {
-        devices: look.selection(&args.devices)?,
+        devices: findings.selection(&args.devices)?,
         banks: args.banks.clone(),
         source: match args.source {
             SourceName::Own => Source::Own,
             SourceName::Newest => Source::Newest,
         },
     };
-    let plan = plan::revert(&look.inventory, &policy, look.host.as_ref())
+    let plan = plan::revert(&findings.inventory, &policy, findings.host.as_ref())
         .map_err(InvalidRequest::refused)?;
     let command = if args.dry_run {
         Command::DryRun
     } else {
         Command::Revert
     };
-    let explanation = look.explanation(&plan, args.reasoning.explain);
+    let explanation = findings.explanation(&plan, args.reasoning.explain);
     carry_out(
         command,
-        &look,
+        &findings,
         &plan,
         explanation,
         args.yes,
@@ -241,18 +241,18 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
 }
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
-    let look = Look::at(&args.common, None)?;
+    let findings = Findings::at(&args.common, None)?;
     let offers = match &args.originals {
         None => Vec::new(),
         Some(folder) => {
             let collection = Collection::in_folder(folder).map_err(InvalidRequest::refused)?;
-            originals::offers(&look.inventory, look.host.as_ref(), &collection)
+            originals::offers(&findings.inventory, findings.host.as_ref(), &collection)
         }
     };
-    let plan = plan::restore(&look.inventory, &args.banks, &offers);
+    let plan = plan::restore(&findings.inventory, &args.banks, &offers);
     carry_out(
         Command::Restore,
-        &look,
+        &findings,
         &plan,
         Vec::new(),
         args.yes,
@@ -263,7 +263,7 @@ fn restore(args: &Restore) -> anyhow::Result<u8> {
 /// Shows a plan, asks, carries it out, proves it, reports.
 fn carry_out(
     command: Command,
-    look: &Look,
+    findings: &Findings,
     plan: &Plan,
     explanation: Vec<Line>,
     yes: bool,
@@ -271,12 +271,12 @@ fn carry_out(
 ) -> anyhow::Result<u8> {
     if !json {
         show(&report::findings(
-            &look.inventory,
-            look.host.as_ref(),
+            &findings.inventory,
+            findings.host.as_ref(),
             Detail::Brief,
         ));
         show(&explanation);
-        show(&report::intentions(&look.inventory, plan, Detail::Full));
+        show(&report::intentions(&findings.inventory, plan, Detail::Full));
     }
     let writes = plan.writes() && command != Command::DryRun;
     if writes && !yes && !confirmed()? {
@@ -293,25 +293,25 @@ fn carry_out(
             };
             let receipt = repair::carry_out(
                 plan,
-                &look.inventory,
+                &findings.inventory,
                 &SystemDisks,
                 FatTime::now(),
                 &mut tell,
             );
             let broken = match writes {
-                true => verify::verify(plan, &receipt, &look.inventory, &SystemDisks),
+                true => verify::verify(plan, &receipt, &findings.inventory, &SystemDisks),
                 false => Vec::new(),
             };
             (Some(receipt), broken)
         }
     };
-    let report = look.report(command, plan, receipt.as_ref(), broken);
+    let report = findings.report(command, plan, receipt.as_ref(), broken);
     let exit_status = report.result.exit_status();
     match json {
         true => show(&[report.with_explanation(explanation).to_json()]),
         false => show(&report::result(
             &report,
-            &look.inventory,
+            &findings.inventory,
             Some(plan),
             receipt.as_ref(),
         )),
@@ -338,13 +338,13 @@ fn confirmed() -> anyhow::Result<bool> {
     Ok(yes)
 }
 
-/// What a command looks at.
-struct Look {
+/// What a command found.
+struct Findings {
     host: Option<Host>,
     inventory: Inventory,
 }
 
-impl Look {
+impl Findings {
     /// The disks named, or all of this machine; on the machine they are from, if `snapshot` is one.
     fn at(common: &Common, snapshot: Option<&Path>) -> anyhow::Result<Self> {
         match snapshot {

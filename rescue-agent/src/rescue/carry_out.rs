@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::look::Seen;
+use super::look::Findings;
 use super::medium;
 use super::say;
 use super::task::Task;
@@ -18,7 +18,7 @@ use crate::settings::Key;
 use crate::verify;
 
 /// Does it, and shows how it ended.
-pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Report {
+pub(super) fn carry_out(machine: &mut Machine, seen: &Findings, task: &Task) -> Report {
     if task.writes() {
         before_first_write(machine, seen, task);
     }
@@ -45,12 +45,12 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Seen, task: &Task) -> Repo
 
 /// The last station at which every ESXi disk is as it was found: what must be safe before the
 /// repair is made safe here.
-fn before_first_write(machine: &mut Machine, seen: &Seen, task: &Task) {
+fn before_first_write(machine: &mut Machine, seen: &Findings, task: &Task) {
     medium::note_before_writing(machine, seen, task.command, &task.plan);
     machine.times.mark("decision");
 }
 
-fn write_and_verify(machine: &mut Machine, seen: &Seen, task: &Task) -> (Receipt, Vec<String>) {
+fn write_and_verify(machine: &mut Machine, seen: &Findings, task: &Task) -> (Receipt, Vec<String>) {
     let consoles = machine.consoles.clone();
     let mut tell = |event: &repair::Event| tell(&consoles, event);
     let (plan, inventory) = (&task.plan, &seen.inventory);

@@ -1,6 +1,6 @@
 //! The countdown before the first write, in which a person may still say otherwise.
 
-use super::look::Seen;
+use super::look::Findings;
 use super::menu;
 use super::task::{Decision, Task};
 use crate::init::Machine;
@@ -9,7 +9,7 @@ use crate::report::Command;
 
 /// What is done after all: the task, unless a person stops it. A task that writes nothing is no
 /// reason to wait.
-pub(super) fn decide(machine: &Machine, seen: &Seen, task: Task) -> Decision {
+pub(super) fn decide(machine: &Machine, seen: &Findings, task: Task) -> Decision {
     if !task.writes() {
         return Decision::CarryOut(task);
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::look::Seen;
+use super::look::Findings;
 use super::medium;
 use crate::init::{self, Machine};
 use crate::net::{DEADLINE, Delivered, DeliveryError, Task};
@@ -23,7 +23,7 @@ const KEY_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Delivers it, the serial consoles last: whoever reads along there knows that all the other
 /// deliveries are over.
-pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
+pub(super) fn deliver(machine: &mut Machine, seen: &Findings, report: &Report) {
     medium::deliver(machine, seen, report);
     to_receiver(machine, report);
     to_serial_consoles(machine, report);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::look::Seen;
+use super::look::Findings;
 use super::way_back;
 use crate::firmware::By;
 use crate::init::countdown::{CountdownEnd, countdown};
@@ -34,7 +34,7 @@ pub(super) fn leave(machine: &mut Machine, report: &Report) -> Next {
 }
 
 /// Starts the local disk, because a person asked for it.
-pub(super) fn to_local_disk(machine: &mut Machine, seen: &Seen) -> Outcome {
+pub(super) fn to_local_disk(machine: &mut Machine, seen: &Findings) -> Outcome {
     if way_back::by_hand(machine, seen).by == By::Nothing {
         // What starts next may be this image: time to read that, and to pull the medium.
         wait_for_a_key(machine, "Press any key to restart.");

@@ -14,12 +14,12 @@ use crate::report::{self, Detail, Line, Tone};
 
 /// The machine as it was found.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Findings {
     pub(super) host: Host,
     pub(super) inventory: Inventory,
 }
 
-impl Seen {
+impl Findings {
     /// Looks at every disk, and, as long as no boot bank is among them, or the medium that brings
     /// the settings is missing, waits for more.
     ///

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use super::look::Seen;
+use super::look::Findings;
 use super::say;
 use crate::fat::FatTime;
 use crate::host::Host;
@@ -34,7 +34,7 @@ pub(crate) enum MediumWarning {
 /// Notes on the medium what is about to be written, and keeps the originals there.
 pub(super) fn note_before_writing(
     machine: &mut Machine,
-    seen: &Seen,
+    seen: &Findings,
     command: Command,
     plan: &Plan,
 ) {
@@ -82,7 +82,7 @@ fn originals_of(
 }
 
 /// Writes the report and the transcript.
-pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
+pub(super) fn deliver(machine: &mut Machine, seen: &Findings, report: &Report) {
     let Some(medium) = machine.medium.clone() else {
         return;
     };
@@ -99,7 +99,7 @@ pub(super) fn deliver(machine: &mut Machine, seen: &Seen, report: &Report) {
 }
 
 /// The copies of originals that the medium has for this host.
-pub(super) fn offers(machine: &Machine, seen: &Seen) -> Vec<Offer> {
+pub(super) fn offers(machine: &Machine, seen: &Findings) -> Vec<Offer> {
     let Some(medium) = &machine.medium else {
         return Vec::new();
     };

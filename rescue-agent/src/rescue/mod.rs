@@ -29,7 +29,7 @@ use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 pub(crate) use deliver::passed_over;
 pub(crate) use find_medium::MediumStop;
 use leave::Next;
-use look::Seen;
+use look::Findings;
 #[cfg(test)]
 pub(crate) use medium::MediumWarning;
 use task::{Decision, Task};
@@ -46,7 +46,7 @@ impl init::Rescue for ImageRescue {
 
 /// The whole way. Each station is one line; a reason to stop leaves before any write.
 fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
-    let mut seen = Seen::look(machine)?;
+    let mut seen = Findings::look(machine)?;
     // From here on `machine.settings` is final: the medium has been found, where there is one.
     seen.show(machine);
     let task = Task::from_settings(machine, &seen)?;
@@ -63,7 +63,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
         if let Next::Leave(outcome) = leave::leave(machine, &report) {
             return Ok(outcome);
         }
-        seen = Seen::once_more(machine);
+        seen = Findings::once_more(machine);
         let left = Task::what_is_left(machine, &seen);
         decision = menu::open(machine, &seen, left);
     }

@@ -1,6 +1,6 @@
 //! What is to be done: the request of the settings or of a person, and the plan made of it.
 
-use super::look::Seen;
+use super::look::Findings;
 use super::medium;
 use crate::init::Machine;
 use crate::plan::{self, Judged, Plan, PlanError};
@@ -31,7 +31,7 @@ impl Task {
     ///
     /// # Errors
     /// [`PlanError`] when the settings make no sense on this machine.
-    pub(super) fn from_settings(machine: &Machine, seen: &Seen) -> Result<Self, PlanError> {
+    pub(super) fn from_settings(machine: &Machine, seen: &Findings) -> Result<Self, PlanError> {
         let command = match machine.settings.mode {
             Mode::Auto => Command::Revert,
             Mode::Inspect => Command::Inspect,
@@ -42,7 +42,7 @@ impl Task {
     }
 
     /// What is left to do on a machine on which this program has done something already.
-    pub(super) fn what_is_left(machine: &Machine, seen: &Seen) -> Self {
+    pub(super) fn what_is_left(machine: &Machine, seen: &Findings) -> Self {
         Self::from_settings(machine, seen).unwrap_or_else(|_| Self {
             command: Command::Inspect,
             plan: plan::listing(&seen.inventory, Some(&seen.host)),
@@ -55,7 +55,7 @@ impl Task {
     /// [`PlanError`] when the choice makes no sense on this machine.
     pub(super) fn giving_back(
         machine: &Machine,
-        seen: &Seen,
+        seen: &Findings,
         devices: Selection,
     ) -> Result<Self, PlanError> {
         Ok(Self {
@@ -65,7 +65,7 @@ impl Task {
     }
 
     /// To bring the originals back.
-    pub(super) fn restore(machine: &Machine, seen: &Seen) -> Self {
+    pub(super) fn restore(machine: &Machine, seen: &Findings) -> Self {
         let offers = medium::offers(machine, seen);
         Self {
             command: Command::Restore,
@@ -79,7 +79,7 @@ impl Task {
     }
 
     /// What is meant, in few lines.
-    pub(super) fn lines(&self, seen: &Seen) -> Vec<Line> {
+    pub(super) fn lines(&self, seen: &Findings) -> Vec<Line> {
         match self.command {
             Command::Inspect | Command::DryRun => report::devices(&self.plan, Detail::Brief),
             Command::Revert | Command::Restore => {
@@ -89,7 +89,7 @@ impl Task {
     }
 }
 
-fn revert(machine: &Machine, seen: &Seen, devices: Selection) -> Result<Plan, PlanError> {
+fn revert(machine: &Machine, seen: &Findings, devices: Selection) -> Result<Plan, PlanError> {
     let policy = Policy {
         devices,
         banks: machine.settings.banks.clone(),
@@ -99,7 +99,7 @@ fn revert(machine: &Machine, seen: &Seen, devices: Selection) -> Result<Plan, Pl
 }
 
 /// What is passed through, with the verdicts that the settings lead to.
-pub(super) fn judged(machine: &Machine, seen: &Seen) -> Vec<Judged> {
+pub(super) fn judged(machine: &Machine, seen: &Findings) -> Vec<Judged> {
     let plan = revert(machine, seen, machine.settings.devices.clone());
     plan.unwrap_or_else(|_| plan::listing(&seen.inventory, Some(&seen.host)))
         .devices

@@ -1,6 +1,6 @@
 //! The way back into ESXi, once all is well and the machine is about to start again.
 
-use super::look::Seen;
+use super::look::Findings;
 use super::say;
 use crate::firmware::{self, By, WayBack};
 use crate::init::Machine;
@@ -13,7 +13,7 @@ const INDENT: usize = 9;
 
 /// Prepares the next start and says what was done. `None`: there is nothing to go back to, or the
 /// machine does not start again, and nothing is left behind for a later start.
-pub(super) fn after(machine: &mut Machine, seen: &Seen, result: ResultWord) -> Option<WayBack> {
+pub(super) fn after(machine: &mut Machine, seen: &Findings, result: ResultWord) -> Option<WayBack> {
     let well = matches!(
         result,
         ResultWord::Reverted | ResultWord::Restored | ResultWord::Clean
@@ -28,7 +28,7 @@ pub(super) fn after(machine: &mut Machine, seen: &Seen, result: ResultWord) -> O
 }
 
 /// Prepares the next start because a person asked for the local disk, whatever `bootnext` says.
-pub(super) fn by_hand(machine: &Machine, seen: &Seen) -> WayBack {
+pub(super) fn by_hand(machine: &Machine, seen: &Findings) -> WayBack {
     let setting = match machine.settings.bootnext {
         BootNext::Off => BootNext::Auto,
         setting => setting,
@@ -36,7 +36,7 @@ pub(super) fn by_hand(machine: &Machine, seen: &Seen) -> WayBack {
     prepare(machine, seen, setting)
 }
 
-fn prepare(machine: &Machine, seen: &Seen, setting: BootNext) -> WayBack {
+fn prepare(machine: &Machine, seen: &Findings, setting: BootNext) -> WayBack {
     let uuid = seen.host.name_plate.uuid.as_deref();
     let mut remember = || remember(machine, uuid);
     let way = firmware::lead_back(&machine.root, setting, &seen.inventory, &mut remember);

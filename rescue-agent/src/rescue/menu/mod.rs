@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use self::devices::DeviceList;
 use self::entries::{Choice, Menu, Offer, Reaction};
 use self::pager::Pager;
-use super::look::Seen;
+use super::look::Findings;
 use super::say;
 use super::task::{self, Decision, Task};
 use crate::init::console::{Consoles, OnSerial};
@@ -32,7 +32,7 @@ use crate::settings::{Finish, Mode};
 const KERNEL_MESSAGES: usize = 5000;
 
 /// Opens the menu, and comes back with what the person wants. `task` is what `apply` stands for.
-pub(super) fn open(machine: &Machine, seen: &Seen, task: Task) -> Decision {
+pub(super) fn open(machine: &Machine, seen: &Findings, task: Task) -> Decision {
     finish::allow_ctrl_alt_del(true);
     let mut dialogue = Dialogue {
         keyboard: Keyboard::new(&machine.consoles),
@@ -47,7 +47,7 @@ pub(super) fn open(machine: &Machine, seen: &Seen, task: Task) -> Decision {
 /// A person and the machine.
 struct Dialogue<'m> {
     machine: &'m Machine,
-    seen: &'m Seen,
+    seen: &'m Findings,
     keyboard: Keyboard,
 }
 

@@ -326,7 +326,7 @@ pub struct Offer {
     partition: u32,
     archive: ShortName,
     /// The copy, or why it must not go back.
-    pub copy: Result<Copy, Objection>,
+    pub copy: Result<KeptCopy, Objection>,
 }
 
 /// What there is to say where the copies cannot be looked into: of each archive without an undo copy,
@@ -349,7 +349,7 @@ pub fn unknown(inventory: &Inventory, why: &str) -> Vec<Offer> {
 
 /// A copy that may go back; its hash is right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
+pub struct KeptCopy {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Their SHA-256, hex.
@@ -488,7 +488,7 @@ fn choose(
     in_place: &str,
     archive: ShortName,
     collection: &Collection<'_>,
-) -> Option<Result<Copy, Objection>> {
+) -> Option<Result<KeptCopy, Objection>> {
     if copies.is_empty() || copies.iter().any(|(_, copy)| copy.sha256 == in_place) {
         return None;
     }
@@ -511,7 +511,7 @@ fn fetched(
     original: &Original,
     path: &str,
     collection: &Collection<'_>,
-) -> Result<Copy, Objection> {
+) -> Result<KeptCopy, Objection> {
     let (file, place) = (original.file.clone(), collection.place.clone());
     if file.contains(['/', '\\']) || file.starts_with('.') {
         return Err(Objection::Name { file, place });
@@ -527,7 +527,7 @@ fn fetched(
     if let Some(why) = is_no_archive(&bytes) {
         return Err(Objection::NoArchive { file, place, why });
     }
-    Ok(Copy {
+    Ok(KeptCopy {
         bytes,
         sha256,
         place: format!("{file} in {place}"),

@@ -22,7 +22,7 @@ use super::gzip::{self, GzipError};
 use super::keystore::{Key, Keystore, KeystoreError, Mode};
 use super::tar::{self, Member, TarError};
 use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
-use crate::config::esx_conf::{self, ByteRange, DeviceEntry, EsxConfError};
+use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConfError};
 
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
@@ -189,7 +189,7 @@ pub struct BackupCounter {
 #[derive(Debug, Clone, Default)]
 pub struct Configuration {
     /// The device entries of esx.conf; `None` where the archive has no esx.conf.
-    pub esx_conf: Option<Vec<DeviceEntry>>,
+    pub esx_conf: Option<Vec<DeviceLines>>,
     /// The devices of the ConfigStore; `None` where the archive has none.
     pub store: Option<Vec<StoreDevice>>,
     /// When it was saved.

@@ -73,7 +73,7 @@ pub struct OwnerValue {
 
 /// Everything under one `/device/ADDRESS`. Of a key that occurs more than once, the last value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceEntry {
+pub struct DeviceLines {
     /// The address as it is spelled in the file; [`super::pci::EsxAddress::parse`] reads it.
     pub address_text: String,
     /// Every `owner` statement in the order of the file. Usually one; often none.
@@ -92,7 +92,7 @@ pub struct DeviceEntry {
     pub subdev: Option<String>,
 }
 
-impl DeviceEntry {
+impl DeviceLines {
     fn new(address_text: String) -> Self {
         Self {
             address_text,
@@ -141,14 +141,14 @@ impl DeviceEntry {
 /// A parsed esx.conf. Only the device entries are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EsxConf {
-    devices: Vec<DeviceEntry>,
+    devices: Vec<DeviceLines>,
     statements: usize,
 }
 
 impl EsxConf {
     /// The entries under `/device/`, in the order in which their addresses first occur. On ESXi
     /// 7.0U2 and later there are usually none: the ConfigStore holds them.
-    pub fn devices(&self) -> &[DeviceEntry] {
+    pub fn devices(&self) -> &[DeviceLines] {
         &self.devices
     }
 
@@ -384,7 +384,7 @@ impl Collector {
         };
         let devices = &mut self.conf.devices;
         let index = *self.by_address.entry(address.to_vec()).or_insert_with(|| {
-            devices.push(DeviceEntry::new(
+            devices.push(DeviceLines::new(
                 String::from_utf8_lossy(address).into_owned(),
             ));
             devices.len() - 1
@@ -470,7 +470,7 @@ mod tests {
     fn passthru_ranges(conf: &EsxConf) -> Vec<ByteRange> {
         conf.devices()
             .iter()
-            .flat_map(DeviceEntry::passthru_ranges)
+            .flat_map(DeviceLines::passthru_ranges)
             .collect()
     }
 

@@ -1,6 +1,6 @@
 //! Sends the report to a receiver on the network, after the work is done.
 //!
-//! The wired network is brought up only now. A [`Task`] says where the report goes and how; it runs
+//! The wired network is brought up only now. A [`Delivery`] says where the report goes and how; it runs
 //! until the deadline of its caller at most, who gives it a thread of its own.
 //!
 //! Out of scope: consoles, drivers and keys; what is in the report; wireless networks, VLANs, IPv6 and proxies.
@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use crate::settings::addressing::FixedAddress;
 use post::PostError;
-pub(crate) use session::Task;
+pub(crate) use session::Delivery;
 
 /// How long a report may take in all, once the drivers are there.
 pub const DEADLINE: Duration = Duration::from_secs(60);

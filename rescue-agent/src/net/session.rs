@@ -38,7 +38,7 @@ const PCI_NETWORK: u8 = 0x02;
 
 /// What is to be delivered, and how.
 #[derive(Debug)]
-pub(crate) struct Task {
+pub(crate) struct Delivery {
     /// Where to.
     pub(crate) target: Target,
     /// The certificate that the receiver must show.
@@ -65,7 +65,7 @@ struct Way {
 
 /// What is going on.
 struct Session<'a> {
-    task: &'a Task,
+    delivery: &'a Delivery,
     kernel: Interfaces,
     /// Interfaces with a question for an address under way; none for those that could not ask.
     clients: BTreeMap<String, Option<Client>>,
@@ -76,7 +76,7 @@ struct Session<'a> {
     failure: Option<DeliveryError>,
 }
 
-impl Task {
+impl Delivery {
     /// Works until the report is delivered, cannot be, or `deadline` has come.
     pub(crate) fn run(
         &self,
@@ -86,7 +86,7 @@ impl Task {
         let kernel =
             Interfaces::open().map_err(|error| DeliveryError::Internal(error.to_string()))?;
         let mut session = Session {
-            task: self,
+            delivery: self,
             kernel,
             clients: BTreeMap::new(),
             ways: Vec::new(),
@@ -126,7 +126,7 @@ impl Task {
 impl Session<'_> {
     /// Switches on what is there, asks for addresses where there is a signal, takes what was given.
     fn look(&mut self) -> Vec<Link> {
-        let links = self.task.usable(links(&self.task.root));
+        let links = self.delivery.usable(links(&self.delivery.root));
         for link in &links {
             if !link.carrier {
                 // Nothing is lost if it is on already, and one that cannot be stays without signal.
@@ -149,7 +149,7 @@ impl Session<'_> {
     }
 
     fn begin(&mut self, link: &Link) {
-        let client = match self.task.addressing.fixed {
+        let client = match self.delivery.addressing.fixed {
             Some(address) => {
                 self.add_way(link.name.clone(), address, Vec::new());
                 None
@@ -167,7 +167,7 @@ impl Session<'_> {
     }
 
     fn add_way(&mut self, interface: String, address: FixedAddress, given: Vec<Ipv4Addr>) {
-        let mut name_servers = self.task.addressing.name_servers.clone();
+        let mut name_servers = self.delivery.addressing.name_servers.clone();
         name_servers.extend(given);
         self.ways.push(Way {
             interface,
@@ -224,12 +224,12 @@ impl Session<'_> {
             problem: error.to_string(),
         })?;
         self.attempts += 1;
-        let task = self.task;
+        let delivery = self.delivery;
         match post(
-            &task.target,
-            task.pin,
+            &delivery.target,
+            delivery.pin,
             &way.name_servers,
-            &task.report,
+            &delivery.report,
             patience,
         ) {
             Ok(accepted) => Ok(Delivered {
@@ -294,8 +294,8 @@ impl Session<'_> {
             return failure;
         }
         let names = |links: &[Link]| links.iter().map(|link| link.name.clone()).collect();
-        if let (Some(wanted), true) = (&self.task.addressing.interface, links.is_empty()) {
-            let present = names(&super::links::links(&self.task.root));
+        if let (Some(wanted), true) = (&self.delivery.addressing.interface, links.is_empty()) {
+            let present = names(&super::links::links(&self.delivery.root));
             return DeliveryError::NoSuchInterface {
                 wanted: wanted.clone(),
                 present,
@@ -315,7 +315,7 @@ impl Session<'_> {
     }
 
     fn cards_without_driver(&self) -> Vec<String> {
-        let functions = PciFunction::all(&self.task.root).into_iter();
+        let functions = PciFunction::all(&self.delivery.root).into_iter();
         let without_driver = functions
             .filter(|function| function.class.base() == PCI_NETWORK && function.driver.is_none());
         without_driver

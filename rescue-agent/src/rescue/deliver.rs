@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::look::Findings;
 use super::medium;
 use crate::init::{self, Machine};
-use crate::net::{DEADLINE, Delivered, DeliveryError, Task};
+use crate::net::{DEADLINE, Delivered, Delivery, DeliveryError};
 use crate::report::{Line, Report, Tone, WIDTH};
 use crate::settings::addressing::{Addressing, AddressingError, MacAddress};
 use crate::settings::{Key, Origin, command_line_words};
@@ -62,7 +62,7 @@ fn to_serial_consoles(machine: &Machine, report: &Report) {
 fn over_network(machine: &mut Machine, report: &str) -> Option<Result<Delivered, DeliveryError>> {
     let target = machine.settings.report.clone()?;
     let (addressing, boot_card) = addressing_of(machine);
-    let task = Task {
+    let delivery = Delivery {
         target,
         pin: machine.settings.report_pin,
         addressing,
@@ -71,7 +71,7 @@ fn over_network(machine: &mut Machine, report: &str) -> Option<Result<Delivered,
         root: machine.root.clone(),
     };
     start_drivers(machine);
-    Some(watch(machine, task))
+    Some(watch(machine, delivery))
 }
 
 /// The setting `network`; a plain `ip=` of the kernel command line counts as given there, unless
@@ -117,9 +117,9 @@ fn start_drivers(machine: &mut Machine) {
     machine.times.mark("network_drivers");
 }
 
-/// Lets the task work on a thread of its own until it is done, time is up, or a key is pressed. A
+/// Lets the delivery work on a thread of its own until it is done, time is up, or a key is pressed. A
 /// thread that is given up ends with the machine.
-fn watch(machine: &mut Machine, task: Task) -> Result<Delivered, DeliveryError> {
+fn watch(machine: &mut Machine, delivery: Delivery) -> Result<Delivered, DeliveryError> {
     let consoles = machine.consoles.clone();
     let deadline = Instant::now() + DEADLINE;
     let (tell, progress) = mpsc::channel();
@@ -128,7 +128,7 @@ fn watch(machine: &mut Machine, task: Task) -> Result<Delivered, DeliveryError> 
         .name("report".to_owned())
         .spawn(move || {
             // Nobody may be listening any more.
-            let _ = finish.send(task.run(deadline, &tell));
+            let _ = finish.send(delivery.run(deadline, &tell));
         });
     worker.map_err(|error| DeliveryError::Internal(error.to_string()))?;
     consoles.forget_keys();

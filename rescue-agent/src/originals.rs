@@ -19,7 +19,7 @@ use crate::bytes::sha256_hex;
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
 use crate::files::read_below;
-use crate::host::{Host, NamePlate};
+use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 
 /// The folder of all copies, on the medium.
@@ -56,7 +56,7 @@ const NO_SERIALS: [&str; 12] = [
 ];
 
 /// What a host is called in names of files: its serial number, else its UUID, else `unknown`.
-pub fn host_label(plate: &NamePlate) -> String {
+pub fn host_label(plate: &SystemInfo) -> String {
     let words = [serial(plate), plate.uuid.clone()];
     let mut labels = words.iter().flatten().map(|word| file_word(word));
     labels
@@ -64,7 +64,7 @@ pub fn host_label(plate: &NamePlate) -> String {
         .unwrap_or_else(|| "unknown".into())
 }
 
-fn serial(plate: &NamePlate) -> Option<String> {
+fn serial(plate: &SystemInfo) -> Option<String> {
     let serial = plate.serial.as_deref()?.trim();
     let says_something = serial
         .chars()

@@ -1,4 +1,4 @@
-//! This machine: its PCI functions, its disks and the path between them, its name plate.
+//! This machine: its PCI functions, its disks and the path between them, what the system says of itself.
 //!
 //! Everything comes from sysfs, whose place is a parameter, so that a folder can stand for a
 //! machine; and all of it can be saved to a file and read back, so that a repair can be planned
@@ -112,9 +112,9 @@ impl DiskNode {
     }
 }
 
-/// The machine's name plate (DMI), each field as the firmware tells it.
+/// What the firmware says of the machine (DMI).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamePlate {
+pub struct SystemInfo {
     /// Maker of the system.
     pub vendor: Option<String>,
     /// Product name.
@@ -128,7 +128,7 @@ pub struct NamePlate {
     pub board_serial: Option<String>,
 }
 
-impl fmt::Display for NamePlate {
+impl fmt::Display for SystemInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let known = [&self.vendor, &self.model].into_iter().flatten();
         let name = known.map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -148,7 +148,7 @@ impl fmt::Display for NamePlate {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     /// What it says it is.
-    pub name_plate: NamePlate,
+    pub name_plate: SystemInfo,
     /// Its PCI functions, by address.
     #[serde(with = "functions_as_list")]
     pub pci: BTreeMap<PciAddress, PciFunction>,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::names;
-use super::{DiskNode, Host, NamePlate, PciClass, PciFunction};
+use super::{DiskNode, Host, PciClass, PciFunction, SystemInfo};
 use crate::config::pci::{PciAddress, VendorDevice};
 
 /// sysfs counts a disk's size in these, whatever its own sector size.
@@ -26,8 +26,8 @@ pub(super) fn read(root: &Path) -> Host {
     }
 }
 
-fn name_plate(dmi: &Path) -> NamePlate {
-    NamePlate {
+fn name_plate(dmi: &Path) -> SystemInfo {
+    SystemInfo {
         vendor: text(&dmi.join("sys_vendor")),
         model: text(&dmi.join("product_name")),
         serial: text(&dmi.join("product_serial")),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Line;
 use super::advice;
 use crate::disk::partition::TableKind;
-use crate::host::{Host, NamePlate};
+use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, DeviceIdentity, Judged, Plan, Verdict};
 use crate::repair::{BankReceipt, Outcome, Receipt};
@@ -99,7 +99,7 @@ pub struct Report {
     exit_status: u8,
     summary: String,
     next_steps: Vec<String>,
-    host: Option<NamePlate>,
+    host: Option<SystemInfo>,
     disks: Vec<DiskReport>,
     devices: Vec<DeviceReport>,
     banks_changed: usize,

@@ -1,4 +1,4 @@
-//! What goes on, on standard error, and the program's own diary there for `--verbose`: what is read, and each epoch that is
+//! What goes on, on standard error, and the program's own log there for `--verbose`: what is read, and each epoch that is
 //! written. Not for results, which are the report's.
 
 use std::fmt;
@@ -32,7 +32,7 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Begins the diary.
+/// Begins the log.
 ///
 /// # Errors
 /// When there is one already.

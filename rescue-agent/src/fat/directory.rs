@@ -243,7 +243,7 @@ pub(super) fn live_entries(bytes: &[u8]) -> impl Iterator<Item = (usize, Entry)>
 ///
 /// The first never-used slot is one of them only if the slot behind it is never-used as well (or
 /// there is none): what stands behind the end mark was never promised to be zero, and using the
-/// mark must not bring it to life.
+/// mark must not bring it back.
 pub(super) fn free_slots(bytes: &[u8]) -> Vec<usize> {
     let mut free = Vec::new();
     for index in 0..bytes.len() / ENTRY_BYTES {

@@ -467,7 +467,7 @@ impl Console {
     }
 }
 
-/// The life of a console's thread: until nobody can speak to the console any more, or it fails.
+/// What a console's thread does: it runs until nobody can speak to the console any more, or it fails.
 fn serve(file: &File, work: &Receiver<Work>) -> io::Result<()> {
     for work in work {
         match work {

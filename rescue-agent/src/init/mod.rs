@@ -1,5 +1,5 @@
 //! PID 1 of the rescue image: makes the machine usable, waits for its disks, hands over to the
-//! rescue, and ends the machine's life.
+//! rescue, and ends the machine.
 //!
 //! In order: mounts → consoles → settings → drivers → waiting for disks → [`Rescue::run`] →
 //! [`finish`]. PID 1 must neither end nor die, because that is a kernel panic: a failure of any

@@ -1,4 +1,4 @@
-//! The life of a delivery: interfaces come up, addresses arrive, and one after the other is tried
+//! How a report is delivered: interfaces come up, addresses arrive, and one after the other is tried
 //! until the receiver has the report.
 //!
 //! A server has several cards, and only some lead to the receiver. Each gets its chance: those with

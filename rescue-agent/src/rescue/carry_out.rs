@@ -43,7 +43,7 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Findings, task: &Task) -> 
     report.with_image(about_image(machine, way_back.as_ref()))
 }
 
-/// The last station at which every ESXi disk is as it was found: what must be safe before the
+/// The last step at which every ESXi disk is as it was found: what must be safe before the
 /// repair is made safe here.
 fn before_first_write(machine: &mut Machine, seen: &Findings, task: &Task) {
     medium::note_before_writing(machine, seen, task.command, &task.plan);

@@ -1,6 +1,6 @@
 //! The rescue as it runs on the image, from the first look at the disks to the end of the machine.
 //!
-//! The way, one module per station: [`look`] (what is there; [`find_medium`], and its
+//! The way, one module per step: [`look`] (what is there; [`find_medium`], and its
 //! settings) → [`task`] (what is to be done) →
 //! [`decide`] (a person may still say otherwise,
 //! in the [`menu`]) → [`carry_out`] (repair, prove, show the result, prepare the [`way_back`]) →
@@ -44,7 +44,7 @@ impl init::Rescue for ImageRescue {
     }
 }
 
-/// The whole way. Each station is one line; a reason to stop leaves before any write.
+/// The whole way. Each step is one line; a reason to stop leaves before any write.
 fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
     let mut seen = Findings::look(machine)?;
     // From here on `machine.settings` is final: the medium has been found, where there is one.

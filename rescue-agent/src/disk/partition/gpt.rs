@@ -56,7 +56,7 @@ impl CopyError {
 
 /// Reads a GPT through its primary or, on a disk with a protective MBR, through its backup.
 /// `None` if nothing says that the disk has a GPT. Without a protective entry the backup alone is
-/// not believed: it may be left over from an earlier life of the disk.
+/// not believed: it may be left over from an earlier use of the disk.
 pub(super) fn read(
     device: &dyn BlockDevice,
     protective: bool,

@@ -35,7 +35,7 @@ use crate::report::Line;
 
 /// How long a console may take no byte at all before it is given up. Far longer than the pauses
 /// of a slow serial line.
-pub const WRITE_PATIENCE: Duration = Duration::from_secs(3);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many texts may wait for a slow console before it is given up.
 const QUEUE_TEXTS: usize = 4096;
 /// How often a console that takes nothing is tried again. Waiting for it by `poll` would not do:
@@ -281,10 +281,10 @@ impl Consoles {
         }
     }
 
-    /// Waits for a key on any console, for `patience`, or for ever. `None`: the time is over.
+    /// Waits for a key on any console, for `timeout`, or for ever. `None`: the time is over.
     #[must_use]
-    pub fn wait_key(&self, patience: Option<Duration>) -> Option<KeyPress> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    pub fn wait_key(&self, timeout: Option<Duration>) -> Option<KeyPress> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut readable = self.readable();
         loop {
             let slice = match deadline {
@@ -300,16 +300,16 @@ impl Consoles {
         }
     }
 
-    /// Waits until everything has left the machine, for `patience` at most. Before a restart:
+    /// Waits until everything has left the machine, for `timeout` at most. Before a restart:
     /// the last lines on a serial line would be lost.
-    pub fn drain(&self, patience: Duration) {
+    pub fn drain(&self, timeout: Duration) {
         let (done, finished) = mpsc::channel();
         for console in self.lock().live() {
             // One whose queue is full is about to be given up.
             let _ = console.queue.try_send(Work::Drain(done.clone()));
         }
         drop(done);
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         // Until the time is over, or every console has answered or been given up.
         while finished
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -471,7 +471,7 @@ impl Console {
 fn serve(file: &File, work: &Receiver<Work>) -> io::Result<()> {
     for work in work {
         match work {
-            Work::Write(text) => write_patiently(file, text.as_bytes())?,
+            Work::Write(text) => write_with_timeout(file, text.as_bytes())?,
             Work::Drain(done) => {
                 let drained = termios::tcdrain(file);
                 // Whoever asked may have stopped waiting.
@@ -486,15 +486,15 @@ fn serve(file: &File, work: &Receiver<Work>) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes all of it, or fails once nothing has been taken for [`WRITE_PATIENCE`].
-fn write_patiently(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    let mut deadline = Instant::now() + WRITE_PATIENCE;
+/// Writes all of it, or fails once nothing has been taken for [`WRITE_TIMEOUT`].
+fn write_with_timeout(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    let mut deadline = Instant::now() + WRITE_TIMEOUT;
     while !bytes.is_empty() {
         match file.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(taken) => {
                 bytes = &bytes[taken..];
-                deadline = Instant::now() + WRITE_PATIENCE;
+                deadline = Instant::now() + WRITE_TIMEOUT;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
@@ -544,9 +544,9 @@ pub fn silence_kernel(root: &Path) -> io::Result<()> {
 }
 
 /// One round of waiting on all consoles. Consoles that hang up are taken off the list.
-fn poll_keys(readable: &mut Vec<(String, Arc<File>)>, patience: Duration) -> Option<KeyPress> {
+fn poll_keys(readable: &mut Vec<(String, Arc<File>)>, timeout: Duration) -> Option<KeyPress> {
     if readable.is_empty() {
-        thread::sleep(patience);
+        thread::sleep(timeout);
         return None;
     }
     let mut fds: Vec<PollFd<'_>> = readable
@@ -554,7 +554,7 @@ fn poll_keys(readable: &mut Vec<(String, Arc<File>)>, patience: Duration) -> Opt
         .map(|(_, file)| PollFd::new(file.as_fd(), PollFlags::POLLIN))
         .collect();
     // Rounded up, else the last millisecond would be spent spinning.
-    let timeout = PollTimeout::try_from(patience + Duration::from_millis(1));
+    let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1));
     if poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)).is_err() {
         return None;
     }
@@ -612,7 +612,7 @@ mod tests {
     use super::*;
     use crate::report::Tone;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A terminal and the person in front of it.
     fn terminal() -> (File, File) {
@@ -636,7 +636,7 @@ mod tests {
 
     /// Reads as much as is expected, because text takes its time through a terminal.
     fn read_length(person: &File, length: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut read = String::new();
         while read.len() < length && Instant::now() < deadline {
             read.push_str(&read_all(person));
@@ -713,18 +713,18 @@ mod tests {
             consoles.line(&"x".repeat(1000));
             read += read_all(&person).len();
         }
-        assert!(begun.elapsed() < WRITE_PATIENCE / 2, "nobody waits for it");
-        while read < 200 * 1002 && begun.elapsed() < PATIENCE {
+        assert!(begun.elapsed() < WRITE_TIMEOUT / 2, "nobody waits for it");
+        while read < 200 * 1002 && begun.elapsed() < TIMEOUT {
             thread::sleep(Duration::from_millis(5));
             read += read_all(&person).len();
         }
         assert_eq!(read, 200 * 1002);
-        while consoles.dropped().is_empty() && begun.elapsed() < PATIENCE {
+        while consoles.dropped().is_empty() && begun.elapsed() < TIMEOUT {
             thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(consoles.dropped(), ["ttyS0"]);
         assert_eq!(consoles.names(), ["tty0"]);
-        consoles.drain(PATIENCE);
+        consoles.drain(TIMEOUT);
     }
 
     #[test]
@@ -783,7 +783,7 @@ mod tests {
         assert_eq!(consoles.wait_key(Some(Duration::from_millis(60))), None);
         assert!(begun.elapsed() >= Duration::from_millis(60));
         consoles.line("into the void");
-        consoles.drain(PATIENCE);
+        consoles.drain(TIMEOUT);
         assert_eq!(consoles.dropped(), ["ttyS0"]);
         let none = Consoles::from_files(Vec::new());
         none.line("x");

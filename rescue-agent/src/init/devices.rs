@@ -4,7 +4,7 @@
 //! 1. no driver is being loaded. Loading a module lasts until all scans that its driver started
 //!    are over (Linux `do_init_module`: `async_synchronize_full`), so that this covers SATA, NVMe,
 //!    virtio and SCSI host adapters, however slow their disks are;
-//! 2. every USB storage device with a driver shows a disk, or had [`USB_STORAGE_PATIENCE`] to;
+//! 2. every USB storage device with a driver shows a disk, or had [`USB_STORAGE_TIMEOUT`] to;
 //! 3. no device has come, and no driver has finished, for [`QUIET`]; and on buses whose drivers
 //!    are loaded at once and find out by and by what is there (USB, memory cards, SAS, Fibre
 //!    Channel), no device has come for [`QUIET_SLOW_BUS`].
@@ -32,7 +32,7 @@ pub const QUIET: Duration = Duration::from_millis(300);
 pub const QUIET_SLOW_BUS: Duration = Duration::from_millis(1200);
 /// How long a USB storage device may take to show its disk: its driver lets it settle for 1 s
 /// (`usb_storage.delay_use`), and some take seconds to say how large they are.
-pub const USB_STORAGE_PATIENCE: Duration = Duration::from_secs(8);
+pub const USB_STORAGE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often drivers and USB storage are looked after while they are waited for.
 const TICK: Duration = Duration::from_millis(20);
 /// How often the list of disks is looked at when no message says that there are more.
@@ -349,7 +349,7 @@ impl Devices {
         if let Some(left) = left_of(QUIET, self.last_news, now) {
             return Some(Pending::Anything(left));
         }
-        let bare = self.impatient_usb_storage(now);
+        let bare = self.late_usb_storage(now);
         if !bare.is_empty() {
             return Some(Pending::UsbStorage(bare));
         }
@@ -358,18 +358,18 @@ impl Devices {
     }
 
     /// USB storage that shows no disk, and has not had long enough for that.
-    fn impatient_usb_storage(&mut self, now: Instant) -> Vec<String> {
+    fn late_usb_storage(&mut self, now: Instant) -> Vec<String> {
         let mut bare = sysfs::usb_storage_without_disk(&self.root);
         self.bare_usb_storage.retain(|name, _| bare.contains(name));
         bare.retain(|name| {
             let since = *self.bare_usb_storage.entry(name.clone()).or_insert(now);
-            now.duration_since(since) < USB_STORAGE_PATIENCE
+            now.duration_since(since) < USB_STORAGE_TIMEOUT
         });
         bare
     }
 
-    fn take_news(&mut self, patience: Duration) {
-        match self.events.wait(patience) {
+    fn take_news(&mut self, timeout: Duration) {
+        match self.events.wait(timeout) {
             News::Events(events) => events.iter().for_each(|event| self.take_event(event)),
             News::Lost => {
                 if self.drivers.start_for_present(&self.root) {
@@ -476,16 +476,16 @@ mod tests {
     }
 
     impl EventSource for Play {
-        fn wait(&mut self, patience: Duration) -> News {
+        fn wait(&mut self, timeout: Duration) -> News {
             let next = self.steps.lock().unwrap().pop_front();
             let Some((at, event, act)) = next else {
-                thread::sleep(patience);
+                thread::sleep(timeout);
                 return News::Events(Vec::new());
             };
             let left = at.saturating_sub(self.begun.elapsed());
-            if left > patience {
+            if left > timeout {
                 self.steps.lock().unwrap().push_front((at, event, act));
-                thread::sleep(patience);
+                thread::sleep(timeout);
                 return News::Events(Vec::new());
             }
             thread::sleep(left);

@@ -15,9 +15,9 @@ use crate::settings::Finish;
 
 /// How long the last lines may take to leave the machine: the report of an ordinary host at 9600 baud.
 /// A line that takes nothing at all is given up much sooner.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the disks may take to flush what is left.
-const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a machine that will not stop is looked after.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -55,8 +55,8 @@ pub fn allow_ctrl_alt_del(allow: bool) {
 }
 
 fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
-    sync_patiently(consoles);
-    consoles.drain(DRAIN_PATIENCE);
+    sync_with_timeout(consoles);
+    consoles.drain(DRAIN_TIMEOUT);
     let Err(error) = reboot(mode);
     consoles.line(&Stuck::Machine(error).to_string());
     // PID 1 must not end: that would be a kernel panic.
@@ -67,7 +67,7 @@ fn leave(consoles: &Consoles, mode: RebootMode) -> ! {
 
 /// Flushes what is left. The repair has flushed its own writes one by one, so that a disk which no
 /// longer answers need not keep the machine from restarting.
-fn sync_patiently(consoles: &Consoles) {
+fn sync_with_timeout(consoles: &Consoles) {
     let (done, finished) = mpsc::channel();
     let started = thread::Builder::new().spawn(move || {
         sync();
@@ -75,7 +75,7 @@ fn sync_patiently(consoles: &Consoles) {
         let _ = done.send(());
     });
     // Without memory for a thread the kernel still flushes what it restarts from.
-    if started.is_ok() && finished.recv_timeout(SYNC_PATIENCE).is_err() {
+    if started.is_ok() && finished.recv_timeout(SYNC_TIMEOUT).is_err() {
         consoles.line(&Stuck::Disk.to_string());
     }
 }

@@ -58,7 +58,7 @@ const UEFI_VARIABLES_MODULE: &str = "efivarfs";
 const SILENT_WAIT: Duration = Duration::from_secs(1);
 
 /// How long keyboards may take to come when the machine is about to halt.
-const KEYBOARD_PATIENCE: Duration = Duration::from_secs(5);
+const KEYBOARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often that text is renewed, at most.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -397,7 +397,7 @@ fn start_devices(root: &Path, sources: &SettingsSources, warnings: &mut Vec<Stri
 /// Without drivers nobody could press the key that the machine halts for.
 fn start_keyboards(root: &Path, sources: &SettingsSources, warnings: &mut Vec<String>) {
     let mut devices = start_devices(root, sources, warnings);
-    let deadline = devices.deadline(KEYBOARD_PATIENCE);
+    let deadline = devices.deadline(KEYBOARD_TIMEOUT);
     devices.settle(deadline, &mut |_| {});
 }
 

@@ -73,8 +73,8 @@ pub enum News {
 
 /// Where messages come from. Tests have their own.
 pub trait EventSource: Send {
-    /// Waits for messages, for `patience` at most, and takes all there are.
-    fn wait(&mut self, patience: Duration) -> News;
+    /// Waits for messages, for `timeout` at most, and takes all there are.
+    fn wait(&mut self, timeout: Duration) -> News;
 }
 
 /// The kernel's messages.
@@ -119,10 +119,10 @@ impl KernelEvents {
 }
 
 impl EventSource for KernelEvents {
-    fn wait(&mut self, patience: Duration) -> News {
+    fn wait(&mut self, timeout: Duration) -> News {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         // Rounded up, else the last millisecond would be spent spinning.
-        let timeout = PollTimeout::try_from(patience + Duration::from_millis(1));
+        let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1));
         if poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)).is_err() {
             return News::Lost;
         }
@@ -135,8 +135,8 @@ impl EventSource for KernelEvents {
 pub struct NoEvents;
 
 impl EventSource for NoEvents {
-    fn wait(&mut self, patience: Duration) -> News {
-        thread::sleep(patience);
+    fn wait(&mut self, timeout: Duration) -> News {
+        thread::sleep(timeout);
         News::Lost
     }
 }

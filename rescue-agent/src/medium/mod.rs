@@ -50,7 +50,7 @@ pub const SETTINGS: &str = "rescue.toml";
 /// from. It is none of the settings.
 const STARTED_FROM_STICK: &str = "rescue_from=usb";
 /// How long a file may take to be written, while nothing waits for it but the end of the run.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which image this is: a word that its builder made up, and that the medium's mark repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +261,7 @@ impl Medium {
     pub fn read(&self, file: &str, limit: u64) -> Result<Option<Vec<u8>>, MediumError> {
         let (place, disks, file) = (self.place.clone(), Arc::clone(&self.disks), file.to_owned());
         self.worker
-            .run(PATIENCE, move || place.read(disks.as_ref(), &file, limit))
+            .run(TIMEOUT, move || place.read(disks.as_ref(), &file, limit))
     }
 
     /// The names in a folder of it; none if there is no such folder.
@@ -275,18 +275,18 @@ impl Medium {
             folder.to_owned(),
         );
         self.worker
-            .run(PATIENCE, move || place.list(disks.as_ref(), &folder))
+            .run(TIMEOUT, move || place.list(disks.as_ref(), &folder))
     }
 
     /// Puts files on it, each in place of one of the same name: all of them or none. After
-    /// `patience` nobody waits any more, although it may still happen.
+    /// `timeout` nobody waits any more, although it may still happen.
     ///
     /// # Errors
     /// [`MediumError`]; a warning to whoever runs a repair.
-    pub fn put(&self, files: Vec<MediumFile>, patience: Duration) -> Result<(), MediumError> {
+    pub fn put(&self, files: Vec<MediumFile>, timeout: Duration) -> Result<(), MediumError> {
         let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         self.worker
-            .run(patience, move || place.put(disks.as_ref(), &files))
+            .run(timeout, move || place.put(disks.as_ref(), &files))
     }
 
     /// Tells GRUB on it whether the next start of the host with this system UUID goes to its local
@@ -299,6 +299,6 @@ impl Medium {
             return Ok(());
         };
         let content = handover::block(on);
-        self.put(vec![MediumFile { path, content }], PATIENCE)
+        self.put(vec![MediumFile { path, content }], TIMEOUT)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::MediumError;
 use super::writing::MediumFile;
-use super::{Medium, PATIENCE, Place};
+use super::{Medium, Place, TIMEOUT};
 use crate::disk::Disks;
 use crate::fat::FatTime;
 use crate::originals::{
@@ -15,7 +15,7 @@ use crate::originals::{
 /// The folder of the reports.
 const REPORTS: &str = "reports";
 /// How long the repair waits for the medium before its first write: it does not depend on it.
-const PATIENCE_BEFORE_REPAIR: Duration = Duration::from_secs(10);
+const TIMEOUT_BEFORE_REPAIR: Duration = Duration::from_secs(10);
 /// Most runs of one host in one second, on a machine whose clock stands still.
 const MAX_SAME_NAMES: u32 = 10_000;
 
@@ -29,7 +29,7 @@ impl Medium {
     /// # Errors
     /// [`MediumError`]: a warning, after a time that is bounded.
     pub fn report_begun(&self, host: &str, json: String) -> Result<String, MediumError> {
-        self.report(host, json, None, PATIENCE_BEFORE_REPAIR)
+        self.report(host, json, None, TIMEOUT_BEFORE_REPAIR)
     }
 
     /// Writes how the run ended, in place of what was noted when it began, and the transcript of
@@ -43,7 +43,7 @@ impl Medium {
         json: String,
         log: String,
     ) -> Result<String, MediumError> {
-        self.report(host, json, Some(log), PATIENCE)
+        self.report(host, json, Some(log), TIMEOUT)
     }
 
     fn report(
@@ -51,7 +51,7 @@ impl Medium {
         host: &str,
         json: String,
         log: Option<String>,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<String, MediumError> {
         let (place, disks, begun) = (
             self.place.clone(),
@@ -59,7 +59,7 @@ impl Medium {
             Arc::clone(&self.begun),
         );
         let host = host.to_owned();
-        self.worker.run(patience, move || {
+        self.worker.run(timeout, move || {
             let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
             let name = match begun.take() {
                 Some(name) => name,
@@ -96,7 +96,7 @@ impl Medium {
     ) -> Result<usize, MediumError> {
         let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         let folder = format!("{FOLDER}/{host}");
-        self.worker.run(PATIENCE_BEFORE_REPAIR, move || {
+        self.worker.run(TIMEOUT_BEFORE_REPAIR, move || {
             let path = format!("{folder}/{INDEX}");
             let mut index = index(&place, disks.as_ref(), &path)?.unwrap_or_default();
             let mut files = Vec::new();
@@ -128,7 +128,7 @@ impl Medium {
         let path = format!("{folder}/{INDEX}");
         let index = self
             .worker
-            .run(PATIENCE_BEFORE_REPAIR, move || {
+            .run(TIMEOUT_BEFORE_REPAIR, move || {
                 index(&place, disks.as_ref(), &path)
             })?
             .unwrap_or_default();

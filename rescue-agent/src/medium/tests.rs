@@ -124,7 +124,7 @@ impl Stick {
     /// It is found and can be written, and then its tables are equal.
     fn assert_usable(&self) {
         let next = vec![file("reports/next", b"next")];
-        self.medium().put(next, PATIENCE).unwrap();
+        self.medium().put(next, TIMEOUT).unwrap();
         assert_eq!(self.take("reports/next"), b"next");
         let (_, said) = self.fsck();
         assert!(!said.contains("differ"), "{said}");
@@ -255,10 +255,10 @@ fn files_are_put_replaced_and_read_back_by_others() {
                 &long,
             ),
         ];
-        medium.put(first, PATIENCE).unwrap();
+        medium.put(first, TIMEOUT).unwrap();
         stick.assert_sound();
         assert_eq!(stick.take(name), b"started");
-        medium.put(vec![file(name, &longer)], PATIENCE).unwrap();
+        medium.put(vec![file(name, &longer)], TIMEOUT).unwrap();
         stick.assert_sound();
         assert_eq!(stick.take(name), longer);
         assert_eq!(
@@ -285,7 +285,7 @@ fn many_files_let_their_folder_grow() {
     for number in 0..30 {
         let name = format!("reports/a-rather-long-host-name-20260102-0304{number:02}.json");
         medium
-            .put(vec![file(&name, name.as_bytes())], PATIENCE)
+            .put(vec![file(&name, name.as_bytes())], TIMEOUT)
             .unwrap();
     }
     stick.assert_sound();
@@ -306,13 +306,13 @@ fn a_new_folder_that_outgrows_its_first_cluster_at_once_keeps_all_its_files() {
         names.push(format!("{folder}/index.json"));
         let files = names.iter().map(|name| file(name, name.as_bytes()));
         let medium = stick.medium();
-        medium.put(files.collect(), PATIENCE).unwrap();
+        medium.put(files.collect(), TIMEOUT).unwrap();
         stick.assert_sound();
         for name in &names {
             assert_eq!(stick.take(name), name.as_bytes());
         }
         let later = vec![file(&names[0], b"new"), file(&names[count - 1], b"newer")];
-        medium.put(later, PATIENCE).unwrap();
+        medium.put(later, TIMEOUT).unwrap();
         stick.assert_sound();
         assert_eq!(stick.take(&names[0]), b"new");
         assert_eq!(stick.take(&names[1]), names[1].as_bytes());
@@ -383,7 +383,7 @@ fn a_full_medium_is_told_and_not_written() {
     stick.give("filler", &noise(37 << 20));
     let (medium, before) = (stick.medium(), stick.bytes());
     let error = medium
-        .put(vec![file("reports/a", &noise(3_000_000))], PATIENCE)
+        .put(vec![file("reports/a", &noise(3_000_000))], TIMEOUT)
         .unwrap_err();
     assert!(matches!(error, MediumError::Full { .. }), "{error}");
     assert_eq!(stick.bytes(), before);
@@ -462,7 +462,7 @@ fn a_damaged_medium_is_refused_and_not_written() {
         harm(&stick, &shape(&stick));
         let before = stick.bytes();
         let error = medium
-            .put(vec![file("reports/a", b"a")], PATIENCE)
+            .put(vec![file("reports/a", b"a")], TIMEOUT)
             .unwrap_err();
         assert!(
             matches!(error, MediumError::Unsound { .. }),
@@ -478,7 +478,7 @@ fn tables_that_a_cut_write_let_differ_about_nobodys_clusters_are_made_equal() {
     stick.patch(shape(&stick).second + 9000 * 2, &[0xff, 0xff]);
     stick
         .medium()
-        .put(vec![file("reports/a", b"a")], PATIENCE)
+        .put(vec![file("reports/a", b"a")], TIMEOUT)
         .unwrap();
     stick.assert_sound();
     assert_eq!(stick.take("reports/a"), b"a");
@@ -494,7 +494,7 @@ fn hostile_first_sectors_are_no_medium() {
             stick.patch(at, &[value]);
             if let Some(medium) = stick.medium_through(Arc::new(SystemDisks)) {
                 let _ = medium.settings();
-                let _ = medium.put(vec![file("reports/a", b"a")], PATIENCE);
+                let _ = medium.put(vec![file("reports/a", b"a")], TIMEOUT);
             }
             fs::write(stick.image(), &original).unwrap();
         }
@@ -508,7 +508,7 @@ fn a_medium_that_was_exchanged_is_not_written() {
     must("mdel", &["-i", &stick.at(), "::.disk/esxi-rescue-test-1"]);
     let before = stick.bytes();
     let error = medium
-        .put(vec![file("reports/a", b"a")], PATIENCE)
+        .put(vec![file("reports/a", b"a")], TIMEOUT)
         .unwrap_err();
     assert!(matches!(error, MediumError::Gone), "{error}");
     assert_eq!(stick.bytes(), before);
@@ -627,13 +627,10 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
         let (disks, epochs) = odd(Duration::ZERO);
         let name = "reports/7XK2P03-20260102-030405.json";
         let (old, new) = (noise(1500), noise(2500));
-        stick
-            .medium()
-            .put(vec![file(name, &old)], PATIENCE)
-            .unwrap();
+        stick.medium().put(vec![file(name, &old)], TIMEOUT).unwrap();
         let before = stick.bytes();
         let medium = stick.medium_through(disks).unwrap();
-        medium.put(vec![file(name, &new)], PATIENCE).unwrap();
+        medium.put(vec![file(name, &new)], TIMEOUT).unwrap();
         let epochs = epochs.lock().unwrap().clone();
         // New clusters, both tables twice, the folder.
         let written: usize = epochs.iter().map(Vec::len).sum();
@@ -663,13 +660,13 @@ fn a_power_cut_while_a_folder_grows_loses_nothing_and_leaves_a_medium_that_can_b
         let (disks, epochs) = odd(Duration::ZERO);
         let name = |name: &str| format!("{folder}{name}");
         let first = names.iter().map(|one| file(&name(one), one.as_bytes()));
-        stick.medium().put(first.collect(), PATIENCE).unwrap();
+        stick.medium().put(first.collect(), TIMEOUT).unwrap();
         let before = stick.bytes();
         let medium = stick.medium_through(disks).unwrap();
         let (new, newer) = (noise(700), noise(800));
         let added = name("one-more-file-that-has-a-rather-long-name-so-that-it-needs-room.json");
         let put = vec![file(&added, &new), file(&name(&names[0]), &newer)];
-        medium.put(put, PATIENCE).unwrap();
+        medium.put(put, TIMEOUT).unwrap();
         let epochs = epochs.lock().unwrap().clone();
         // Among them one for the link in each table.
         let used = epochs.iter().filter(|epoch| !epoch.is_empty());

@@ -29,10 +29,10 @@ impl Worker {
         Self { jobs }
     }
 
-    /// Does `job`, and waits for it for `patience` at most.
+    /// Does `job`, and waits for it for `timeout` at most.
     pub(super) fn run<T: Send + 'static>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         job: impl FnOnce() -> Result<T, MediumError> + Send + 'static,
     ) -> Result<T, MediumError> {
         let (done, answer) = mpsc::sync_channel(1);
@@ -43,9 +43,9 @@ impl Worker {
         self.jobs
             .send(Box::new(job))
             .map_err(|_| MediumError::Defect)?;
-        match answer.recv_timeout(patience) {
+        match answer.recv_timeout(timeout) {
             Ok(result) => result,
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(MediumError::Slow(patience)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(MediumError::Slow(timeout)),
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(MediumError::Defect),
         }
     }

@@ -26,9 +26,9 @@ use smoltcp::wire::{
 use crate::settings::addressing::{FixedAddress, MacAddress, is_host};
 
 /// How long an answer to the first question is waited for.
-const DISCOVER_PATIENCE: WireDuration = WireDuration::from_secs(3);
+const DISCOVER_TIMEOUT: WireDuration = WireDuration::from_secs(3);
 /// How long the confirmation of an offer is waited for at first.
-const REQUEST_PATIENCE: WireDuration = WireDuration::from_secs(2);
+const REQUEST_TIMEOUT: WireDuration = WireDuration::from_secs(2);
 /// How many frames of others are passed over in one go.
 const MAX_FOREIGN_FRAMES: usize = 512;
 /// The lease that `smoltcp` assumes where the server names none, in seconds.
@@ -78,8 +78,8 @@ impl<D: Device> Client<D> {
         let interface = Interface::new(config, &mut device, WireInstant::ZERO);
         let mut socket = dhcpv4::Socket::new();
         let mut retries = socket.get_retry_config();
-        retries.discover_timeout = DISCOVER_PATIENCE;
-        retries.initial_request_timeout = REQUEST_PATIENCE;
+        retries.discover_timeout = DISCOVER_TIMEOUT;
+        retries.initial_request_timeout = REQUEST_TIMEOUT;
         socket.set_retry_config(retries);
         let mut sockets = SocketSet::new(Vec::new());
         let handle = sockets.add(socket);

@@ -19,7 +19,7 @@ use thiserror::Error;
 /// How often each server is asked.
 const ROUNDS: usize = 3;
 /// How long a server may take to answer one question.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest answer that is read, in bytes: the largest that is allowed without extensions.
 const MAX_MESSAGE: usize = 512;
 /// Most addresses of one name that are used.
@@ -87,7 +87,7 @@ pub fn lookup(
     for _ in 0..ROUNDS {
         problems.clear();
         for server in servers {
-            let until = deadline.min(Instant::now() + PATIENCE);
+            let until = deadline.min(Instant::now() + TIMEOUT);
             match ask(name, *server, until) {
                 Ok(Answer::Addresses(addresses)) => return Ok(addresses),
                 Ok(Answer::UnknownName) => {

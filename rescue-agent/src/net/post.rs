@@ -124,7 +124,7 @@ pub struct Accepted {
     pub status: u16,
 }
 
-/// Sends `report` once, and waits `patience` at most in all.
+/// Sends `report` once, and waits `timeout` at most in all.
 ///
 /// # Errors
 /// When the receiver did not take it, as far as can be told.
@@ -133,7 +133,7 @@ pub fn post(
     pin: Option<Pin>,
     name_servers: &[Ipv4Addr],
     report: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Accepted, PostError> {
     let servers = name_servers
         .iter()
@@ -142,10 +142,10 @@ pub fn post(
         target: target.clone(),
         servers: servers.collect(),
     };
-    let explain = |error| explain(error, target, patience);
+    let explain = |error| explain(error, target, timeout);
     let tls = Tls::new(pin).map_err(|error| explain(ureq::Error::Other(Box::new(error))))?;
     let connector = ().chain(TcpConnector::default()).chain(tls);
-    let agent = Agent::with_parts(config(patience), connector, names);
+    let agent = Agent::with_parts(config(timeout), connector, names);
     let request = agent
         .post(target.uri())
         .header("Content-Type", "application/json");
@@ -172,7 +172,7 @@ pub fn post(
     })
 }
 
-fn config(patience: Duration) -> Config {
+fn config(timeout: Duration) -> Config {
     Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -180,7 +180,7 @@ fn config(patience: Duration) -> Config {
         .max_response_header_size(MAX_ANSWER_HEAD)
         // Not from the environment: there is none.
         .proxy(None)
-        .timeout_global(Some(patience))
+        .timeout_global(Some(timeout))
         .user_agent(concat!("esxi-rescue/", env!("CARGO_PKG_VERSION")))
         .build()
 }
@@ -208,7 +208,7 @@ fn shown(text: &str) -> String {
     }
 }
 
-fn explain(error: ureq::Error, target: &Target, patience: Duration) -> PostError {
+fn explain(error: ureq::Error, target: &Target, timeout: Duration) -> PostError {
     let host = match target.host() {
         Host::Name(name) => name.clone(),
         Host::Address(address) => address.to_string(),
@@ -221,7 +221,7 @@ fn explain(error: ureq::Error, target: &Target, patience: Duration) -> PostError
     match error {
         ureq::Error::Timeout(_) => PostError::Silent {
             at,
-            seconds: patience.as_secs(),
+            seconds: timeout.as_secs(),
         },
         ureq::Error::Other(other) => match other.downcast::<LookupError>() {
             Ok(lookup) => PostError::Lookup(*lookup),
@@ -269,18 +269,14 @@ impl Resolver for Names {
         _: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let patience = timeout
-            .not_zero()
-            .map_or(Duration::MAX, |patience| *patience);
+        let timeout = timeout.not_zero().map_or(Duration::MAX, |timeout| *timeout);
         let now = Instant::now();
         let addresses = match self.target.host() {
             Host::Address(address) => vec![*address],
-            Host::Name(name) => dns::lookup(
-                name,
-                &self.servers,
-                now.checked_add(patience).unwrap_or(now),
-            )
-            .map_err(|error| ureq::Error::Other(Box::new(error)))?,
+            Host::Name(name) => {
+                dns::lookup(name, &self.servers, now.checked_add(timeout).unwrap_or(now))
+                    .map_err(|error| ureq::Error::Other(Box::new(error)))?
+            }
         };
         let mut resolved = self.empty();
         for address in addresses.into_iter().take(dns::MAX_ADDRESSES) {
@@ -298,7 +294,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     fn request(stream: &mut TcpStream) -> String {
         let mut request = Vec::new();
@@ -313,12 +309,12 @@ mod tests {
     /// Sends a small report to a server that plays `part`, and returns what came of it.
     fn against<T: Send + 'static>(
         part: impl FnOnce(TcpStream) -> T + Send + 'static,
-        patience: Duration,
+        timeout: Duration,
     ) -> (Result<Accepted, PostError>, T) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = format!("http://{}/in?rack=4", listener.local_addr().unwrap());
         let server = thread::spawn(move || part(listener.accept().unwrap().0));
-        let result = post(&target.parse().unwrap(), None, &[], "{\"a\":1}", patience);
+        let result = post(&target.parse().unwrap(), None, &[], "{\"a\":1}", timeout);
         (result, server.join().unwrap())
     }
 
@@ -328,7 +324,7 @@ mod tests {
             // A client that has seen enough may hang up.
             let _ = stream.write_all(answer);
         };
-        against(part, PATIENCE).0
+        against(part, TIMEOUT).0
     }
 
     #[test]
@@ -340,7 +336,7 @@ mod tests {
                 .unwrap();
             request.to_lowercase()
         };
-        let (result, request) = against(part, PATIENCE);
+        let (result, request) = against(part, TIMEOUT);
         assert_eq!(result, Ok(Accepted { status: 201 }));
         assert!(
             request.starts_with("post /in?rack=4 http/1.1\r\n"),
@@ -414,7 +410,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 500 No\r\n\r\n").unwrap();
             while stream.write_all(&[b'x'; 4096]).is_ok() {}
         };
-        let (result, ()) = against(part, PATIENCE);
+        let (result, ()) = against(part, TIMEOUT);
         assert!(
             matches!(result, Err(PostError::Status { status: 500, .. })),
             "{result:?}"
@@ -424,7 +420,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
             while stream.write_all(b"X-More: and more\r\n").is_ok() {}
         };
-        let (result, ()) = against(part, PATIENCE);
+        let (result, ()) = against(part, TIMEOUT);
         assert!(
             matches!(result, Err(PostError::Broken { .. })),
             "{result:?}"
@@ -456,7 +452,7 @@ mod tests {
             .local_addr()
             .unwrap();
         let target: Target = format!("http://{free}/").parse().unwrap();
-        let error = post(&target, None, &[], "{}", PATIENCE).unwrap_err();
+        let error = post(&target, None, &[], "{}", TIMEOUT).unwrap_err();
         assert_eq!(
             error,
             PostError::Refused {
@@ -464,7 +460,7 @@ mod tests {
             }
         );
         let named: Target = "http://collector.lab.example/".parse().unwrap();
-        let error = post(&named, None, &[], "{}", PATIENCE).unwrap_err();
+        let error = post(&named, None, &[], "{}", TIMEOUT).unwrap_err();
         assert!(
             matches!(error, PostError::Lookup(LookupError::NoServer { .. })),
             "{error}"
@@ -480,7 +476,7 @@ mod tests {
             let _ = stream.read(&mut [0; 512]);
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         });
-        let error = post(&target.parse().unwrap(), None, &[], "{}", PATIENCE).unwrap_err();
+        let error = post(&target.parse().unwrap(), None, &[], "{}", TIMEOUT).unwrap_err();
         server.join().unwrap();
         assert!(matches!(error, PostError::Tls { .. }), "{error}");
     }

@@ -30,7 +30,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// How long a network card may take to come. Its driver has started when this begins.
-const CARD_PATIENCE: Duration = Duration::from_secs(10);
+const CARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the cards are looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// PCI class of network controllers (`PCI_BASE_CLASS_NETWORK`).
@@ -99,7 +99,7 @@ impl Delivery {
         let begun = Instant::now();
         loop {
             let links = session.look();
-            let hopeless = links.is_empty() && begun.elapsed() >= CARD_PATIENCE;
+            let hopeless = links.is_empty() && begun.elapsed() >= CARD_TIMEOUT;
             if hopeless || Instant::now() >= deadline {
                 return Err(session.give_up(&links));
             }
@@ -217,7 +217,7 @@ impl Session<'_> {
         Ok(None)
     }
 
-    fn attempt(&mut self, way: &Way, patience: Duration) -> Result<Delivered, DeliveryError> {
+    fn attempt(&mut self, way: &Way, timeout: Duration) -> Result<Delivered, DeliveryError> {
         self.activate(way).map_err(|error| DeliveryError::Refused {
             interface: way.interface.clone(),
             address: way.address,
@@ -230,7 +230,7 @@ impl Session<'_> {
             delivery.pin,
             &way.name_servers,
             &delivery.report,
-            patience,
+            timeout,
         ) {
             Ok(accepted) => Ok(Delivered {
                 status: accepted.status,

@@ -17,9 +17,9 @@ use crate::settings::{Key, Origin, command_line_words};
 const BEGIN_REPORT: &str = "-----BEGIN ESXI-RESCUE REPORT-----";
 const END_REPORT: &str = "-----END ESXI-RESCUE REPORT-----";
 /// How long the drivers of network cards may take to start.
-const DRIVER_PATIENCE: Duration = Duration::from_secs(20);
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the consoles are looked at for a key.
-const KEY_PATIENCE: Duration = Duration::from_millis(200);
+const KEY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Delivers it, the serial consoles last: whoever reads along there knows that all the other
 /// deliveries are over.
@@ -109,7 +109,7 @@ pub(crate) fn passed_over(text: &str, error: &AddressingError) -> String {
 fn start_drivers(machine: &mut Machine) {
     machine.devices.start_network();
     let consoles = machine.consoles.clone();
-    let deadline = Instant::now() + DRIVER_PATIENCE;
+    let deadline = Instant::now() + DRIVER_TIMEOUT;
     machine
         .devices
         .settle(deadline, &mut init::waiting_line(&consoles, deadline));
@@ -148,7 +148,7 @@ fn watch(machine: &mut Machine, delivery: Delivery) -> Result<Delivered, Deliver
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if consoles.wait_key(Some(KEY_PATIENCE)).is_some() {
+        if consoles.wait_key(Some(KEY_TIMEOUT)).is_some() {
             break Err(DeliveryError::Skipped);
         }
     };

@@ -360,15 +360,15 @@ impl Loading {
         })
     }
 
-    /// Waits until all that was asked for is done, for `patience` at most; whether it is.
+    /// Waits until all that was asked for is done, for `timeout` at most; whether it is.
     #[cfg(test)]
     #[must_use]
-    pub fn wait_until_done(&self, patience: Duration) -> bool {
+    pub fn wait_until_done(&self, timeout: Duration) -> bool {
         let undone = |state: &mut State| state.status.iter().any(is_undone);
         let waited = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.lock(), patience, undone)
+            .wait_timeout_while(self.shared.lock(), timeout, undone)
             .unwrap_or_else(PoisonError::into_inner);
         !waited.1.timed_out()
     }

@@ -113,7 +113,7 @@ pub fn from_toml(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
         .collect()
 }
 
-/// A `rescue.toml` with every key in it and none in force, for people to edit.
+/// A `rescue.toml` with every key in it and none active, for people to edit.
 #[must_use]
 pub fn template() -> String {
     let mut text =

@@ -21,7 +21,7 @@ use crate::config::configstore::ConfigStoreError;
 use crate::config::esx_conf::EsxConfError;
 use crate::config::pci::{PciAddress, VendorDevice};
 use crate::disk::partition::TableWarning;
-use crate::fat::exchange::{ExchangeError, InForce, Refusal, Stage};
+use crate::fat::exchange::{ActiveArchive, ExchangeError, Refusal, Stage};
 use crate::fat::{Damage, FatError, ShortName};
 use crate::firmware::Way;
 use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
@@ -231,7 +231,7 @@ fn archives() -> Vec<String> {
 fn failed() -> ExchangeError {
     ExchangeError::Failed {
         stage: Stage::Data,
-        in_force: InForce::Old,
+        in_force: ActiveArchive::Old,
         reason: text(),
     }
 }

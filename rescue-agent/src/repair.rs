@@ -3,7 +3,7 @@
 //! Banks are done one after the other; the first write to a bank comes after everything about the
 //! one before it has been read back and found right. The bank that boots next comes first, so that
 //! whatever happens later, ESXi starts repaired. After a failed write the rest of that disk is left
-//! alone: its remaining banks are whole.
+//! alone: its remaining banks are intact.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::disk::{BlockDevice, Disks};
 use crate::fat::FatTime;
-use crate::fat::exchange::{self, ExchangeError, InForce, Refusal};
+use crate::fat::exchange::{self, ActiveArchive, ExchangeError, Refusal};
 use crate::inventory::{Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, FileRestore, Plan, RestoreFrom};
 
@@ -52,7 +52,7 @@ pub enum Outcome {
         /// What, and where.
         why: String,
         /// Which content the archive has on which it failed.
-        in_force: InForce,
+        in_force: ActiveArchive,
         /// Archives of the bank that were exchanged before, by name.
         exchanged: Vec<String>,
     },
@@ -364,8 +364,8 @@ impl Work<'_> {
         .to_string();
         match error {
             ExchangeError::Refused(_) => Outcome::Failed {
-                why: format!("{why}; {}", InForce::Unchanged),
-                in_force: InForce::Unchanged,
+                why: format!("{why}; {}", ActiveArchive::Unchanged),
+                in_force: ActiveArchive::Unchanged,
                 exchanged,
             },
             ExchangeError::Failed { in_force, .. } => Outcome::Failed {

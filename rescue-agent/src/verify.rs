@@ -40,7 +40,7 @@ pub(crate) enum Broken<'n> {
 /// Looks again at every disk that was looked at for the plan, and compares.
 ///
 /// Returns the promises that were not kept, in words; none is the good answer. A bank whose repair
-/// failed is not judged here: its outcome says what is in force.
+/// failed is not judged here: its outcome says what is active.
 pub fn verify(
     plan: &Plan,
     receipt: &Receipt,
@@ -188,7 +188,7 @@ fn in_force(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Replaced => "the new archive was written and had read back right",
         Outcome::Restored => "the original was put back and had read back right",
-        _ => "nothing was written to it, its old archive is in force",
+        _ => "nothing was written to it, its old archive is active",
     }
 }
 

@@ -228,7 +228,7 @@ fn the_usb_image_that_is_shipped_is_sound() {
          fsck.fat -n volume"
     );
     shell(&script, temp.path(), b"");
-    // `rescue.toml` can be edited and nothing in it is in force.
+    // `rescue.toml` can be edited and nothing in it is active.
     let toml = shell("mtype -i volume ::/rescue.toml", temp.path(), b"");
     let mut settings = lines(toml);
     settings.retain(|line| !line.is_empty());

@@ -95,7 +95,7 @@ pub enum StoreColumn {
     UserValue,
     /// What the host found by itself.
     AutoConfValue,
-    /// The value in force when the store was saved.
+    /// The value active when the store was saved.
     CachedValue,
     /// What a central management wants.
     DesiredValue,
@@ -202,7 +202,7 @@ fn edits(rows: &[DeviceRow], identifiers: &[String]) -> Result<Vec<Edit>, Config
 }
 
 impl StoreDevice {
-    /// The owner in force: passed through if any column says so, else what the first column says.
+    /// The owner that counts: passed through if any column says so, else what the first column says.
     pub fn owner(&self) -> StoreOwner {
         let mut owners = self.owners.iter().map(|(_, owner)| owner);
         let passed = owners.clone().find(|owner| **owner == StoreOwner::Passthru);

@@ -43,7 +43,7 @@ pub(crate) enum Sentence {
         plural(*banks, "bank was", "banks were")
     )]
     PartlyRefused { banks: usize },
-    #[error("Writing or verifying failed; see above for what is in force now.")]
+    #[error("Writing or verifying failed; see above for which archive is active now.")]
     Failed,
     #[error("No ESXi installation was found. Nothing was written.")]
     NoneFound,

@@ -29,9 +29,9 @@ const MARKER: &str = "STATE.NEW";
 pub enum Progress {
     /// No byte was written.
     Untouched,
-    /// Something was written, the old archive is in force.
+    /// Something was written, the old archive is active.
     Begun,
-    /// The new archive is in force.
+    /// The new archive is active.
     Done,
 }
 
@@ -106,7 +106,7 @@ impl Judge {
         );
         ensure!(
             is.contains_key(UNDO) && !is.contains_key(MARKER),
-            "the new {ARCHIVE} is in force, but the old one is not kept"
+            "the new {ARCHIVE} is active, but the old one is not kept"
         );
         now.check()?;
         Ok(Progress::Done)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
-use rescue_agent::fat::exchange::{ExchangeError, InForce};
+use rescue_agent::fat::exchange::{ActiveArchive, ExchangeError};
 use rescue_tests::power::content;
 use rescue_tests::power::device::{
     Epoch, Fault, Faulty, Landed, Operation, Recorder, Recording, Slow,
@@ -111,11 +111,11 @@ fn possible_media(base: &Medium, recording: &Recording) -> Vec<Medium> {
 }
 
 /// Whether what the error claims is true of an archive found on the medium.
-fn claim_holds(claim: InForce, case: &Case, archive: &[u8]) -> bool {
+fn claim_holds(claim: ActiveArchive, case: &Case, archive: &[u8]) -> bool {
     match claim {
-        InForce::Old | InForce::Unchanged => archive == case.before(),
-        InForce::New => archive == case.after(),
-        InForce::OldOrNew => archive == case.before() || archive == case.after(),
+        ActiveArchive::Old | ActiveArchive::Unchanged => archive == case.before(),
+        ActiveArchive::New => archive == case.after(),
+        ActiveArchive::OldOrNew => archive == case.before() || archive == case.after(),
     }
 }
 
@@ -124,7 +124,7 @@ fn judge(case: &Case, fault: Fault, error: &ExchangeError, recording: &Recording
     let claim = match error {
         ExchangeError::Refused(refusal) => {
             anyhow::ensure!(recording.writes() == 0, "refused ({refusal}) after a write");
-            InForce::Unchanged
+            ActiveArchive::Unchanged
         }
         ExchangeError::Failed {
             in_force, reason, ..

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
 use rescue_agent::fat::FatTime;
-use rescue_agent::fat::exchange::InForce;
+use rescue_agent::fat::exchange::ActiveArchive;
 use rescue_agent::inventory::Inventory;
 use rescue_agent::plan::{self, Plan};
 use rescue_agent::policy::Policy;
@@ -226,9 +226,9 @@ impl Scene {
                 let is_new = archives[index] == self.new[index];
                 let outcome = run.outcome(BANKS[bank]);
                 let holds = match claim(outcome, name) {
-                    InForce::New => is_new,
-                    InForce::OldOrNew => is_old || is_new,
-                    InForce::Old | InForce::Unchanged => is_old,
+                    ActiveArchive::New => is_new,
+                    ActiveArchive::OldOrNew => is_old || is_new,
+                    ActiveArchive::Old | ActiveArchive::Unchanged => is_old,
                 };
                 ensure!(
                     holds,
@@ -270,10 +270,10 @@ impl Scene {
     }
 }
 
-/// What a run says is in force of an archive.
-fn claim(outcome: Option<&Outcome>, name: &str) -> InForce {
+/// What a run says is active of an archive.
+fn claim(outcome: Option<&Outcome>, name: &str) -> ActiveArchive {
     match outcome {
-        Some(Outcome::Replaced) => InForce::New,
+        Some(Outcome::Replaced) => ActiveArchive::New,
         Some(Outcome::Failed {
             in_force,
             exchanged,
@@ -283,12 +283,12 @@ fn claim(outcome: Option<&Outcome>, name: &str) -> InForce {
             // The first archive that was not exchanged is the one that failed.
             let first = name == "STATE.TGZ" || !exchanged.is_empty();
             match (done, first) {
-                (true, _) => InForce::New,
+                (true, _) => ActiveArchive::New,
                 (false, true) => *in_force,
-                (false, false) => InForce::Unchanged,
+                (false, false) => ActiveArchive::Unchanged,
             }
         }
-        _ => InForce::Old,
+        _ => ActiveArchive::Old,
     }
 }
 
@@ -303,7 +303,7 @@ impl Run {
             .next()
     }
 
-    /// It tells of the error, the disk, the bank, and what is in force.
+    /// It tells of the error, the disk, the bank, and what is active.
     fn tells(&self) -> Result<()> {
         let status = self.report.result.exit_status();
         let line = |line: &&str| {
@@ -327,7 +327,7 @@ impl Run {
         ];
         ensure!(
             in_force.iter().any(|words| self.text.contains(words)),
-            "status {status}, but no word of what is in force"
+            "status {status}, but no word of what is active"
         );
         Ok(())
     }

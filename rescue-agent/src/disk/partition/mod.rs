@@ -52,7 +52,7 @@ pub enum TableKind {
     Mbr,
 }
 
-/// Whether a copy of a GPT is whole.
+/// Whether a copy of a GPT is intact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     /// Header and entries match their checksums.
@@ -153,8 +153,8 @@ pub enum TableWarning {
         /// What is wrong with the primary.
         reason: String,
     },
-    /// Only the primary GPT is whole.
-    #[error("the backup GPT is damaged ({reason}); the primary is whole and was used")]
+    /// Only the primary GPT is intact.
+    #[error("the backup GPT is damaged ({reason}); the primary is intact and was used")]
     BackupDamaged {
         /// What is wrong with the backup.
         reason: String,
@@ -201,7 +201,7 @@ pub enum PartitionError {
         /// What sector 0 holds instead.
         reason: &'static str,
     },
-    /// A GPT, but neither copy is whole.
+    /// A GPT, but neither copy is intact.
     #[error(
         "both copies of the GPT are unusable (primary: {primary}; backup: {backup}). Repair the \
          table with a partition tool first; nothing was changed"
@@ -225,7 +225,7 @@ pub enum PartitionError {
 /// Reads the partition table of `device`.
 ///
 /// A partition that contradicts the device or its neighbours is listed with a
-/// [`Partition::problem`]; a table that is whole apart from that is not an error.
+/// [`Partition::problem`]; a table that is intact apart from that is not an error.
 pub fn read(device: &dyn BlockDevice) -> Result<PartitionTable, PartitionError> {
     let record = read_boot_record(device)?;
     let record = BootRecord::parse(&record);

@@ -10,7 +10,7 @@
 //! | intent | an empty file, the *marker* (`STATE.NEW`) | the old content, at most the marker |
 //! | data | new content into free clusters, read back | the old content, the marker |
 //! | tables | the new chain into every table | the old content, the marker, lost clusters |
-//! | commit | the archive's entry names the new chain; the marker becomes the *undo copy* (`STATE.ORG`), naming the old chain | old or new content, whole |
+//! | commit | the archive's entry names the new chain; the marker becomes the *undo copy* (`STATE.ORG`), naming the old chain | old or new content, intact |
 //!
 //! Between epochs stands a flush. Where the two entries lie in different sectors the commit takes
 //! two writes, the undo copy first; for a moment both entries name the old chain, which no reader
@@ -32,7 +32,7 @@
 mod outcome;
 mod writer;
 
-pub use self::outcome::{ExchangeError, Exchanged, InForce, Refusal, Settled, Stage};
+pub use self::outcome::{ActiveArchive, ExchangeError, Exchanged, Refusal, Settled, Stage};
 use self::outcome::{failed, missing};
 use self::writer::Work;
 use super::directory::{self, Entry, FatTime, ShortName};
@@ -116,7 +116,7 @@ pub fn settle(device: &dyn BlockDevice, region: Region) -> Result<Option<Settled
     if !unsettled {
         return Ok(None);
     }
-    let before = InForce::Unchanged;
+    let before = ActiveArchive::Unchanged;
     for names in ARCHIVES.map(Names::of) {
         if let Some(slot) = work.alias_slot(names) {
             let marker = match work.slot_of(names.marker) {
@@ -148,7 +148,7 @@ pub fn settle(device: &dyn BlockDevice, region: Region) -> Result<Option<Settled
 ///
 /// # Errors
 /// [`ExchangeError::Refused`] when nothing was written, [`ExchangeError::Failed`] with the content
-/// that is in force when the device failed or the result did not read back.
+/// that is active when the device failed or the result did not read back.
 pub fn replace(
     device: &dyn BlockDevice,
     region: Region,
@@ -206,11 +206,11 @@ fn exchange(
 
     let marker = Entry::empty_file(names.marker, at);
     work.write_slots(&[(ready.marker_slot, marker)])
-        .map_err(failed(Stage::Intent, InForce::Old))?;
+        .map_err(failed(Stage::Intent, ActiveArchive::Old))?;
     work.write_data(&ready.clusters, new)
-        .map_err(failed(Stage::Data, InForce::Old))?;
+        .map_err(failed(Stage::Data, ActiveArchive::Old))?;
     work.write_chain(&ready.clusters)
-        .map_err(failed(Stage::Tables, InForce::Old))?;
+        .map_err(failed(Stage::Tables, ActiveArchive::Old))?;
 
     // Both numbers were checked: FAT16 has no clusters above u16, files no sizes above u32.
     let first = u16::try_from(ready.clusters[0]).unwrap_or(0);
@@ -228,18 +228,18 @@ fn exchange(
         work.write_slots(write).map_err(|error| {
             let in_force = match write.iter().any(|(slot, _)| *slot == ready.slot) {
                 true => work.in_force_after_failed_switch(ready.entry),
-                false => InForce::Old,
+                false => ActiveArchive::Old,
             };
             failed(Stage::Commit, in_force)(error)
         })?;
     }
     if frees {
         work.release(&ready.old_chain)
-            .map_err(failed(Stage::Release, InForce::New))?;
+            .map_err(failed(Stage::Release, ActiveArchive::New))?;
         work.remove_marker(names)
-            .map_err(failed(Stage::Cleanup, InForce::New))?;
+            .map_err(failed(Stage::Cleanup, ActiveArchive::New))?;
     }
-    verify(device, region, archive, new).map_err(failed(Stage::Verify, InForce::New))?;
+    verify(device, region, archive, new).map_err(failed(Stage::Verify, ActiveArchive::New))?;
     Ok(Exchanged { made_undo: !frees })
 }
 
@@ -282,16 +282,16 @@ pub fn restore(
         work.write_slots(write).map_err(|error| {
             let in_force = match write.iter().any(|(written, _)| *written == slot) {
                 true => work.in_force_after_failed_switch(entry),
-                false => InForce::New,
+                false => ActiveArchive::New,
             };
             failed(Stage::Commit, in_force)(error)
         })?;
     }
     work.release(&repaired_chain)
-        .map_err(failed(Stage::Release, InForce::New))?;
+        .map_err(failed(Stage::Release, ActiveArchive::New))?;
     work.remove_marker(names)
-        .map_err(failed(Stage::Cleanup, InForce::New))?;
-    verify(device, region, archive, &original).map_err(failed(Stage::Verify, InForce::New))
+        .map_err(failed(Stage::Cleanup, ActiveArchive::New))?;
+    verify(device, region, archive, &original).map_err(failed(Stage::Verify, ActiveArchive::New))
 }
 
 /// The check before everything: a survey of a volume on which an exchange would be safe, and

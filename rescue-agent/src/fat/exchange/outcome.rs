@@ -1,4 +1,4 @@
-//! How an exchange ends: what it did, why it was refused, where it failed and what is in force then.
+//! How an exchange ends: what it did, why it was refused, where it failed and what is active then.
 
 use std::fmt;
 
@@ -9,25 +9,25 @@ use crate::fat::error::FatError;
 
 /// Which content the archive has after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InForce {
+pub enum ActiveArchive {
     /// The one from before.
     Old,
     /// The one that was to be put in place.
     New,
-    /// One of the two, whole; the disk has not confirmed which.
+    /// One of the two, intact; the disk has not confirmed which.
     OldOrNew,
-    /// Whichever was in force before: nothing was to change.
+    /// Whichever was active before: nothing was to change.
     Unchanged,
 }
 
-impl fmt::Display for InForce {
+impl fmt::Display for ActiveArchive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Old => "the old archive is in force, whole",
-            Self::New => "the new archive is in force, whole",
-            Self::Unchanged => "the archive that was in force still is, whole",
+            Self::Old => "the old archive is active and intact",
+            Self::New => "the new archive is active and intact",
+            Self::Unchanged => "the archive that was active still is, and is intact",
             Self::OldOrNew => {
-                "either the old or the new archive is in force, whole; the disk has not confirmed which"
+                "either the old or the new archive is active and intact; the disk has not confirmed which"
             }
         })
     }
@@ -115,8 +115,8 @@ pub enum ExchangeError {
     Failed {
         /// Where.
         stage: Stage,
-        /// Which content is in force now.
-        in_force: InForce,
+        /// Which content is active now.
+        in_force: ActiveArchive,
         /// What went wrong.
         reason: String,
     },
@@ -142,7 +142,7 @@ pub(super) fn missing(archive: ShortName) -> Refusal {
 
 pub(super) fn failed<E: fmt::Display>(
     stage: Stage,
-    in_force: InForce,
+    in_force: ActiveArchive,
 ) -> impl Fn(E) -> ExchangeError {
     move |reason| ExchangeError::Failed {
         stage,

@@ -1,6 +1,6 @@
 //! Sectors, chains and slots of a volume, written: each step of an exchange as one method.
 
-use super::outcome::{InForce, Refusal};
+use super::outcome::{ActiveArchive, Refusal};
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::directory::{self, Entry, ShortName};
 use crate::fat::geometry::ENTRY_BYTES;
@@ -139,12 +139,12 @@ impl<'d> Work<'d> {
     /// What can be promised after the write that switches the archive's entry, or its flush,
     /// failed. A disk that still gives back the old entry has taken nothing. One that gives back
     /// the new entry may have it in a cache only, which the next power cut loses.
-    pub(super) fn in_force_after_failed_switch(&self, old: Entry) -> InForce {
+    pub(super) fn in_force_after_failed_switch(&self, old: Entry) -> ActiveArchive {
         Volume::open_with(self.volume.device, self.volume.region, Freshness::Medium)
             .ok()
             .and_then(|volume| volume.find(old.name()))
             .filter(|found| *found == old)
-            .map_or(InForce::OldOrNew, |_| InForce::Old)
+            .map_or(ActiveArchive::OldOrNew, |_| ActiveArchive::Old)
     }
 
     /// Writes whole sectors, flushes, and compares what the medium gives back: the next epoch

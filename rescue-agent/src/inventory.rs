@@ -92,7 +92,7 @@ impl fmt::Display for NoTable {
 }
 
 impl Disk {
-    /// Partitions that hold datastores, told by their type alone.
+    /// Partitions that hold datastores, identified by their type alone.
     pub fn datastores(&self) -> impl Iterator<Item = u32> + '_ {
         self.table
             .iter()

@@ -50,7 +50,7 @@ pub enum PartitionId {
 /// A partition as a hard drive node names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HardDrive {
-    /// What tells it from all others; `None` where the node has no signature, or one of zeros.
+    /// What identifies it; `None` where the node has no signature, or one of zeros.
     pub id: Option<PartitionId>,
     /// Its number, from 1.
     pub number: u32,

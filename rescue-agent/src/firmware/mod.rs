@@ -53,7 +53,7 @@ pub enum By {
     Nothing,
 }
 
-/// How the next start gets to ESXi, as the report tells it.
+/// How the next start gets to ESXi, as the report says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WayBack {
     /// By what.
@@ -122,7 +122,7 @@ pub enum Way {
         /// The first entry of the order.
         first: String,
     },
-    /// The firmware tells no order.
+    /// The firmware reports no order.
     #[error("{why}. The firmware decides what starts next: pull the medium if it starts again.")]
     Unknown {
         /// Why the firmware could not be told.

@@ -78,9 +78,9 @@ impl fmt::Display for PciFunction {
 pub struct DiskNode {
     /// Its device node, such as `/dev/sda`.
     pub node: PathBuf,
-    /// Model, as the disk tells it.
+    /// Model, as the disk reports it.
     pub model: Option<String>,
-    /// Serial number, as the disk tells it.
+    /// Serial number, as the disk reports it.
     pub serial: Option<String>,
     /// Size in bytes.
     pub size: u64,

@@ -94,7 +94,7 @@ fn disk(root: &Path, path: &Path) -> Option<DiskNode> {
     })
 }
 
-/// SCSI and ATA disks tell their serial in the vital product data page 0x80: four bytes of
+/// SCSI and ATA disks report their serial number in the vital product data page 0x80: four bytes of
 /// header, then text.
 fn vital_product_serial(disk: &Path) -> Option<String> {
     let page = fs::read(disk.join("device/vpd_pg80")).ok()?;

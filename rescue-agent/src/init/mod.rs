@@ -154,7 +154,7 @@ pub(crate) enum Warning {
     NotSilenced(io::Error),
     #[error("cannot use {name} as a console (setting console)")]
     NoConsole { name: String },
-    #[error("the kernel does not tell of new devices: {0}")]
+    #[error("the kernel does not report new devices: {0}")]
     NoEvents(Errno),
 }
 

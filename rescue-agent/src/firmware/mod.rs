@@ -7,7 +7,7 @@
 //! menu hands over to the local disk once; a CD or a boot from the network cannot remember anything.
 //!
 //! Nothing here touches an ESXi disk, and whatever fails changes no result: the worst that can happen
-//! is that the medium starts again, finds nothing to do and leaves.
+//! is that the medium starts again, finds nothing to do and restarts.
 //!
 //! Sources: UEFI specification 2.10, section 3.1 (boot manager) and 3.3 (boot variables).
 

@@ -51,7 +51,7 @@ pub enum AddressingError {
         found: usize,
     },
     /// A field that should be an IPv4 address.
-    #[error("the {field} {value:?} is no IPv4 address that it could be")]
+    #[error("the {field} {value:?} is not a usable IPv4 address")]
     Address {
         /// Which field.
         field: &'static str,

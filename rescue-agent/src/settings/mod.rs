@@ -285,7 +285,7 @@ pub enum SettingsError {
     },
 }
 
-/// Everything that is wrong with the settings, so that a person can mend it in one go.
+/// Everything that is wrong with the settings, so that a person can correct it in one go.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", lines(.0))]
 pub struct SettingsErrors(pub Vec<SettingsError>);

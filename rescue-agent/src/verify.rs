@@ -174,7 +174,7 @@ fn broken_promises(
 }
 
 fn not_as_planned(name: &str, what: String, outcome: &Outcome) -> String {
-    let in_force = in_force(outcome);
+    let in_force = active_archive(outcome);
     Broken::NotAsPlanned {
         name,
         what,
@@ -183,8 +183,8 @@ fn not_as_planned(name: &str, what: String, outcome: &Outcome) -> String {
     .to_string()
 }
 
-/// What is known to be in force in a bank whose fresh look shows something else.
-fn in_force(outcome: &Outcome) -> &'static str {
+/// What is known to be active in a bank whose fresh look shows something else.
+fn active_archive(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Replaced => "the new archive was written and had read back right",
         Outcome::Restored => "the original was put back and had read back right",

@@ -1,5 +1,5 @@
 //! A read, a write or a flush that fails, at every index of an exchange: what the error says is
-//! in force is what any later boot will find, and the next run reaches the end.
+//! active is what any later boot will find, and the next run reaches the end.
 
 #![allow(
     clippy::unwrap_used,
@@ -274,7 +274,7 @@ impl BlockDevice for Forgetful {
 }
 
 /// Noticed at once, whichever sector it is: nothing is built on it, and the error names what is
-/// in force.
+/// active.
 #[test]
 fn a_disk_that_drops_a_write_silently_is_noticed() {
     for case in cases() {

@@ -317,7 +317,7 @@ impl Run {
             "no line names the error, the disk and the bank"
         );
         let in_force = [
-            "in force",
+            "active",
             "Nothing was written",
             "was not written",
             "not written",

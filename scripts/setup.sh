@@ -8,6 +8,8 @@ case "${1-}" in
 image) ;;
 test)
     need="$need curl jq ovmf groff-base gdisk fdisk sqlite3 openssl python3 python3-venv python3-cryptography kmod binutils cpio gzip tar zstd file shim-unsigned"
+    # A browser, and the reader that BMCs name themselves as, for `collect`.
+    need="$need chromium chromium-driver httpfs2 fuse"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
 *) echo "usage: $0 image|test" >&2; exit 2 ;;

@@ -3,12 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build;
-use crate::collect;
+use crate::collect::arguments::{self, CollectArgs, ReportsArgs};
 use crate::finished::Finished;
 use crate::finished::manifest;
 use crate::manual;
@@ -39,8 +38,9 @@ enum Action {
     #[command(after_long_help = settings_help())]
     Customize(CustomizeArgs),
     Show(ShowArgs),
-    #[command(after_long_help = COLLECT_HELP)]
+    #[command(after_long_help = arguments::HELP)]
     Collect(CollectArgs),
+    Reports(ReportsArgs),
     Manual(ManualArgs),
 }
 
@@ -124,28 +124,6 @@ struct ShowArgs {
     image: PathBuf,
 }
 
-/// Receive the reports of hosts, keep them and show them as they come
-///
-/// The hosts send where the setting `report` says, for instance
-/// rescue.report=http://10.0.0.1:8080/ on their kernel command line. Each report is kept as
-/// DIR/hosts/SERIAL/TIME-HASH.json, and as one line of DIR/reports.jsonl. On a terminal a table shows the last
-/// report of each host; elsewhere a line is printed for each report. Ctrl-C ends it.
-#[derive(Debug, Args)]
-struct CollectArgs {
-    /// Where to listen; 0.0.0.0:8080 is every network of this machine
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// The folder that keeps the reports
-    #[arg(long, value_name = "DIR", default_value = "reports")]
-    store: PathBuf,
-    /// Receive by HTTPS with this certificate (PEM, a chain with the receiver's own first)
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The key of the certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-}
-
 /// Write the manual pages of this program and of rescue-agent
 ///
 /// Read one with `man -l DIR/rescue-agent.1`.
@@ -156,27 +134,17 @@ struct ManualArgs {
     folder: PathBuf,
 }
 
-/// How to get a certificate and make hosts trust it.
-const COLLECT_HELP: &str = "\
-HTTPS with a certificate of your own:
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \\
-    -subj /CN=rescue -keyout key.pem -out cert.pem
-  rescue-image collect --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
-It prints the certificate's SHA-256, which the hosts take as the setting report_pin.
-
-Anybody who reaches the port may send reports: listen only where that is all right.";
-
 /// Runs the program with the words of its command line.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Action::Build(args) => run_build(args),
         Action::Customize(args) => run_customize(&args),
         Action::Show(args) => run_show(&args),
-        Action::Collect(args) => collect::run(&collect::Options {
-            listen: args.listen,
-            store: args.store,
-            tls: args.tls_cert.zip(args.tls_key),
-        }),
+        Action::Collect(args) => args.run(),
+        Action::Reports(args) => match args.run() {
+            Ok(found) => return ExitCode::from(found.status()),
+            Err(error) => Err(error),
+        },
         Action::Manual(args) => run_manual(&args),
     };
     match result {

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod artefacts;
 pub mod bench;
 pub mod boots;
+pub mod collector;
 pub mod esxi;
 pub mod judge;
 pub mod machine;

@@ -17,6 +17,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 /// Which Debian package carries a program.
 const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
+    ("chromedriver", "chromium-driver"),
+    ("chromium", "chromium"),
     ("cmp", "diffutils"),
     ("curl", "curl"),
     ("cp", "coreutils"),
@@ -27,8 +29,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fdisk", "fdisk"),
     ("file", "file"),
     ("fsck.fat", "dosfstools"),
+    ("fusermount", "fuse or fuse3"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
+    ("httpfs2", "httpfs2"),
     ("jq", "jq"),
     ("ld", "binutils"),
     ("mattrib", "mtools"),
@@ -48,6 +52,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sha256sum", "coreutils"),
     ("sqlite3", "sqlite3"),
     ("tar", "tar"),
+    ("unshare", "util-linux"),
     ("xorriso", "xorriso"),
     ("zstd", "zstd"),
 ];

@@ -4,8 +4,9 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use super::identity::Names;
 
 /// The only schema that is taken.
 const SCHEMA: &str = "esxi-rescue/1";
@@ -20,8 +21,6 @@ const RESULTS: [&str; 8] = [
     "failed",
     "none-found",
 ];
-/// Longest file name that is made of a host's serial number.
-const MAX_NAME: usize = 64;
 
 /// Why something is no report.
 #[derive(Debug, Error)]
@@ -48,24 +47,38 @@ pub enum NotReport {
 pub struct Document {
     /// The whole report.
     pub value: Value,
-    /// How it ended, one of a few known words.
-    pub result: String,
+    /// What is shown and filed by.
+    pub summary: Summary,
+}
+
+/// What of a report is shown and filed by. Texts are as the host sent them.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// The names that the host gives itself.
+    pub names: Names,
+    /// What the host is called.
+    pub serial: String,
+    /// The name of the host's folder.
+    pub folder: String,
     /// Maker and model of the host.
     pub model: String,
-    /// The host's serial number, or UUID.
-    pub serial: String,
     /// What ESXi it has.
     pub build: String,
+    /// How it ended, one of a few known words.
+    pub result: String,
+    /// How it ended, in a sentence.
+    pub note: String,
     /// Banks that were changed.
     pub banks: u64,
     /// Devices that were given back.
     pub devices: u64,
-    /// The name of the host's folder.
-    pub folder: String,
+    /// The path of the URL that it was sent to.
+    pub path: String,
 }
 
-#[derive(Deserialize)]
-struct Fields {
+/// The fields of a report that are read.
+#[derive(Debug, Deserialize)]
+pub struct Fields {
     result: String,
     summary: String,
     banks_changed: u64,
@@ -74,32 +87,32 @@ struct Fields {
     disks: Vec<Disk>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Host {
     vendor: Option<String>,
     model: Option<String>,
-    serial: Option<String>,
-    uuid: Option<String>,
+    #[serde(flatten)]
+    names: Names,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Disk {
     #[serde(default)]
     banks: Vec<Bank>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Bank {
     build: Option<String>,
     boots_next: Option<bool>,
 }
 
 impl Document {
-    /// Checks what came in.
+    /// Checks what came in, sent to `path`.
     ///
     /// # Errors
     /// When it is not a report.
-    pub fn parse(bytes: &[u8]) -> Result<Document, NotReport> {
+    pub fn parse(bytes: &[u8], path: &str) -> Result<Document, NotReport> {
         let value: Value = serde_json::from_slice(bytes).map_err(NotReport::Json)?;
         match value.get("schema") {
             Some(Value::String(schema)) if schema == SCHEMA => {}
@@ -118,6 +131,16 @@ impl Document {
         if !RESULTS.contains(&fields.result.as_str()) || fields.summary.is_empty() {
             return Err(NotReport::Result(shortened(&fields.result)));
         }
+        Ok(Document {
+            summary: Summary::of(fields, path),
+            value,
+        })
+    }
+}
+
+impl Summary {
+    /// What is shown of a report that was sent to `path`.
+    pub fn of(fields: Fields, path: &str) -> Summary {
         let build = build(&fields.disks);
         let host = fields.host.unwrap_or_default();
         let model = [host.vendor, host.model]
@@ -125,21 +148,24 @@ impl Document {
             .flatten()
             .collect::<Vec<String>>()
             .join(" ");
-        let named = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
-        let serial = named(host.serial)
-            .or(named(host.uuid))
-            .unwrap_or_else(|| "unknown".to_owned());
-        Ok(Document {
-            folder: file_name(&serial),
+        Summary {
+            serial: host.names.label(path),
+            folder: host.names.folder(path),
+            names: host.names,
+            model,
+            build,
             result: fields.result,
+            note: fields.summary,
             banks: fields.banks_changed,
             devices: fields.devices_changed,
-            model,
-            serial,
-            build,
-            value,
-        })
+            path: path.to_owned(),
+        }
     }
+}
+
+/// Whether a host with this result is as it should be.
+pub fn is_well(result: &str) -> bool {
+    matches!(result, "reverted" | "restored" | "clean")
 }
 
 /// The build of the bank that boots next, or of any.
@@ -155,30 +181,6 @@ fn shortened(text: &str) -> String {
     text.chars().take(60).collect()
 }
 
-/// A serial number as the name of a folder. Two that differ in what a name cannot have get different
-/// names all the same.
-fn file_name(serial: &str) -> String {
-    let harmless = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c
-        } else {
-            '_'
-        }
-    };
-    let name: String = serial.chars().map(harmless).take(MAX_NAME).collect();
-    // A leading dot would hide it, or lead out of the folder.
-    let name = name.trim_start_matches('.');
-    if name == serial {
-        return name.to_owned();
-    }
-    let hash: String = Sha256::digest(serial)
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{name}-{hash}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,30 +189,37 @@ mod tests {
         let mut value = serde_json::json!({
             "schema": "esxi-rescue/1", "version": "0.1.0", "result": "reverted", "summary": "Done.",
             "banks_changed": 2, "devices_changed": 1,
-            "host": {"vendor": "Dell Inc.", "model": "PowerEdge R740", "serial": "7XK2P03", "uuid": "4c4c4544"},
+            "host": {"vendor": "Dell Inc.", "model": "PowerEdge R740", "serial": "7XK2P03",
+                "uuid": "4c4c4544-0058-4b10-8032-b7c04f503033"},
             "disks": [{"banks": [{"build": "ESXi 6.5", "boots_next": false}, {"build": "ESXi 6.7", "boots_next": true}]}, {}],
         });
         change(&mut value);
         serde_json::to_vec(&value).unwrap()
     }
 
+    fn summary(bytes: &[u8]) -> Summary {
+        Document::parse(bytes, "/").unwrap().summary
+    }
+
     #[test]
     fn what_a_report_says_is_found() {
-        let document = Document::parse(&report(|_| {})).unwrap();
+        let told = summary(&report(|_| {}));
         assert_eq!(
             (
-                document.model.as_str(),
-                document.serial.as_str(),
-                document.build.as_str(),
-                document.folder.as_str()
+                told.model.as_str(),
+                told.serial.as_str(),
+                told.build.as_str(),
+                told.folder.as_str()
             ),
             ("Dell Inc. PowerEdge R740", "7XK2P03", "ESXi 6.7", "7XK2P03")
         );
-        let of_an_image = Document::parse(&report(|value| value["host"] = Value::Null)).unwrap();
+        let of_an_image = summary(&report(|value| value["host"] = Value::Null));
         assert_eq!(of_an_image.folder, "unknown");
-        let without_serial =
-            Document::parse(&report(|value| value["host"]["serial"] = " ".into())).unwrap();
-        assert_eq!(without_serial.folder, "4c4c4544");
+        let without_serial = summary(&report(|value| value["host"]["serial"] = " ".into()));
+        assert_eq!(
+            without_serial.folder,
+            "uuid-4c4c4544-0058-4b10-8032-b7c04f503033"
+        );
     }
 
     #[test]
@@ -239,33 +248,8 @@ mod tests {
             ),
         ];
         for (bytes, expected) in cases {
-            let error = Document::parse(&bytes).unwrap_err().to_string();
+            let error = Document::parse(&bytes, "/").unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn serial_numbers_become_harmless_names() {
-        assert_eq!(file_name("7XK2P03"), "7XK2P03");
-        assert!(file_name("VMware-42 1f").starts_with("VMware-42_1f-"));
-        for serial in [
-            "..",
-            "../../etc/passwd",
-            "/",
-            ".hidden",
-            "a\0b",
-            "é",
-            &"x".repeat(300),
-            "C:\\x",
-        ] {
-            let name = file_name(serial);
-            assert!(
-                !name.starts_with('.') && !name.contains(['/', '\\', '\0']),
-                "{name}"
-            );
-            assert!((1..=MAX_NAME + 9).contains(&name.len()), "{name}");
-            assert_ne!(name, serial);
-        }
-        assert_ne!(file_name("a b"), file_name("a/b"));
     }
 }

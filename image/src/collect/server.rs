@@ -1,120 +1,272 @@
-//! The HTTP side: one kind of request, bounded in every way.
+//! The HTTP side: connections, each bounded in every way, and what is answered to which request.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::access::Access;
+use super::body::{Answer, say};
 use super::document::Document;
-use super::store::Store;
-use super::view::View;
+use super::page;
+use super::places::{Activity, Numbers, Place, Places};
+use super::served::{self, Served};
+use super::state::State;
+use super::store::{Arrival, Kept, Store};
 
 /// Largest report that is taken, in bytes. One of a host with many disks has some ten thousand.
 pub const MAX_REPORT: usize = 4 * 1024 * 1024;
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// Most connections at a time.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take for the head of its request.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a connection may last.
-const CONNECTION_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest path that is remembered of a report, in characters.
+const MAX_PATH: usize = 256;
+/// Connections of one listener.
+const CONNECTIONS: Numbers = Numbers {
+    total: 384,
+    of_address: 128,
+};
+/// Pages that may listen for news at a time.
+const MAX_PAGES: usize = 32;
+/// How long a client may take for the head of a request, and for TLS.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader of an image may pause between its requests.
+const READER_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a report may take.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may stay silent.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How often silence is looked for.
+const LOOK: Duration = Duration::from_secs(5);
 /// The pause after the system gave no more connections.
-const BREATH: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What all connections share.
-pub struct Receiver {
+pub struct Service {
     /// Where reports go.
-    pub store: Mutex<Store>,
-    /// Where they are shown.
-    pub view: Mutex<View>,
-    /// With HTTPS.
-    pub tls: Option<TlsAcceptor>,
+    pub store: Arc<Mutex<Store>>,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What is known, and who is told.
+    pub state: Arc<State>,
+    /// Who may see the page.
+    pub access: Access,
+    /// The images that are served.
+    pub images: Vec<Served>,
+    /// Places for pages that listen.
+    pub pages: Arc<Semaphore>,
 }
 
-/// Serves until Ctrl-C.
-pub async fn serve(listener: TcpListener, receiver: Arc<Receiver>) -> Result<()> {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut end = std::pin::pin!(tokio::signal::ctrl_c());
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            _ = &mut end => return Ok(()),
-            next = next => next,
-        };
-        let Ok((stream, from)) = accepted else {
-            sleep(BREATH).await;
-            continue;
-        };
-        let receiver = Arc::clone(&receiver);
-        tokio::spawn(async move {
-            // Too slow, or not what it should be: whoever it is, the connection ends here.
-            let _ = timeout(CONNECTION_PATIENCE, connection(stream, from, receiver)).await;
-            drop(place);
-        });
+impl Service {
+    /// Places for as many pages as there may be.
+    pub fn places_for_pages() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_PAGES))
     }
 }
 
-async fn connection(stream: TcpStream, from: SocketAddr, receiver: Arc<Receiver>) {
-    match receiver.tls.clone() {
-        None => exchange(stream, from, receiver).await,
-        Some(tls) => {
-            if let Ok(stream) = tls.accept(stream).await {
-                exchange(stream, from, receiver).await;
+/// What a listener answers to.
+#[derive(Clone)]
+pub enum Role {
+    /// Reports, the page and images; with TLS or without.
+    All(Option<TlsAcceptor>),
+    /// Images only, without TLS.
+    Images,
+}
+
+/// Serves until the program ends.
+pub async fn serve(listener: TcpListener, role: Role, service: Arc<Service>) -> Infallible {
+    let places = Places::new(CONNECTIONS);
+    loop {
+        let Ok((stream, from)) = listener.accept().await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        // Too many of this address: it may try again.
+        let Some(place) = places.take(from.ip()) else {
+            continue;
+        };
+        let (role, service) = (role.clone(), Arc::clone(&service));
+        tokio::spawn(async move { held(stream, from, role, service, place).await });
+    }
+}
+
+/// A connection that ends when it stays silent, or has to give its place to another one.
+async fn held(
+    stream: TcpStream,
+    from: SocketAddr,
+    role: Role,
+    service: Arc<Service>,
+    place: Place,
+) {
+    let activity = &place.activity;
+    let too_silent = async {
+        while activity.silence() < SILENCE {
+            sleep(LOOK).await;
+        }
+    };
+    let stream = Watched {
+        stream,
+        activity: Arc::clone(activity),
+    };
+    tokio::select! {
+        () = connection(stream, from, role, service) => {}
+        () = too_silent => {}
+        () = activity.has_to_leave() => {}
+    }
+}
+
+async fn connection(stream: Watched, from: SocketAddr, role: Role, service: Arc<Service>) {
+    match &role {
+        Role::All(Some(tls)) => {
+            if let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+                exchange(stream, from, &role, &service).await;
             }
         }
+        _ => exchange(stream, from, &role, &service).await,
     }
 }
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     from: SocketAddr,
-    receiver: Arc<Receiver>,
+    role: &Role,
+    service: &Arc<Service>,
 ) {
-    let service = service_fn(|request| {
-        let receiver = Arc::clone(&receiver);
-        async move { Ok::<_, Infallible>(answer(request, from, &receiver).await) }
+    let images_only = matches!(role, Role::Images);
+    let handler = service_fn(|request| {
+        let service = Arc::clone(service);
+        async move { Ok::<_, Infallible>(answer(request, from, images_only, service).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
+        .header_read_timeout(if images_only {
+            READER_TIMEOUT
+        } else {
+            HEAD_TIMEOUT
+        })
         .max_buf_size(MAX_HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        // BMCs look for "Accept-Ranges" in just this spelling.
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), handler);
     // A client that breaks off has nobody to be told.
     let _ = served.await;
 }
 
-type Answer = Response<Full<Bytes>>;
-
-async fn answer(request: Request<Incoming>, from: SocketAddr, receiver: &Receiver) -> Answer {
-    if request.method() != Method::POST {
-        let mut answer = say(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "Reports are sent here by POST.\n",
-        );
-        answer
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("POST"));
-        return answer;
+async fn answer(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    images_only: bool,
+    service: Arc<Service>,
+) -> Answer {
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    if reads && request.uri().path().starts_with(served::FOLDER) {
+        return image(&request, from.ip(), &service);
     }
+    match (images_only, request.method()) {
+        (true, _) if reads => say(StatusCode::NOT_FOUND, "Only images are served here.\n"),
+        (true, _) => not_allowed("GET, HEAD", "Only images are served here.\n"),
+        (false, &Method::POST) => {
+            let mut answer = report(request, from, &service).await;
+            // A host sends one report; its place is free for the next one.
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+            answer
+        }
+        (false, _) if reads => {
+            let seen = service
+                .access
+                .check(from.ip(), request.uri(), request.headers());
+            match seen {
+                Ok(()) => view(&request, service).await,
+                Err(turned_away) => turned_away,
+            }
+        }
+        (false, _) => not_allowed(
+            "GET, HEAD, POST",
+            "Reports are sent here by POST, and seen by GET.\n",
+        ),
+    }
+}
+
+fn not_allowed(methods: &'static str, text: &str) -> Answer {
+    let mut answer = say(StatusCode::METHOD_NOT_ALLOWED, text);
+    let methods = HeaderValue::from_static(methods);
+    answer.headers_mut().insert(ALLOW, methods);
+    answer
+}
+
+fn image(request: &Request<Incoming>, from: IpAddr, service: &Service) -> Answer {
+    let path = request.uri().path();
+    let Some(image) = service.images.iter().find(|image| image.path() == path) else {
+        return say(StatusCode::NOT_FOUND, "There is no such image.\n");
+    };
+    let from = from.to_canonical();
+    if *request.method() == Method::GET {
+        service.state.asked(from, &image.name);
+    }
+    let (state, name) = (Arc::clone(&service.state), image.name.clone());
+    let sent = move |bytes| state.sent(from, &name, bytes);
+    image.answer(request.method(), request.headers(), sent)
+}
+
+/// The page, and what is behind it.
+async fn view(request: &Request<Incoming>, service: Arc<Service>) -> Answer {
+    let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
+    match path[..] {
+        [""] => {
+            let not_well = request.uri().query() == Some("show=not-well");
+            page::all(&service.state.known(), not_well)
+        }
+        ["events"] if *request.method() == Method::GET => {
+            match Arc::clone(&service.pages).try_acquire_owned() {
+                Ok(place) => page::events(Arc::clone(&service.state), place),
+                Err(_) => say(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Too many pages are open; reload this one to see what is new.\n",
+                ),
+            }
+        }
+        ["host", folder] => {
+            let folder = folder.to_owned();
+            blocking(move || page::host(&service.folder, &folder)).await
+        }
+        ["host", folder, name] => {
+            let (folder, name) = (folder.to_owned(), name.to_owned());
+            blocking(move || page::file(&service.folder, &folder, &name)).await
+        }
+        _ => say(StatusCode::NOT_FOUND, "There is nothing here.\n"),
+    }
+}
+
+/// Work that waits for a disk.
+async fn blocking(work: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    spawn_blocking(work).await.unwrap_or_else(|_| {
+        say(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The request could not be carried out.\n",
+        )
+    })
+}
+
+/// Takes a report.
+async fn report(request: Request<Incoming>, from: SocketAddr, service: &Arc<Service>) -> Answer {
     let announced = request
         .headers()
         .get(CONTENT_LENGTH)
@@ -122,24 +274,23 @@ async fn answer(request: Request<Incoming>, from: SocketAddr, receiver: &Receive
     if announced.is_some_and(|length: u64| length > MAX_REPORT as u64) {
         return too_large();
     }
-    let bytes = match Limited::new(request.into_body(), MAX_REPORT)
-        .collect()
-        .await
-    {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return too_large(),
-        Err(_) => return say(StatusCode::BAD_REQUEST, "The request broke off.\n"),
+    let path: String = request.uri().path().chars().take(MAX_PATH).collect();
+    let body = Limited::new(request.into_body(), MAX_REPORT).collect();
+    let bytes = match timeout(REPORT_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
+        Ok(Err(_)) => return say(StatusCode::BAD_REQUEST, "The request broke off.\n"),
+        Err(_) => return say(StatusCode::REQUEST_TIMEOUT, "The report took too long.\n"),
     };
-    let document = match Document::parse(&bytes) {
-        Ok(document) => document,
-        Err(error) => {
-            return say(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                &format!("Refused: {error}\n"),
-            );
-        }
-    };
-    keep(&document, &bytes, from, receiver)
+    let service = Arc::clone(service);
+    blocking(move || match Document::parse(&bytes, &path) {
+        Ok(document) => keep(&document, &bytes, from, &service),
+        Err(error) => say(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &format!("Refused: {error}\n"),
+        ),
+    })
+    .await
 }
 
 fn too_large() -> Answer {
@@ -149,32 +300,30 @@ fn too_large() -> Answer {
     )
 }
 
-/// Reports are few and small: the short wait for the disk holds up nobody.
-fn keep(document: &Document, bytes: &[u8], from: SocketAddr, receiver: &Receiver) -> Answer {
-    let when = SystemTime::now();
-    let kept = receiver
-        .store
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .keep(document, bytes, &from.to_string(), when);
-    let mut view = receiver.view.lock().unwrap_or_else(PoisonError::into_inner);
+fn keep(document: &Document, bytes: &Bytes, from: SocketAddr, service: &Service) -> Answer {
+    let arrival = Arrival {
+        from: from.to_string(),
+        when: SystemTime::now(),
+    };
+    let mut store = service.store.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = store.keep(document, bytes, &arrival);
     match kept {
-        Ok(kept) => {
-            if kept.new {
-                view.show(document, &kept.file, when);
-            }
-            let status = if kept.new {
+        Ok(Kept { file, new }) => {
+            let status = if new {
+                // Still holding the store: reports are shown in the order in which they are kept.
+                let (from, when) = (&arrival.from, arrival.received());
+                service.state.report(&document.summary, &file, from, &when);
                 StatusCode::CREATED
             } else {
                 StatusCode::OK
             };
-            say(status, &format!("Kept as {}\n", kept.file))
+            say(status, &format!("Kept as {file}\n"))
         }
         Err(error) => {
-            view.warn(&format!(
-                "A report of {} could not be kept: {error}",
-                document.serial
-            ));
+            drop(store);
+            service
+                .state
+                .problem(&not_kept(&document.summary.serial, &error));
             say(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "The report could not be kept; try again later.\n",
@@ -183,12 +332,70 @@ fn keep(document: &Document, bytes: &[u8], from: SocketAddr, receiver: &Receiver
     }
 }
 
-fn say(status: StatusCode, text: &str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(text.to_owned())));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    answer
+fn not_kept(serial: &str, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there: hosts try again for a minute, and then go on without"
+        }
+        _ => "",
+    };
+    format!("A report of {serial} could not be kept: {error}{remedy}")
+}
+
+/// A connection whose bytes are noticed.
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn noticed<T>(&self, result: Poll<T>) -> Poll<T> {
+        if result.is_ready() {
+            self.activity.mark();
+        }
+        result
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.noticed(read)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.noticed(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.noticed(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

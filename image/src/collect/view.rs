@@ -1,11 +1,18 @@
-//! What a person sees: on a terminal a table that is renewed with each report, one row for each host;
-//! elsewhere a line for each report.
+//! What a person sees at the terminal: a table that is renewed with each report, one row for each host;
+//! where the output is no terminal, a line for each report.
+//!
+//! It has a thread of its own. Whatever becomes of the terminal, or of the program that reads the output,
+//! reports are taken: what cannot be shown is left out.
 
-use std::time::SystemTime;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
 use console::{Style, Term, measure_text_width, pad_str, truncate_str};
 
-use super::document::Document;
+use super::hosts::{Row, harmless};
 
 /// The heads of the table's columns.
 const HEADS: [&str; 7] = [
@@ -21,33 +28,92 @@ const HEADS: [&str; 7] = [
 const RESULT: usize = 3;
 /// Widest that a column gets.
 const MAX_COLUMN: usize = 30;
-/// Longest text that is kept of what a host says of itself, in characters.
-const MAX_CELL: usize = 60;
-/// Most hosts that are remembered; anybody may send, under any name.
+/// Most hosts that are remembered: more than any terminal has lines.
 const MAX_ROWS: usize = 1000;
 /// Lines of the terminal that the table leaves to what stands above it.
 const LINES_LEFT: usize = 6;
+/// How many messages wait while the output is not read.
+const WAITING: usize = 256;
 
-/// The view of all reports.
+/// Something to show.
+#[derive(Debug)]
+pub enum Message {
+    /// Lines, as they are.
+    Lines(Vec<String>),
+    /// A report that came, and what is known of its host now.
+    Report(Box<Row>, Box<Row>),
+    /// A line between the reports.
+    Note(String),
+    /// Something that went wrong, or that a person should know.
+    Warning(String),
+}
+
+/// The view: messages go in, and are shown as soon as the output takes them.
+#[derive(Debug)]
 pub struct View {
+    messages: SyncSender<Message>,
+    left_out: Arc<AtomicUsize>,
+}
+
+impl View {
+    /// A view on the standard output.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start() -> io::Result<View> {
+        let (messages, waiting) = sync_channel(WAITING);
+        let left_out = Arc::new(AtomicUsize::new(0));
+        let ours = Arc::clone(&left_out);
+        thread::Builder::new()
+            .name("view".to_owned())
+            .spawn(move || Screen::new().run(&waiting, &ours))?;
+        Ok(View { messages, left_out })
+    }
+
+    /// Shows something; leaves it out where too much waits already.
+    pub fn show(&self, message: Message) {
+        if self.messages.try_send(message).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The terminal, or what is in its place.
+struct Screen {
     terminal: Term,
-    /// The last report of each host, latest last.
-    rows: Vec<Row>,
+    /// What is known of each host, latest last.
+    rows: Vec<Line>,
     /// How many were too many.
     forgotten: usize,
     /// Lines of the table that is on the terminal now.
     drawn: usize,
 }
 
-struct Row {
+struct Line {
     folder: String,
     cells: [String; 7],
 }
 
-impl View {
-    /// A view on the standard output.
-    pub fn for_stdout() -> View {
-        View {
+impl Line {
+    fn of(row: &Row) -> Line {
+        Line {
+            folder: row.folder.clone(),
+            cells: [
+                row.serial.clone(),
+                row.model.clone(),
+                row.build.clone(),
+                row.result.clone(),
+                row.banks.to_string(),
+                row.devices.to_string(),
+                row.when.clone(),
+            ],
+        }
+    }
+}
+
+impl Screen {
+    fn new() -> Screen {
+        Screen {
             terminal: Term::stdout(),
             rows: Vec::new(),
             forgotten: 0,
@@ -55,36 +121,43 @@ impl View {
         }
     }
 
-    /// Shows a report that came at `when`.
-    pub fn show(&mut self, document: &Document, file: &str, when: SystemTime) {
-        let when = humantime::format_rfc3339_seconds(when).to_string();
-        let cells = [
-            &document.serial,
-            &document.model,
-            &document.build,
-            &document.result,
-            &document.banks.to_string(),
-            &document.devices.to_string(),
-            &when,
-        ]
-        .map(|cell| shortened(cell));
-        if !self.terminal.is_term() {
-            let [serial, model, build, result, banks, devices, when] = cells;
-            let line = format!(
-                "{when}  {serial}  {model}  {build}  {result}  banks={banks} devices={devices}  {file}"
-            );
-            // Whoever read this may have gone; the reports are in the folder.
-            let _ = self.terminal.write_line(&line);
-            return;
+    fn run(mut self, messages: &Receiver<Message>, left_out: &AtomicUsize) {
+        for message in messages {
+            match message {
+                Message::Lines(lines) => {
+                    for line in lines {
+                        let _ = self.terminal.write_line(&line);
+                    }
+                }
+                Message::Report(report, known) => self.report(&report, &known),
+                Message::Note(line) => self.note(&line),
+                Message::Warning(text) => self.warn(&text),
+            }
+            let count = left_out.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                self.warn(&format!(
+                    "The output was not read for a while: {count} lines were left out; the reports are in the folder"
+                ));
+            }
         }
-        self.take(Row {
-            folder: document.folder.clone(),
-            cells,
-        });
-        self.draw();
     }
 
-    fn take(&mut self, row: Row) {
+    fn report(&mut self, report: &Row, known: &Row) {
+        if self.terminal.is_term() {
+            self.take(Line::of(known));
+            self.draw();
+            return;
+        }
+        let [serial, model, build, result, banks, devices, when] = Line::of(report).cells;
+        let file = &report.file;
+        let line = format!(
+            "{when}  {serial}  {model}  {build}  {result}  banks={banks} devices={devices}  {file}"
+        );
+        // Whoever read this may have gone; the reports are in the folder.
+        let _ = self.terminal.write_line(&line);
+    }
+
+    fn take(&mut self, row: Line) {
         self.rows.retain(|other| other.folder != row.folder);
         if self.rows.len() >= MAX_ROWS {
             self.rows.remove(0);
@@ -93,10 +166,17 @@ impl View {
         self.rows.push(row);
     }
 
-    /// Says that something went wrong.
-    pub fn warn(&mut self, text: &str) {
+    fn note(&mut self, line: &str) {
         self.erase();
-        eprintln!("rescue-image: {}", harmless(text));
+        let _ = self.terminal.write_line(&harmless(line));
+        if self.terminal.is_term() {
+            self.draw();
+        }
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.erase();
+        let _ = writeln!(io::stderr(), "rescue-image: {}", harmless(text));
         if self.terminal.is_term() {
             self.draw();
         }
@@ -109,6 +189,9 @@ impl View {
     }
 
     fn draw(&mut self) {
+        if self.rows.is_empty() {
+            return;
+        }
         self.erase();
         let (height, width) = self.terminal.size();
         let room = usize::from(height).saturating_sub(LINES_LEFT).max(1);
@@ -165,45 +248,35 @@ fn tone(result: &str) -> Style {
     }
 }
 
-/// Text of a stranger for a cell.
-fn shortened(text: &str) -> String {
-    let start: String = text.chars().take(MAX_CELL).collect();
-    truncate_str(&harmless(&start), MAX_CELL, "…").into_owned()
-}
-
-/// Text of a stranger, for a terminal.
-fn harmless(text: &str) -> String {
-    rescue_agent::report::escape(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn view(serials: &[&str]) -> View {
-        let mut view = View::for_stdout();
-        view.rows = serials
-            .iter()
-            .map(|serial| Row {
-                folder: (*serial).to_owned(),
-                cells: [
-                    serial,
-                    "Dell Inc. PowerEdge R740 with a long name",
-                    "ESXi 6.7.0-8169922",
-                    "reverted",
-                    "2",
-                    "1",
-                    "2026-01-01T00:00:00Z",
-                ]
-                .map(harmless),
-            })
-            .collect();
-        view
+    fn screen(serials: &[&str]) -> Screen {
+        let mut screen = Screen::new();
+        screen.rows = serials.iter().map(|serial| line(serial)).collect();
+        screen
+    }
+
+    fn line(serial: &str) -> Line {
+        Line {
+            folder: serial.to_owned(),
+            cells: [
+                serial,
+                "Dell Inc. PowerEdge R740 with a long name",
+                "ESXi 6.7.0-8169922",
+                "reverted",
+                "2",
+                "1",
+                "2026-01-01T00:00:00Z",
+            ]
+            .map(harmless),
+        }
     }
 
     #[test]
     fn the_table_fits_the_terminal() {
-        let lines = view(&["A", "B", "C"]).table(2, 80);
+        let lines = screen(&["A", "B", "C"]).table(2, 80);
         assert_eq!(lines.len(), 5);
         assert!(
             lines.iter().all(|line| measure_text_width(line) < 80),
@@ -218,23 +291,28 @@ mod tests {
     }
 
     #[test]
-    fn many_hosts_and_long_names_are_cut() {
-        let mut view = view(&[]);
+    fn many_hosts_are_cut() {
+        let mut screen = screen(&[]);
         for number in 0..MAX_ROWS + 5 {
-            view.take(Row {
-                folder: number.to_string(),
-                cells: [""; 7].map(|_| shortened(&"x\u{1b}".repeat(1000))),
-            });
+            screen.take(line(&number.to_string()));
         }
-        assert_eq!(view.rows.len(), MAX_ROWS);
-        assert_eq!(view.rows[0].folder, "5");
-        assert!(measure_text_width(&view.rows[0].cells[0]) <= MAX_CELL);
-        let lines = view.table(2, 80);
+        assert_eq!(screen.rows.len(), MAX_ROWS);
+        assert_eq!(screen.rows[0].folder, "5");
+        let lines = screen.table(2, 80);
         assert_eq!(lines[4], format!("and {} earlier", MAX_ROWS + 3));
     }
 
     #[test]
-    fn strangers_cannot_steer_the_terminal() {
-        assert_eq!(harmless("a\u{1b}[2J"), "a\\u{1b}[2J");
+    fn a_reader_that_has_stopped_holds_up_nobody() {
+        let (messages, waiting) = sync_channel(2);
+        let view = View {
+            messages,
+            left_out: Arc::default(),
+        };
+        for _ in 0..5 {
+            view.show(Message::Warning("x".to_owned()));
+        }
+        assert_eq!(view.left_out.load(Ordering::Relaxed), 3);
+        assert_eq!(waiting.try_iter().count(), 2);
     }
 }

@@ -1,158 +1,28 @@
 //! `rescue-image collect`, tried by curl, by clients that misbehave, and read by jq and Python.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::{Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::collector::{Collector, Start, file, report};
 use rescue_tests::receiver::Certificate;
 use rescue_tests::tools::Tool;
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A running `rescue-image collect`.
-struct Collect {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-    folder: TempDir,
-    /// Its URL, as it prints it.
-    url: String,
-    /// What it printed before it was ready.
-    introduction: Vec<String>,
-}
-
-impl Collect {
-    fn start(certificate: Option<&Certificate>) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let mut command = Command::new(artefacts::builder()?);
-        command
-            .args(["collect", "--listen", "127.0.0.1:0", "--store"])
-            .arg(folder.path().join("kept"));
-        if let Some(certificate) = certificate {
-            command
-                .arg("--tls-cert")
-                .arg(&certificate.certificate)
-                .arg("--tls-key")
-                .arg(&certificate.key);
-        }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let mut introduction = Vec::new();
-        while !introduction
-            .last()
-            .is_some_and(|line: &String| line.starts_with("Ctrl-C"))
-        {
-            let mut line = String::new();
-            ensure!(
-                output.read_line(&mut line)? > 0,
-                "it ended after {introduction:?}"
-            );
-            introduction.push(line.trim().to_owned());
-        }
-        let url = introduction[0]
-            .split_whitespace()
-            .find(|word| word.starts_with("http"));
-        let url = url
-            .context("it names no URL")?
-            .trim_end_matches(',')
-            .to_owned();
-        Ok(Self {
-            child,
-            output,
-            folder,
-            url,
-            introduction,
-        })
-    }
-
-    fn store(&self) -> PathBuf {
-        self.folder.path().join("kept")
-    }
-
-    fn address(&self) -> &str {
-        self.url.split('/').nth(2).unwrap_or_default()
-    }
-
-    fn next_line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line)
-    }
-
-    /// What curl says the HTTP status of sending the file is.
-    fn send(&self, body: &Path, more: &[&str]) -> Result<String> {
-        let tool = Tool::new("curl")?.args([
-            "--silent",
-            "--insecure",
-            "--max-time",
-            "60",
-            "--output",
-            "/dev/null",
-        ]);
-        let data = format!("@{}", body.display());
-        tool.args(["--write-out", "%{http_code}", "--data-binary", &data])
-            .args(more)
-            .arg(&self.url)
-            .run_text()
-    }
-
-    /// Ctrl-C: how it ends.
-    fn end(mut self) -> Result<TempDir> {
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id())?),
-            Signal::SIGINT,
-        )?;
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "it ended with {status}");
-                let folder = std::mem::replace(&mut self.folder, tempfile::tempdir()?);
-                return Ok(folder);
-            }
-            ensure!(Instant::now() < until, "it does not end");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Collect {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn report(serial: &str, result: &str) -> Value {
-    json!({
-        "schema": "esxi-rescue/1", "version": "0.1.0", "command": "revert", "result": result, "exit_status": 0,
-        "summary": "1 device was given back.", "host": {"vendor": "Dell Inc.", "model": "R740", "serial": serial, "uuid": null},
-        "disks": [{"path": "/dev/sda", "banks": [{"partition": 5, "build": "ESXi 6.7.0-8169922", "boots_next": true}]}],
-        "devices": [], "banks_changed": 2, "devices_changed": 1,
-    })
-}
-
-fn file(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> Result<PathBuf> {
-    let path = folder.join(name);
-    fs::write(&path, bytes)?;
-    Ok(path)
-}
+use serde_json::json;
 
 #[test]
 fn reports_of_two_hosts_are_kept_shown_and_listed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let certificate = Certificate::make(folder.path(), "collect", "ec")?;
     for certificate in [None, Some(&certificate)] {
-        let mut collect = Collect::start(certificate)?;
+        let mut start = Start::default();
+        if let Some(certificate) = certificate {
+            start = start.tls(certificate);
+        }
+        let mut collect = start.start()?;
         if let Some(certificate) = certificate {
             let pin = format!("report_pin={}", certificate.fingerprint);
             ensure!(
@@ -217,7 +87,7 @@ fn reports_of_two_hosts_are_kept_shown_and_listed() -> Result<()> {
 #[test]
 fn what_is_no_report_is_refused_and_leaves_nothing() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let collect = Collect::start(None)?;
+    let collect = Collector::plain()?;
     let other = json!({"schema": "esxi-rescue/2"}).to_string();
     let deep = "[".repeat(1_000_000);
     for (name, body) in [
@@ -265,7 +135,7 @@ fn what_is_no_report_is_refused_and_leaves_nothing() -> Result<()> {
 #[test]
 fn slow_clients_are_dropped_and_do_not_keep_others_out() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let collect = Collect::start(None)?;
+    let collect = Collector::plain()?;
     // As many as there are places, each with half a request.
     let mut slow = Vec::new();
     for index in 0..64 {

@@ -3,6 +3,9 @@
 
 mod cli_revert;
 mod collect;
+mod collect_lasts;
+mod collect_serves;
+mod collect_shows;
 mod fixtures_are_sound;
 mod judges_are_sound;
 mod network_reports;

@@ -1,0 +1,269 @@
+//! `rescue-image collect` goes on: with a full disk, without its terminal, with senders that take all
+//! places, and with a thousand hosts at once.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use rescue_tests::artefacts;
+use rescue_tests::collector::{Collector, Start, file, report};
+use rescue_tests::tools::{Tool, crate_file};
+use serde_json::json;
+
+#[test]
+fn a_full_disk_is_said_and_nothing_that_was_kept_is_lost() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let collect = Start::default().on_disk_of_kib(700).start()?;
+    let mut statuses = Vec::new();
+    for number in 0..12 {
+        let mut large = report(&format!("HOST{number}"), "clean");
+        large["filling"] = json!("x".repeat(60_000));
+        let body = file(folder.path(), "large.json", large.to_string())?;
+        statuses.push(collect.send(&body, &[])?);
+    }
+    let kept = statuses.iter().filter(|status| *status == "201").count();
+    ensure!(
+        kept > 2 && statuses[11] == "507",
+        "a disk of 700 KiB took {statuses:?}"
+    );
+    let page = collect.get("", &[])?;
+    ensure!(page.contains("could not be kept"), "{page}");
+    ensure!(
+        collect.errors()?.contains("make room there"),
+        "{}",
+        collect.errors()?
+    );
+    for (number, status) in statuses.iter().enumerate() {
+        let host = collect.get(&format!("host/HOST{number}"), &[])?;
+        let there = host.starts_with("HTTP/1.1 200");
+        ensure!(
+            there == (status == "201"),
+            "HOST{number} was answered {status}: {host}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn it_goes_on_when_its_output_cannot_be_written() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut collect = Start::default().errors_unwritable().start()?;
+    let send = |collect: &Collector, number: usize| -> Result<()> {
+        let body = report(&format!("HOST{number}"), "clean").to_string();
+        let status = collect.send(&file(folder.path(), "r.json", body)?, &[])?;
+        ensure!(status == "201", "report {number}: {status}");
+        Ok(())
+    };
+    // Nobody reads: what the socket and the queue hold is soon full.
+    let line = "x".repeat(60);
+    for number in 0..40 {
+        let mut long = report(&format!("{number}{line}"), "clean");
+        long["host"]["model"] = json!(line);
+        let body = file(folder.path(), "r.json", long.to_string())?;
+        ensure!(collect.send(&body, &[])? == "201");
+    }
+    // Nobody ever will.
+    collect.close_output();
+    send(&collect, 1)?;
+    ensure!(collect.send(&file(folder.path(), "bad", "{}")?, &[])? == "422");
+    send(&collect, 2)?;
+    collect.signal(Signal::SIGHUP)?;
+    send(&collect, 3)?;
+    let kept = collect.end()?;
+    let lines = fs::read_to_string(kept.path().join("kept/reports.jsonl"))?;
+    ensure!(lines.lines().count() == 43, "{}", lines.lines().count());
+    Ok(())
+}
+
+#[test]
+fn it_goes_on_when_its_terminal_goes_away() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let body = file(folder.path(), "r.json", report("A", "clean").to_string())?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let statuses = Tool::new("python3")?
+        .arg(crate_file("fixtures/lost_terminal.py"))
+        .arg(format!("http://127.0.0.1:{port}/"))
+        .arg(body)
+        .arg(artefacts::builder()?)
+        .args([
+            "collect",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--store",
+        ])
+        .arg(folder.path().join("kept"))
+        .run_text()?;
+    ensure!(statuses == "201\n201\n201\n", "{statuses}");
+    Ok(())
+}
+
+#[test]
+fn silent_senders_of_one_address_keep_nobody_out() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let collect = Collector::plain()?;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(collect.address())?;
+        // Those beyond the number of an address are turned away.
+        let _ = stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx");
+        silent.push(stream);
+    }
+    let body = file(folder.path(), "a.json", report("A", "clean").to_string())?;
+    let other = collect.send(&body, &["--interface", "127.0.0.2"])?;
+    ensure!(other == "201", "another address: {other}");
+    let body = file(folder.path(), "b.json", report("B", "clean").to_string())?;
+    let retried = ["--retry", "20", "--retry-all-errors", "--retry-delay", "1"];
+    let same = collect.send(&body, &retried)?;
+    ensure!(
+        same == "201",
+        "the same address, once they are silent: {same}"
+    );
+    drop(silent);
+    collect.end()?;
+    Ok(())
+}
+
+#[test]
+fn all_that_is_kept_is_for_its_owner_only() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let collect = Collector::plain()?;
+    let body = file(folder.path(), "a.json", report("A", "clean").to_string())?;
+    collect.send(&body, &[])?;
+    let kept = collect.end()?;
+    let listed = Tool::new("sh")?
+        .args(["-c", "find \"$0\" -mindepth 1 -printf '%y %m\\n' | sort -u"])
+        .arg(kept.path().join("kept"))
+        .run_text()?;
+    ensure!(listed == "d 700\nf 600\n", "{listed}");
+    Ok(())
+}
+
+/// Hosts that report within a minute.
+const HOSTS: usize = 1000;
+
+#[test]
+fn a_thousand_hosts_report_while_a_page_is_open() -> Result<()> {
+    let collect = Collector::plain()?;
+    let address = collect.address().to_owned();
+    let seen = listener(&address)?;
+    let next = AtomicUsize::new(0);
+    let start = Instant::now();
+    let mut latencies: Vec<Duration> = thread::scope(|scope| {
+        let senders: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| -> Result<Vec<Duration>> {
+                    let mut taken = Vec::new();
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= HOSTS {
+                            return Ok(taken);
+                        }
+                        taken.push(post(&address, number)?);
+                    }
+                })
+            })
+            .collect();
+        let joined = senders.into_iter().map(|sender| sender.join());
+        let all: Result<Vec<Vec<Duration>>> = joined
+            .map(|taken| taken.map_err(|_| anyhow::anyhow!("a sender panicked"))?)
+            .collect();
+        all.map(|all| all.concat())
+    })?;
+    let all = start.elapsed();
+    latencies.sort();
+    let hosts = seen
+        .join()
+        .map_err(|_| anyhow::anyhow!("the page panicked"))??;
+    ensure!(hosts == HOSTS, "the page saw {hosts} hosts");
+    let memory = fs::read_to_string(format!("/proc/{}/status", collect.pid()))?;
+    let memory = memory.lines().find(|line| line.starts_with("VmHWM"));
+    println!(
+        "{HOSTS} hosts in {all:?}: an answer after {:?} (median), {:?} (longest); {}",
+        latencies[HOSTS / 2],
+        latencies[HOSTS - 1],
+        memory.unwrap_or_default()
+    );
+    let kept = collect.end()?;
+    let lines = fs::read_to_string(kept.path().join("kept/reports.jsonl"))?;
+    ensure!(lines.lines().count() == HOSTS);
+    ensure!(fs::read_dir(kept.path().join("kept/hosts"))?.count() == HOSTS);
+    Ok(())
+}
+
+/// Sends a report of some 20 KB, the size of a host's with several disks.
+fn post(address: &str, number: usize) -> Result<Duration> {
+    let mut report = report(&format!("HOST{number}"), "reverted");
+    report["explanation"] = json!(vec!["x".repeat(100); 200]);
+    let body = report.to_string();
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address)?;
+    write!(
+        stream,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut status = String::new();
+    BufReader::new(stream).read_line(&mut status)?;
+    ensure!(status.starts_with("HTTP/1.1 201"), "{status}");
+    Ok(start.elapsed())
+}
+
+/// Listens for news as a page does, until it has heard of all hosts.
+fn listener(address: &str) -> Result<thread::JoinHandle<Result<usize>>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(100)))?;
+    write!(stream, "GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
+    let mut lines = BufReader::new(stream).lines();
+    // Only once it is connected do hosts begin to report.
+    let first = lines.next().context("no answer")??;
+    ensure!(first.starts_with("HTTP/1.1 200"), "{first}");
+    Ok(thread::spawn(move || {
+        let mut hosts = std::collections::BTreeSet::new();
+        while hosts.len() < HOSTS {
+            let line = lines.next().context("the news ended")??;
+            let Some(data) = line.strip_prefix("data: ") else {
+                continue;
+            };
+            let data: serde_json::Value = serde_json::from_str(data)?;
+            let single = data["key"].as_str().map(str::to_owned);
+            let all = data["hosts"].as_array().into_iter().flatten();
+            let all = all.filter_map(|host| host["key"].as_str().map(str::to_owned));
+            hosts.extend(all.chain(single));
+        }
+        Ok(hosts.len())
+    }))
+}
+
+#[test]
+fn old_reports_go_and_the_newest_stay() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let collect = Start::default().args(["--keep", "2"]).start()?;
+    let count =
+        |store: &Path| -> Result<usize> { Ok(fs::read_dir(store.join("hosts/A"))?.count()) };
+    for number in 0..5 {
+        let mut one = report("A", "clean");
+        one["summary"] = json!(format!("number {number}"));
+        collect.send(&file(folder.path(), "r.json", one.to_string())?, &[])?;
+    }
+    let other = file(folder.path(), "b.json", report("B", "clean").to_string())?;
+    collect.send(&other, &[])?;
+    ensure!(count(&collect.store())? == 2);
+    ensure!(fs::read_dir(collect.store().join("hosts/B"))?.count() == 1);
+    let mode = fs::metadata(collect.store().join("reports.jsonl"))?
+        .permissions()
+        .mode();
+    ensure!(mode & 0o777 == 0o600, "{mode:o}");
+    let last = collect.get("host/A", &[])?;
+    ensure!(
+        last.contains("number 4") && !last.contains("number 2"),
+        "{last}"
+    );
+    Ok(())
+}

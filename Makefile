@@ -1,8 +1,8 @@
-# The only commands a person needs. `make` alone lists them.
+# All commands that are needed. `make` alone lists them.
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
 
-.PHONY: help image test test-boot test-deep lint bench screenshot demo fuzz clean
+.PHONY: help image check test test-boot test-deep bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -14,39 +14,43 @@ image:  ## build ISO, USB image and netboot tree in dist/, the programs in dist/
 	$(BIN)/rescue-image manual dist/man
 	install -D -t dist/bin $(BIN)/rescue-agent $(BIN)/rescue-image
 
+check:  ## format, clippy, unit tests, fuzz targets, documentation, licences: run it after each change
+	scripts/setup.sh check
+	cargo fmt --all --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	cargo test --quiet --locked --workspace --lib
+	cargo check --quiet --locked --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps --document-private-items
+	scripts/deny.sh
+
 test:   ## build the image and run all tests, with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast
 
-test-boot: ## run all of the boot matrix: every route, firmware and controller
+test-boot: ## run all boot tests: every boot method, firmware and controller
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test fast --test machines -- \
 		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: partition_tables::
 
-test-deep: ## run the tests of power cuts and kills for long
+test-deep: ## run many more power cuts and kills (takes hours)
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	RESCUE_DEEP=1 cargo test --locked --release --workspace --no-fail-fast
 
-lint:   ## format, clippy, and cargo-deny if it is installed
-	cargo fmt --all --check
-	cargo clippy --locked --release --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; \
-	else echo 'cargo-deny is not installed: licences, advisories and sources were not checked'; fi
-
-screenshot: ## photograph the screen of a repair in a virtual machine, for the docs
+screenshot: ## make screenshots of a repair in a virtual machine, for the documentation
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin screenshot
 
-demo:   ## watch a repair in a virtual machine: before, the boot, after
+demo:   ## show a repair in a virtual machine: the disk before, the boot, the disk after
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
 
-bench:  ## measure the promised numbers (4 minutes, on a quiet machine) into dist/bench.json
+bench:  ## measure the promised values (4 minutes, on an idle machine) and write dist/bench.json
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo build --quiet --locked --release -p esxi-rescue-tests --bins

@@ -11,7 +11,7 @@ seconds=${1:-300}
 for target in "$@"; do
     echo "fuzz: $target for $seconds s"
     mkdir -p "corpus/$target"
-    # The code is safe Rust: what a sanitizer looks for cannot happen, and its memory would hide ours.
+    # The code is safe Rust: the errors that a sanitizer finds cannot occur, and its own memory use would hide ours.
     cargo +nightly fuzz run --sanitizer none --fuzz-dir . "$target" "corpus/$target" "seeds/$target" -- \
         -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=256 -print_final_stats=1
 done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cargo calls this in place of rustc (.cargo/config.toml): the same, but the paths of this clone and of the downloaded crates
-# do not get into what is built, so that the same sources give the same bytes wherever they lie.
+# Cargo calls this instead of rustc (.cargo/config.toml). It keeps the paths of this clone and of the downloaded crates
+# out of the programs, so that the same sources give the same bytes in any folder.
 rustc=$1
 shift
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)

@@ -51,6 +51,8 @@ mod rescue;
 pub mod settings;
 pub mod verify;
 
+pub use init::drivers::table as driver_table;
+
 /// The program: PID 1 of the rescue image, or the command line.
 pub fn main() -> ExitCode {
     if init::is_called() {

@@ -3,41 +3,21 @@
 //! The selection is by directory of the kernel's source tree, on purpose complete: a rescue image fails most often
 //! for want of one driver, and all storage drivers together are 7 MB compressed. The closure adds whatever those
 //! modules need. Not here: loading, which the agent does from [`DriverTable`] alone, without kmod.
-//! Source of the facts: the modules' own `.modinfo`; `modules.builtin` and `modules.builtin.modinfo` of the package.
+//! Source of the facts: the modules' own `.modinfo`; `modules.builtin` of the package.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use rescue_agent::driver_table::SCHEMA;
+pub use rescue_agent::driver_table::{Class, DriverTable, Module as Driver};
 
 use crate::error::{Error, Result};
 use crate::inputs::modinfo::{self, ModInfo};
 
-/// Name and version of the table's format.
-pub const SCHEMA: &str = "esxi-rescue-drivers/1";
-
 /// No kernel module comes near this size when decompressed; it bounds memory against a damaged file.
 const MAX_MODULE_BYTES: u64 = 256 << 20;
-
-/// What a module is for, so that the console can speak of "storage drivers".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// Disks and their controllers.
-    Storage,
-    /// USB hosts and USB core.
-    Usb,
-    /// Keyboards.
-    Hid,
-    /// Wired network cards.
-    Net,
-    /// File systems and their character sets.
-    Fs,
-    /// Everything the others are built on: buses, checksums, helpers.
-    Core,
-}
 
 /// One wanted part of the kernel tree: every module whose path (below `kernel/`, without extension) starts so.
 #[derive(Debug, Clone, Copy)]
@@ -120,50 +100,6 @@ pub const LEFT_OUT: &[&str] = &[
     "drivers/scsi/scsi_debug",
 ];
 
-/// One module of the table. All names are normalised (`_`, as in `/proc/modules`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Driver {
-    /// The module's name.
-    pub name: String,
-    /// Its file below `/lib/rescue/modules`.
-    pub file: String,
-    /// Modules that must be loaded before it; all are in the table.
-    pub depends: Vec<String>,
-    /// Modules to load before it if they load; all are in the table.
-    pub pre: Vec<String>,
-    /// Modalias patterns it serves.
-    pub aliases: Vec<String>,
-    /// What it is for.
-    pub class: Class,
-    /// Firmware files it may ask for; none of them is in the image.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub firmware: Vec<String>,
-}
-
-/// Aliases of a module that is part of the kernel itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BuiltinAliases {
-    /// The module's name.
-    pub name: String,
-    /// Modalias patterns it serves.
-    pub aliases: Vec<String>,
-}
-
-/// A driver table in the initramfs: `/lib/rescue/drivers.json`, and `drivers-net.json` beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DriverTable {
-    /// [`SCHEMA`].
-    pub schema: String,
-    /// The kernel's ABI name, as `uname -r` says it.
-    pub kernel: String,
-    /// The modules carried, sorted by name.
-    pub modules: Vec<Driver>,
-    /// Names of the modules that are part of the kernel itself.
-    pub builtin: Vec<String>,
-    /// What those serve, where they declare it.
-    pub builtin_aliases: Vec<BuiltinAliases>,
-}
-
 /// A module of the kernel package.
 #[derive(Debug)]
 struct Module {
@@ -179,7 +115,6 @@ pub struct ModuleTree {
     abi: String,
     modules: BTreeMap<String, Module>,
     builtin: BTreeSet<String>,
-    builtin_info: BTreeMap<String, ModInfo>,
 }
 
 /// The modules chosen for one initramfs part: the table's rows, and where each file comes from.
@@ -212,13 +147,10 @@ impl ModuleTree {
         }
         let builtin_list = read_text(&dir.join("modules.builtin"))?;
         let builtin = builtin_list.lines().filter_map(builtin_name).collect();
-        let info_path = dir.join("modules.builtin.modinfo");
-        let info = fs::read(&info_path).map_err(Error::io("read", &info_path))?;
         Ok(Self {
             abi,
             modules,
             builtin,
-            builtin_info: modinfo::parse_builtin(&info),
         })
     }
 
@@ -265,28 +197,17 @@ impl ModuleTree {
             kernel: self.abi.clone(),
             modules: drivers,
             builtin: Vec::new(),
-            builtin_aliases: Vec::new(),
         }
     }
 
     /// The table for the chosen modules.
     #[must_use]
     pub fn table(&self, drivers: Vec<Driver>) -> DriverTable {
-        let builtin_aliases = self
-            .builtin_info
-            .values()
-            .filter(|info| !info.aliases.is_empty())
-            .map(|info| BuiltinAliases {
-                name: info.name.clone(),
-                aliases: info.aliases.clone(),
-            })
-            .collect();
         DriverTable {
             schema: SCHEMA.to_owned(),
             kernel: self.abi.clone(),
             modules: drivers,
             builtin: self.builtin.iter().cloned().collect(),
-            builtin_aliases,
         }
     }
 
@@ -473,11 +394,6 @@ pub(crate) mod tests {
             "kernel/lib/crc-core.ko\nkernel/drivers/input/serio/i8042.ko\n",
         )
         .unwrap();
-        fs::write(
-            dir.join("modules.builtin.modinfo"),
-            b"i8042.alias=pnp:PNP0303\0i8042.license=GPL\0",
-        )
-        .unwrap();
         (temp, dir)
     }
 
@@ -534,13 +450,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_table_carries_the_builtin_modules_and_their_aliases() {
+    fn the_table_carries_the_builtin_modules() {
         let (_temp, dir) = tree(&[("drivers/ata/ahci.ko", "name=ahci")]);
         let tree = ModuleTree::scan(&dir).unwrap();
         let table = tree.table(tree.select(TEST_WANTED).unwrap().drivers);
         assert_eq!(table.kernel, "6.1.0-99-amd64");
         assert_eq!(table.builtin, ["crc_core", "i8042"]);
-        assert_eq!(table.builtin_aliases[0].aliases, ["pnp:PNP0303"]);
         let json: serde_json::Value = serde_json::to_value(&table).unwrap();
         assert_eq!(json["modules"][0]["class"], "storage");
         assert_eq!(json["schema"], "esxi-rescue-drivers/1");

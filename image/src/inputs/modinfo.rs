@@ -1,11 +1,8 @@
-//! What a kernel module says about itself: the `.modinfo` section of a `.ko` file, and the kernel's
-//! `modules.builtin.modinfo`.
+//! What a kernel module says about itself: the `.modinfo` section of a `.ko` file.
 //!
 //! Scope: names, aliases, dependencies, soft dependencies, firmware. Not: symbols, signatures, parameters.
 //! Source of the format: Linux include/linux/moduleinfo.h and scripts/mod/modpost.c (NUL-separated `key=value`
-//! records); the built-in file prefixes every record with `module.`.
-
-use std::collections::BTreeMap;
+//! records).
 
 use object::Endianness;
 use object::elf::FileHeader64;
@@ -67,21 +64,6 @@ pub fn parse_module(elf: &[u8]) -> Result<ModInfo, ModInfoError> {
         info.take(&record);
     }
     Ok(info)
-}
-
-/// Reads `modules.builtin.modinfo`: what the modules that are part of the kernel itself declare, by name.
-#[must_use]
-pub fn parse_builtin(bytes: &[u8]) -> BTreeMap<String, ModInfo> {
-    let mut modules: BTreeMap<String, ModInfo> = BTreeMap::new();
-    for record in records(bytes) {
-        if let Some((module, rest)) = record.split_once('.') {
-            let name = normalise(module);
-            let info = modules.entry(name.clone()).or_default();
-            info.name = name;
-            info.take(rest);
-        }
-    }
-    modules
 }
 
 fn modinfo_section(elf: &[u8]) -> Result<&[u8], ModInfoError> {
@@ -245,15 +227,5 @@ pub(crate) mod tests {
             parse_module(&elf),
             Err(ModInfoError::TooLarge { .. })
         ));
-    }
-
-    #[test]
-    fn builtin_records_are_grouped_by_module() {
-        let modules = parse_builtin(
-            b"ps2-x.alias=serio:ty06*\0ps2-x.license=GPL\0efifb.file=drivers/a.b\0nodot\0",
-        );
-        assert_eq!(modules.len(), 2);
-        assert_eq!(modules["ps2_x"].aliases, ["serio:ty06*"]);
-        assert!(modules["efifb"].aliases.is_empty());
     }
 }

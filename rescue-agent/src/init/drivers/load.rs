@@ -654,7 +654,7 @@ mod tests {
             depends: Vec::new(),
             pre: Vec::new(),
             aliases: Vec::new(),
-            class: String::new(),
+            class: super::super::table::Class::default(),
             firmware: Vec::new(),
         }
     }

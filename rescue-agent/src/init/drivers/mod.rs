@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use load::{LoadedModule, Loading, ModuleFailure, ModuleLoader, StartingModule};
-use table::{Catalog, ModuleId, NETWORK_CLASS};
+use table::{Catalog, Class, ModuleId};
 
 use crate::host::PciFunction;
 
@@ -167,7 +167,7 @@ impl Drivers {
             self.seen.insert(modalias);
         }
         let mut modules = self.catalog.modules().iter();
-        modules.any(|module| module.class == NETWORK_CLASS)
+        modules.any(|module| module.class == Class::Net)
     }
 
     /// Takes note that the kernel says this module can be used now.
@@ -233,7 +233,7 @@ impl Drivers {
     fn wanted_by(&self, modalias: &str) -> Vec<ModuleId> {
         let mut wanted = self.catalog.wanted_by(modalias);
         if !self.with_network {
-            wanted.retain(|id| self.catalog.module(*id).class != NETWORK_CLASS);
+            wanted.retain(|id| self.catalog.module(*id).class != Class::Net);
         }
         wanted
     }

@@ -1,5 +1,5 @@
 //! The driver table of the image: which modules there are, what they need, which hardware asks
-//! for them. The builder writes it; this is the reading side, and no kmod is needed.
+//! for them. The builder writes it, PID 1 reads it, and no kmod is needed.
 //!
 //! Aliases are shell patterns that the kernel's own modules carry, matched against the `modalias`
 //! of a device as `modprobe` does (fnmatch without flags, kmod `libkmod/libkmod-config.c`).
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use glob::Pattern;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The only version of the table that is understood.
@@ -18,13 +18,31 @@ pub const SCHEMA: &str = "esxi-rescue-drivers/1";
 /// about 2 MiB.
 pub const MAX_TABLE_BYTES: usize = 16 * 1024 * 1024;
 
-/// The class of network drivers in the table.
-pub const NETWORK_CLASS: &str = "net";
+/// What a module is for, so that the console can speak of "storage drivers".
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Disks and their controllers.
+    Storage,
+    /// USB hosts and USB core.
+    Usb,
+    /// Keyboards.
+    Hid,
+    /// Wired network cards.
+    Net,
+    /// File systems and their character sets.
+    Fs,
+    /// Everything the others are built on: buses, checksums, helpers.
+    #[default]
+    Core,
+}
 
-/// A module of the image.
-#[derive(Debug, Clone, Deserialize)]
+/// A module of the image. All names are normalised (`_`, as in `/proc/modules`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Module {
-    /// Its name as in `/proc/modules`, with `_`.
+    /// Its name.
     pub name: String,
     /// Its file in the folder of modules.
     pub file: String,
@@ -37,22 +55,22 @@ pub struct Module {
     /// Patterns of the hardware that asks for it.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// What it is for: `storage`, `usb`, `hid`, `net`, ...
+    /// What it is for.
     #[serde(default)]
-    pub class: String,
+    pub class: Class,
     /// Firmware files that it may ask for; the image has none of them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<String>,
 }
 
 /// The table as it is stored.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriverTable {
-    /// Which version of the table this is.
+    /// [`SCHEMA`].
     pub schema: String,
     /// The release of the kernel whose modules these are.
     pub kernel: String,
-    /// The modules.
+    /// The modules, sorted by name.
     pub modules: Vec<Module>,
     /// The names of drivers that are part of the kernel itself.
     #[serde(default)]

@@ -11,6 +11,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The highest slot number: the slot has five bits in a PCI address.
 const MAX_SLOT: u32 = 31;
 /// The highest function number: the function has three bits in a PCI address.
@@ -19,7 +21,8 @@ const MAX_FUNCTION: u32 = 7;
 const MAX_DIGITS: usize = 8;
 
 /// Where a PCI function sits. Shown and parsed as Linux spells it: `0000:00:1f.2`, all hex.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PciAddress {
     /// PCI segment, "domain" in Linux. Intel VMD makes ones from 0x10000 up, more than the 16
     /// bits of the firmware's segments.
@@ -56,6 +59,20 @@ impl fmt::Display for PciAddress {
             function,
         } = self;
         write!(f, "{segment:04x}:{bus:02x}:{slot:02x}.{function:x}")
+    }
+}
+
+impl TryFrom<String> for PciAddress {
+    type Error = PciTextError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<PciAddress> for String {
+    fn from(value: PciAddress) -> Self {
+        value.to_string()
     }
 }
 
@@ -198,7 +215,8 @@ fn field(digits: &str, reading: Reading) -> Option<u32> {
 }
 
 /// What a PCI function is: vendor and device ID. Shown and parsed as `8086:3b25`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct VendorDevice {
     /// The maker, as registered with the PCI-SIG.
     pub vendor: u16,
@@ -220,6 +238,20 @@ impl VendorDevice {
 impl fmt::Display for VendorDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:04x}", self.vendor, self.device)
+    }
+}
+
+impl TryFrom<String> for VendorDevice {
+    type Error = PciTextError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<VendorDevice> for String {
+    fn from(value: VendorDevice) -> Self {
+        value.to_string()
     }
 }
 

@@ -29,15 +29,13 @@ use crate::config::pci::{PciAddress, VendorDevice};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciFunction {
     /// Where it sits.
-    #[serde(with = "as_text")]
     pub address: PciAddress,
     /// What it is.
-    #[serde(with = "as_text")]
     pub id: VendorDevice,
     /// What it is for.
     pub class: PciClass,
     /// The functions above it, from the root of the machine down.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "path_as_text")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub above: Vec<PciAddress>,
     /// The kernel driver bound to it, if any.
     pub driver: Option<String>,
@@ -88,7 +86,6 @@ pub struct DiskNode {
     pub removable: bool,
     /// The PCI functions between the root of the machine and the disk: bridges first, the
     /// controller last. More than one controller where a disk is reached over several paths.
-    #[serde(with = "paths_as_text")]
     pub pci_paths: Vec<Vec<PciAddress>>,
     /// The image or disk that stands for it here, where the machine itself is elsewhere.
     #[serde(skip)]
@@ -200,73 +197,6 @@ impl Host {
 
 fn same_slot(a: PciAddress, b: PciAddress) -> bool {
     (a.segment, a.bus, a.slot) == (b.segment, b.bus, b.slot)
-}
-
-/// Values that have one spelling are saved in it.
-mod as_text {
-    use std::fmt::Display;
-    use std::str::FromStr;
-
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(value)
-    }
-
-    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
-    where
-        T: FromStr<Err: Display>,
-        D: Deserializer<'de>,
-    {
-        String::deserialize(from)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
-
-mod path_as_text {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-    use crate::config::pci::PciAddress;
-
-    pub(super) fn texts(path: &[PciAddress]) -> Vec<String> {
-        path.iter().map(PciAddress::to_string).collect()
-    }
-
-    pub(super) fn addresses<E: de::Error>(texts: &[String]) -> Result<Vec<PciAddress>, E> {
-        let addresses = texts.iter().map(|text| text.parse().map_err(E::custom));
-        addresses.collect()
-    }
-
-    pub fn serialize<S: Serializer>(path: &[PciAddress], to: S) -> Result<S::Ok, S::Error> {
-        texts(path).serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PciAddress>, D::Error> {
-        addresses(&Vec::<String>::deserialize(from)?)
-    }
-}
-
-mod paths_as_text {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::path_as_text;
-    use crate::config::pci::PciAddress;
-
-    pub fn serialize<S: Serializer>(paths: &[Vec<PciAddress>], to: S) -> Result<S::Ok, S::Error> {
-        let paths: Vec<Vec<String>> = paths.iter().map(|path| path_as_text::texts(path)).collect();
-        paths.serialize(to)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Vec<Vec<PciAddress>>, D::Error> {
-        let paths = Vec::<Vec<String>>::deserialize(from)?;
-        paths
-            .iter()
-            .map(|path| path_as_text::addresses(path))
-            .collect()
-    }
 }
 
 mod functions_as_list {

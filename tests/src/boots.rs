@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::artefacts;
+use crate::disk_image;
 use crate::esxi::host::SATA;
 use crate::esxi::layout::Layout;
 use crate::esxi::{EsxiDisk, Maker};
@@ -100,26 +101,13 @@ pub fn repairs_and_switches_off(machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// Where the boot partition of a disk image begins, in bytes: its EFI system partition.
-fn esp_offset(image: &Path) -> Result<u64> {
-    let table = Tool::new("sfdisk")?.arg("--json").arg(image).run_text()?;
-    let table: serde_json::Value = serde_json::from_str(&table)?;
-    let partitions = table["partitiontable"]["partitions"].as_array();
-    let esp = partitions
-        .into_iter()
-        .flatten()
-        .find(|partition| partition["type"] == "C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
-        .and_then(|partition| partition["start"].as_u64());
-    Ok(esp.context("no EFI system partition")? * 512)
-}
-
 /// Puts the unsigned shim in the place of the signed one.
 fn take_the_signature_away(image: &Path) -> Result<()> {
     ensure!(
         Path::new(UNSIGNED_SHIM).exists(),
         "{UNSIGNED_SHIM} is missing: `apt-get install shim-unsigned` brings it"
     );
-    let volume = format!("{}@@{}", image.display(), esp_offset(image)?);
+    let volume = disk_image::system_partition(image)?.volume(image);
     Tool::new("mcopy")?
         .args([
             "-o",
@@ -204,11 +192,7 @@ pub fn all_are_repaired(board: Board, disks: &[(Bus, Maker)]) -> Result<()> {
     }
     let finished = machine.run()?;
     let end = tail(&finished.serial);
-    ensure!(
-        finished.ending == Ending::Rebooted && finished.result()? == "reverted",
-        "it ended by {:?}:\n{end}",
-        finished.ending
-    );
+    finished.expect(Ending::Rebooted, "reverted")?;
     for (address, bus, judge) in &judges {
         judge
             .repaired(&[0, 1], &[*address])

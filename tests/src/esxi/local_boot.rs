@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Made;
 use super::layout::{Partition, Role};
+use crate::disk_image;
 use crate::tools::{Tool, crate_file};
 
 /// The sector where the program for BIOS counts: behind the GPT, before the first partition.
@@ -157,18 +158,10 @@ pub fn system_partition(made: &Made) -> Result<Partition> {
 
 /// A program of the EFI system partition that an ISO carries behind its file system.
 fn loader(iso: &Path, name: &str) -> Result<Vec<u8>> {
-    let table = Tool::new("sfdisk")?.arg("--json").arg(iso).run()?;
-    let table: serde_json::Value = serde_json::from_slice(&table)?;
-    let partitions = table["partitiontable"]["partitions"].as_array();
-    let system = partitions
-        .into_iter()
-        .flatten()
-        .find(|one| one["type"] == Role::Esp.guid())
-        .and_then(|one| one["start"].as_u64())
-        .with_context(|| format!("{} has no EFI system partition", iso.display()))?;
+    let system = disk_image::system_partition(iso)?;
     Tool::new("mcopy")?
         .arg("-i")
-        .arg(format!("{}@@{}", iso.display(), system * 512))
+        .arg(system.volume(iso))
         .args([&format!("::/EFI/BOOT/{name}"), "-"])
         .run()
 }

@@ -2,13 +2,14 @@
 //!
 //! The SATA controller of the board is 0000:00:1f.2. A reboot of the guest ends QEMU, unless told
 //! otherwise, so that a test sees the disk as the guest left it. Every run has a deadline; one that misses it is ended by
-//! force and fails with the end of its serial console.
+//! force and fails with the end of its serial console. Only so many run at once, see `turns`.
 
 mod bus;
 mod firmware;
 mod keyboard;
 mod medium;
 mod qmp;
+mod turns;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -26,6 +27,7 @@ pub use firmware::Firmware;
 pub use keyboard::SerialKeyboard;
 pub use medium::{CARD, Medium};
 use qmp::Qmp;
+use turns::Turn;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
 /// 22 s alone on a slow machine; tests share it.
@@ -184,7 +186,7 @@ impl Machine {
         self
     }
 
-    /// Switches it on.
+    /// Switches it on, after waiting until few enough others run.
     ///
     /// # Errors
     /// When QEMU or the firmware is missing, or QEMU refuses.
@@ -209,6 +211,7 @@ impl Machine {
     }
 
     fn start_with(&self, more: &[OsString]) -> Result<Running> {
+        let turn = Turn::wait();
         let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
         let errors = folder.path().join("qemu.err");
         let mut command = Command::new(find("qemu-system-x86_64")?);
@@ -226,6 +229,7 @@ impl Machine {
             start: Instant::now(),
             deadline: self.deadline,
             folder,
+            _turn: turn,
         };
         running.connect()?;
         Ok(running)
@@ -335,6 +339,7 @@ pub struct Running {
     start: Instant,
     deadline: Duration,
     folder: tempfile::TempDir,
+    _turn: Turn,
 }
 
 /// What a machine left behind.
@@ -585,6 +590,25 @@ impl Drop for Running {
 }
 
 impl Finished {
+    /// Fails unless it ended so and its last line says this result.
+    ///
+    /// # Errors
+    /// When it did not; shows the end of its console.
+    pub fn expect(&self, ending: Ending, result: &str) -> Result<()> {
+        let end = tail(&self.serial);
+        ensure!(
+            self.ending == ending,
+            "it ended by {:?}, not {ending:?}:\n{end}",
+            self.ending
+        );
+        let found = self.result()?;
+        ensure!(
+            found == result,
+            "the result is {found}, not {result}:\n{end}"
+        );
+        Ok(())
+    }
+
     /// The JSON report that the guest printed last.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use rescue_agent::originals::{self, Offer};
 use rescue_agent::plan::{self, Action};
 use rescue_agent::policy::BankChoice;
 use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
+use rescue_tests::disk_image;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
@@ -48,7 +49,8 @@ impl Loss {
                 host.join(&file),
                 judge.bank_before(index)?.read("STATE.TGZ")?,
             )?;
-            let guid = made_guid(&made.image, &bank["partition"])?;
+            let number = bank["partition"].as_u64().context("a partition number")?;
+            let guid = disk_image::partition_guid(&made.image, number)?;
             originals.push(json!({
                 "file": file,
                 "sha256": bank["changes"][0]["before_sha256"],
@@ -91,18 +93,6 @@ impl Loss {
         let words = ["restore", "--yes", "--json", "--originals", folder];
         agent::run(&words, &self.made.image)
     }
-}
-
-/// A partition's GUID, by sgdisk.
-fn made_guid(image: &Path, partition: &Value) -> Result<String> {
-    let said = rescue_tests::tools::Tool::new("sgdisk")?
-        .arg(format!("-i={partition}"))
-        .arg(image)
-        .run_text()?;
-    let line = said
-        .lines()
-        .find_map(|line| line.strip_prefix("Partition unique GUID: "));
-    Ok(line.context("sgdisk tells the GUID")?.trim().to_owned())
 }
 
 /// A file's SHA-256, by sha256sum.

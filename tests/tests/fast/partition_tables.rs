@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::disk_image::{self, Partition};
 use rescue_tests::tools::Tool;
-use serde_json::Value;
 
 const ESP: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 const BIOS_BOOT: &str = "21686148-6449-6E6F-744E-656564454649";
@@ -20,44 +20,32 @@ const LOADERS: [&str; 3] = [
     "EFI/BOOT/mmx64.efi",
 ];
 
-/// Type, first sector and number of sectors of a partition.
-type Partition = (String, u64, u64);
-
 /// The partitions, after two tools agree that the table is a whole GPT behind a protective MBR.
 fn partitions(image: &Path) -> Result<Vec<Partition>> {
     let verdict = Tool::new("sgdisk")?.arg("--verify").arg(image).run_text()?;
     ensure!(verdict.contains("No problems found"), "{verdict}");
     let print = Tool::new("sgdisk")?.arg("--print").arg(image).output()?;
     ensure!(print.errors().trim().is_empty(), "{}", print.errors());
-    let table = Tool::new("sfdisk")?.arg("--json").arg(image).run_text()?;
-    let table: Value = serde_json::from_str(&table)?;
-    let table = &table["partitiontable"];
-    ensure!(table["label"] == "gpt", "{table}");
-    let list = table["partitions"].as_array().context("partitions")?;
-    list.iter()
-        .map(|one| {
-            let number = |key: &str| one[key].as_u64().with_context(|| format!("{one}: {key}"));
-            let kind = one["type"].as_str().unwrap_or_default().to_owned();
-            Ok((kind, number("start")?, number("size")?))
-        })
-        .collect()
+    ensure!(disk_image::table(image)?["label"] == "gpt", "no GPT");
+    disk_image::partitions(image)
 }
 
-/// The one partition of a type, as first sector and number of sectors.
-fn the_only(kind: &str, partitions: &[Partition]) -> Result<(u64, u64)> {
-    let found: Vec<_> = partitions.iter().filter(|one| one.0 == kind).collect();
+/// The one partition of a type.
+fn the_only<'a>(kind: &str, partitions: &'a [Partition]) -> Result<&'a Partition> {
+    let found: Vec<_> = partitions.iter().filter(|one| one.kind == kind).collect();
     ensure!(found.len() == 1, "{kind} in {partitions:?}");
-    Ok((found[0].1, found[0].2))
+    Ok(found[0])
 }
 
 /// A copy of a partition's volume, which fsck.fat finds whole.
-fn volume(image: &Path, (first, sectors): (u64, u64), folder: &Path) -> Result<PathBuf> {
+fn volume(image: &Path, partition: &Partition, folder: &Path) -> Result<PathBuf> {
     let volume = folder.join("volume");
     Tool::new("dd")?
         .arg(format!("if={}", image.display()))
         .arg(format!("of={}", volume.display()))
         .args(["bs=512", "status=none"])
-        .args([format!("skip={first}"), format!("count={sectors}")])
+        .arg(format!("skip={}", partition.first))
+        .arg(format!("count={}", partition.sectors))
         .run()?;
     Tool::new("fsck.fat")?.arg("-n").arg(&volume).run()?;
     Ok(volume)
@@ -89,7 +77,8 @@ fn holds_the_loaders(volume: &Path) -> Result<Vec<String>> {
 fn the_iso_is_a_disk_and_a_cd_with_one_efi_system_partition_for_both() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let iso = artefacts::dist("esxi-rescue.iso")?;
-    let esp = the_only(ESP, &partitions(&iso)?)?;
+    let partitions = partitions(&iso)?;
+    let esp = the_only(ESP, &partitions)?;
     holds_the_loaders(&volume(&iso, esp, folder.path())?)?;
     let report = Tool::new("xorriso")?
         .arg("-indev")
@@ -109,7 +98,7 @@ fn the_iso_is_a_disk_and_a_cd_with_one_efi_system_partition_for_both() -> Result
     }
     // CD sectors are four times as long.
     let on_cd: u64 = image("UEFI")?.last().context("its place")?.parse()?;
-    ensure!(on_cd * 4 == esp.0, "{report}");
+    ensure!(on_cd * 4 == esp.first, "{report}");
     ensure!(
         report.contains("grub2-mbr") && report.contains("MBR partition      :   1   0x00  0xee"),
         "{report}"

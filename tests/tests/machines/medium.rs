@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::disk_image;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::SATA;
-use rescue_tests::esxi::layout::Role;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Bus, Ending, Firmware, Machine, Medium};
 use rescue_tests::sparse;
 use rescue_tests::tools::Tool;
 use serde_json::{Value, json};
@@ -37,21 +37,12 @@ impl Stick {
     fn new(folder: &Path, name: &str) -> Result<Self> {
         let image = folder.join(name);
         sparse::copy(&artefacts::dist("esxi-rescue.img")?, &image)?;
-        let table = Tool::new("sfdisk")?.arg("--json").arg(&image).run()?;
-        let table: Value = serde_json::from_slice(&table)?;
-        let partitions = table["partitiontable"]["partitions"].as_array();
-        let system = partitions
-            .into_iter()
-            .flatten()
-            .find(|one| one["type"] == Role::Esp.guid())
-            .context("the image has an EFI system partition")?;
-        let sectors = |key: &str| system[key].as_u64().context("sfdisk tells where it is");
-        let (start, bytes) = (sectors("start")? * 512, sectors("size")? * 512);
+        let system = disk_image::system_partition(&image)?;
         Ok(Self {
-            volume: format!("{}@@{start}", image.display()),
+            volume: system.volume(&image),
+            start: system.start(),
+            bytes: system.bytes(),
             image,
-            start,
-            bytes,
             folder: folder.to_owned(),
         })
     }
@@ -133,13 +124,6 @@ fn machine(made: &Made) -> Machine {
         .args(["-smbios", &identity])
 }
 
-fn expect(finished: &Finished, result: &str) -> Result<()> {
-    let end = tail(&finished.serial);
-    ensure!(finished.ending == Ending::Rebooted, "{end}");
-    ensure!(finished.result()? == result, "{end}");
-    Ok(())
-}
-
 fn sha256sum(file: &Path) -> Result<String> {
     let said = Tool::new("sha256sum")?.arg(file).run_text()?;
     Ok(said
@@ -188,7 +172,7 @@ fn what_was_done_is_on_the_stick_and_a_second_start_of_it_says_that_all_is_done(
     let judge = Judge::new(&made, folder.path())?;
     let stick = Stick::with_settings(folder.path(), SETTINGS)?;
     let finished = stick.machine(&made).run()?;
-    expect(&finished, "reverted")?;
+    finished.expect(Ending::Rebooted, "reverted")?;
     judge.repaired(&[0, 1], &[SATA])?;
     stick.check()?;
     let files = stick.files("reports")?;
@@ -208,7 +192,7 @@ fn what_was_done_is_on_the_stick_and_a_second_start_of_it_says_that_all_is_done(
 
     let judge = Judge::new(&made, folder.path())?;
     let finished = stick.machine(&made).run()?;
-    expect(&finished, "clean")?;
+    finished.expect(Ending::Rebooted, "clean")?;
     judge.nothing_changed()?;
     stick.check()?;
     let more = stick.files("reports")?;
@@ -233,11 +217,7 @@ fn mode_inspect_on_the_stick_keeps_the_hands_off_the_disk() -> Result<()> {
     let settings = format!("{SETTINGS}mode = \"inspect\"\nfinish = \"poweroff\"\n");
     let stick = Stick::with_settings(folder.path(), &settings)?;
     let finished = stick.machine(&made).run()?;
-    ensure!(
-        finished.ending == Ending::SwitchedOff,
-        "{}",
-        tail(&finished.serial)
-    );
+    finished.expect(Ending::SwitchedOff, "inspected")?;
     judge.nothing_changed()?;
     stick.check()?;
     let report = stick.report()?;
@@ -332,7 +312,7 @@ fn a_stick_that_comes_late_is_waited_for_and_its_settings_are_obeyed() -> Result
         json!({ "driver": "usb-storage", "bus": "sticks.0", "drive": "late", "id": "stick" });
     running.command("device_add", device)?;
     let finished = running.finish()?;
-    expect(&finished, "inspected")?;
+    finished.expect(Ending::Rebooted, "inspected")?;
     judge.nothing_changed()?;
     stick.check()?;
     ensure!(stick.report()? == finished.report()?, "the reports differ");
@@ -345,12 +325,15 @@ fn an_original_that_the_bank_has_lost_comes_back_from_the_stick() -> Result<()> 
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let stick = Stick::with_settings(folder.path(), SETTINGS)?;
-    expect(&stick.machine(&made).run()?, "reverted")?;
+    stick
+        .machine(&made)
+        .run()?
+        .expect(Ending::Rebooted, "reverted")?;
     let bank = judge.bank(0)?.bytes();
     Volume::at(&made.image, bank.start).remove("STATE.ORG")?;
     stick.set(&format!("{SETTINGS}mode = \"restore\"\n"))?;
     let finished = stick.machine(&made).run()?;
-    expect(&finished, "restored")?;
+    finished.expect(Ending::Rebooted, "restored")?;
     judge.restored(&[0, 1])?;
     for bank in [0, 1] {
         let names = judge.bank(bank)?.entries()?;

@@ -9,7 +9,7 @@ use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::machine::SerialKeyboard;
-use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Running, tail};
+use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Running};
 
 /// The last words before the menu, and the menu's own.
 const COUNTDOWN: &str = "open the menu.";
@@ -43,12 +43,7 @@ impl Scene {
 
     fn repaired_without_a_person(&self) -> Result<()> {
         let finished = self.machine(&["countdown=0"])?.run()?;
-        ensure!(
-            finished.result()? == "reverted",
-            "{}",
-            tail(&finished.serial)
-        );
-        Ok(())
+        finished.expect(Ending::Rebooted, "reverted")
     }
 }
 
@@ -85,17 +80,6 @@ impl AtTheLine {
     }
 }
 
-fn expect(finished: &Finished, ending: Ending, result: &str) -> Result<()> {
-    let end = tail(&finished.serial);
-    ensure!(finished.ending == ending, "{:?}:\n{end}", finished.ending);
-    ensure!(
-        finished.result()? == result,
-        "{}:\n{end}",
-        finished.result()?
-    );
-    Ok(())
-}
-
 /// A picture of the screen for a person to look at, where `RESCUE_SCREENS` names a folder.
 fn photograph(running: &mut Running, name: &str) -> Result<()> {
     let Some(folder) = std::env::var_os("RESCUE_SCREENS") else {
@@ -117,7 +101,7 @@ fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
     person.on(MENU, "\x1b[B\x1b[H\x1b[B\x1b[A\r")?;
     person.on("Restarting in", "")?;
     let finished = person.finish()?;
-    expect(&finished, Ending::Rebooted, "reverted")?;
+    finished.expect(Ending::Rebooted, "reverted")?;
     judge.repaired(&[0, 1], &[SATA])
 }
 
@@ -144,7 +128,7 @@ fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
     running.press("y")?;
     running.wait_for("Restarting in")?;
     photograph(&mut running, "result")?;
-    expect(&running.finish()?, Ending::Rebooted, "reverted")?;
+    running.finish()?.expect(Ending::Rebooted, "reverted")?;
     judge.only_banks_changed(&[0, 1])?;
     for bank in [0, 1] {
         let owners = judge.owners(bank)?;
@@ -168,7 +152,7 @@ fn restore_from_the_menu_brings_the_original_bytes_back() -> Result<()> {
     person.on("Carry this out? y: yes.", "y")?;
     person.on("Press any key for the menu.", "x")?;
     person.on(MENU, "r")?;
-    expect(&person.finish()?, Ending::Rebooted, "restored")?;
+    person.finish()?.expect(Ending::Rebooted, "restored")?;
     judge.restored(&[0, 1])
 }
 
@@ -184,7 +168,7 @@ fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
     person.on("q: menu.", "q")?;
     person.on(MENU, "p")?;
     let finished = person.finish()?;
-    expect(&finished, Ending::SwitchedOff, "inspected")?;
+    finished.expect(Ending::SwitchedOff, "inspected")?;
     ensure!(!finished.serial.contains("apply the plan"));
     judge.nothing_changed()
 }
@@ -220,6 +204,6 @@ fn words_added_to_an_entry_of_the_boot_menu_count() -> Result<()> {
     let words = "rescue.wait=77 rescue.mode=inspect rescue.finish=poweroff";
     person.on("vmlinuz", &format!("{DOWN}{DOWN}{LINE_END} {words}{START}"))?;
     let finished = person.finish()?;
-    expect(&finished, Ending::SwitchedOff, "inspected")?;
+    finished.expect(Ending::SwitchedOff, "inspected")?;
     judge.nothing_changed()
 }

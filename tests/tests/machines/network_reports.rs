@@ -9,7 +9,7 @@ use rescue_tests::artefacts;
 use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium};
 use rescue_tests::receiver::{Certificate, Receiver};
 use serde_json::Value;
 
@@ -39,17 +39,7 @@ fn rescued(settings: &[&str], nics: &[&str]) -> Result<Finished> {
     let judge = Judge::new(&made, folder.path())?;
     let machine = machine(folder.path(), &made.image, settings)?.args(nics.iter().copied());
     let finished = machine.run()?;
-    ensure!(
-        finished.ending == Ending::Rebooted,
-        "it ended by {:?}:\n{}",
-        finished.ending,
-        tail(&finished.serial)
-    );
-    ensure!(
-        finished.result()? == "reverted",
-        "{}",
-        tail(&finished.serial)
-    );
+    finished.expect(Ending::Rebooted, "reverted")?;
     judge.repaired(&[0, 1], &[SATA])?;
     Ok(finished)
 }

@@ -134,10 +134,6 @@ fn the_modules_of_an_unpacked_kernel_make_an_image_that_repairs() -> Result<()> 
         .medium(Medium::Cd(iso))
         .disk(Bus::Ahci, &made.image)
         .run()?;
-    ensure!(
-        finished.result()? == "reverted",
-        "{}",
-        tail(&finished.serial)
-    );
+    finished.expect(Ending::Rebooted, "reverted")?;
     judge.repaired(&[0, 1], &[SATA])
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rescue_tests::artefacts;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::layout::Layout;
 use rescue_tests::esxi::{EsxiDisk, Made, VERSIONS};
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Disk, Ending, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Bus, Disk, Ending, Firmware, Machine, Medium};
 
 /// Both banks of a disk.
 const BOTH: &[usize] = &[0, 1];
@@ -17,18 +17,7 @@ fn boot(machine: Machine, folder: &Path) -> Result<()> {
     let iso = folder.join("rescue.iso");
     artefacts::customized("esxi-rescue.iso", &["countdown=0"], &iso)?;
     let finished = machine.medium(Medium::Cd(iso)).run()?;
-    let end = tail(&finished.serial);
-    ensure!(
-        finished.ending == Ending::Rebooted,
-        "it ended by {:?}:\n{end}",
-        finished.ending
-    );
-    ensure!(
-        finished.result()? == "reverted",
-        "the result is {}:\n{end}",
-        finished.result()?
-    );
-    Ok(())
+    finished.expect(Ending::Rebooted, "reverted")
 }
 
 /// Boots one machine with a disk of each of these versions on its SATA controller.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::disk_image;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::local_boot::{self, Evidence};
 use rescue_tests::esxi::{EsxiDisk, Made};
@@ -90,12 +91,8 @@ impl Uefi {
     /// The unique GUID of the disk's EFI system partition, as sgdisk tells it.
     fn system_guid(&self) -> Result<String> {
         let number = local_boot::system_partition(&self.made)?.number;
-        let sgdisk = Tool::new("sgdisk")?.arg(format!("--info={number}"));
-        let told = sgdisk.arg(&self.made.image).run_text()?;
-        let line = told
-            .lines()
-            .find_map(|line| line.strip_prefix("Partition unique GUID: "));
-        Ok(line.unwrap_or_default().trim().to_lowercase())
+        let guid = disk_image::partition_guid(&self.made.image, u64::from(number))?;
+        Ok(guid.to_lowercase())
     }
 }
 
@@ -321,18 +318,7 @@ impl Stick {
 
     /// What the stick remembers of this machine, by mtools.
     fn remembered(&self) -> Result<String> {
-        let table = Tool::new("sfdisk")?.arg("--json").arg(&self.image).run()?;
-        let table: Value = serde_json::from_slice(&table)?;
-        let partitions = table["partitiontable"]["partitions"].as_array();
-        let system = partitions
-            .into_iter()
-            .flatten()
-            .find(|one| one["type"] == rescue_tests::esxi::layout::Role::Esp.guid());
-        let start = system
-            .and_then(|one| one["start"].as_u64())
-            .unwrap_or_default()
-            * 512;
-        let volume = format!("{}@@{start}", self.image.display());
+        let volume = disk_image::system_partition(&self.image)?.volume(&self.image);
         let file = format!("::/hosts/{UUID}.env");
         Tool::new("mtype")?.args(["-i", &volume, &file]).run_text()
     }

@@ -33,7 +33,8 @@ test-boot: ## run all boot tests: every boot method, firmware and controller
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test fast --test machines -- \
-		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: partition_tables::
+		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: \
+		partition_tables:: menu::a_key_stops_the_countdown
 
 test-deep: ## run many more power cuts and kills (takes hours)
 	scripts/setup.sh test

@@ -14,6 +14,8 @@ use rescue_tests::esxi::{EsxiDisk, Maker};
 use rescue_tests::machine::{Board, Bus, CARD, Firmware, Machine, Medium};
 use rescue_tests::server::WebServer;
 
+use super::way_back::comes_back_by_uefi;
+
 /// Every controller that a disk can hang on.
 const CONTROLLERS: [(Board, Bus, Maker); 15] = [
     (Board::Q35, Bus::Ahci, EsxiDisk::v80),
@@ -80,6 +82,22 @@ fn iso_as_cd_and_stick_by_every_uefi() -> Result<()> {
         each(&UEFI, |firmware| repairs(firmware, medium(iso.clone())))?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "`make test-boot` runs it"]
+fn img_as_stick_by_every_uefi() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let img = hurried("esxi-rescue.img", folder.path())?;
+    each(&UEFI, |firmware| {
+        repairs(firmware, Medium::Stick(img.clone()))
+    })
+}
+
+#[test]
+#[ignore = "`make test-boot` runs it"]
+fn the_way_back_by_uefi_without_secure_boot() -> Result<()> {
+    comes_back_by_uefi(Firmware::Uefi)
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 mod boot_controllers;
 mod boot_devices;
-mod boot_first_light;
 mod boot_matrix;
 mod boot_routes;
 mod killed_machines;

@@ -159,7 +159,7 @@ fn unchanged_and_started(judge: &Judge, evidence: &Evidence) -> Result<()> {
     judge.nothing_changed()
 }
 
-fn comes_back_by_uefi(firmware: Firmware) -> Result<()> {
+pub(super) fn comes_back_by_uefi(firmware: Firmware) -> Result<()> {
     let uefi = Uefi::new(firmware)?;
     uefi.add_entry()?;
     let judge = uefi.judge()?;
@@ -177,11 +177,6 @@ fn comes_back_by_uefi(firmware: Firmware) -> Result<()> {
     unchanged_and_started(&judge, &uefi.evidence)?;
     ensure!(finished.result()? == "clean");
     Ok(())
-}
-
-#[test]
-fn by_uefi_a_repaired_host_starts_its_own_disk_with_the_medium_still_in() -> Result<()> {
-    comes_back_by_uefi(Firmware::Uefi)
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod judge;
 pub mod machine;
 pub mod power;
 pub mod receiver;
+pub mod replay;
 pub mod server;
 pub mod sparse;
 pub mod sysfs;

@@ -265,6 +265,19 @@ impl Case {
     /// # Errors
     /// When the task fails without any cut; bad states are in the [`Tally`].
     pub fn explore(&self, effort: &Effort, rng: &mut Rng) -> Result<Tally> {
+        self.explore_and_show(effort, rng, &mut |_| ())
+    }
+
+    /// As [`Case::explore`], and shows each state that one cut leaves, by its number in this case.
+    ///
+    /// # Errors
+    /// As [`Case::explore`].
+    pub fn explore_and_show(
+        &self,
+        effort: &Effort,
+        rng: &mut Rng,
+        show: &mut dyn FnMut(&Judged<'_>),
+    ) -> Result<Tally> {
         let epochs = self.record().with_context(|| self.name.clone())?;
         let mut tally = Tally::default();
         tally.note(self, "the recording", self.fence.check(&epochs));
@@ -274,10 +287,18 @@ impl Case {
             true => effort.second_cut_every_short,
             false => effort.second_cut_every,
         };
+        let mut number = 0;
         cuts.all(effort, rng, |cut, medium| {
             let verdict = self.explore_state(effort, &mut chance, &mut tally, every, &medium);
             tally.states += 1;
-            tally.note(self, cut, verdict);
+            show(&Judged {
+                number,
+                cut,
+                medium: &medium,
+                verdict: &verdict,
+            });
+            tally.note(self, format_args!("state {number}, {cut}"), verdict);
+            number += 1;
             Ok(())
         })?;
         self.record.note(&self.name)?;
@@ -397,6 +418,19 @@ fn is_short(epochs: &[Epoch]) -> bool {
 
 fn undo_name() -> ShortName {
     ShortName::from_raw(*UNDO)
+}
+
+/// A state that a cut left, and what is wrong with it or with what follows from it.
+#[derive(Debug)]
+pub struct Judged<'s> {
+    /// Its number among the states of its case.
+    pub number: usize,
+    /// How it came to be.
+    pub cut: Cut,
+    /// The disk.
+    pub medium: &'s Medium,
+    /// What is wrong.
+    pub verdict: &'s Result<()>,
 }
 
 /// What was tried, and what was bad.

@@ -2,7 +2,8 @@
 //! every state leads to the end.
 //!
 //! `RESCUE_DEEP=1` tries many more states; `RESCUE_SEED` makes another run;
-//! `RESCUE_RECORD=FILE` notes what was written, to compare two versions of the agent by.
+//! `RESCUE_RECORD=FILE` notes what was written, to compare two versions of the agent by; what a
+//! failure prints, set as `RESCUE_REPLAY`, is that state alone (`RESCUE_KEEP` names a folder for it).
 
 #![allow(
     clippy::unwrap_used,
@@ -15,14 +16,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use rescue_agent::disk::BlockDevice as _;
 use rescue_tests::power::content;
 use rescue_tests::power::cuts::Effort;
 use rescue_tests::power::device::Recorder;
 use rescue_tests::power::maker::{self, Furnishing, Shape, Slots, Space};
+use rescue_tests::power::medium::{Medium, Source as _};
 use rescue_tests::power::rng::{self, Rng};
 use rescue_tests::power::runner::{Case, Tally, Task};
+use rescue_tests::replay::Identifier;
 
 const fn shape(bits: u32, sector: usize, cluster: usize, tables: u32, clusters: usize) -> Shape {
     Shape {
@@ -237,16 +240,82 @@ fn on_two_threads(count: usize, work: impl Fn(usize) -> Result<Tally> + Sync) ->
     total.into_inner().unwrap()
 }
 
+/// What begins the identifier of a state: the number of the plan and of its state follow.
+const TEST: &str = "cut";
+/// The same where `RESCUE_DEEP` chose the states.
+const DEEP_TEST: &str = "deep-cut";
+
+fn all_plans() -> Vec<Plan> {
+    [broad_plans(), deep_plans()].concat()
+}
+
+/// The state that an identifier names, made again, and what is wrong with it.
+fn replayed(id: &Identifier<2>) -> Result<(String, Medium, Result<()>)> {
+    let effort = match id.test {
+        DEEP_TEST => Effort::DEEP,
+        _ => Effort::NORMAL,
+    };
+    let [plan, wanted] = id.numbers;
+    let plans = all_plans();
+    let case = plans.get(plan).context("no such plan")?.case()?;
+    let mut rng = Rng::new(id.seed, plan as u64);
+    let mut found = None;
+    case.explore_and_show(&effort, &mut rng, &mut |state| {
+        if state.number == wanted {
+            let verdict = match state.verdict {
+                Ok(()) => Ok(()),
+                Err(why) => Err(anyhow!("{why:#}")),
+            };
+            let what = format!("{}: {}", case.name(), state.cut);
+            found = Some((what, state.medium.clone(), verdict));
+        }
+    })?;
+    found.context("this plan has no such state")
+}
+
+/// The one state that `RESCUE_REPLAY` names.
+fn replay(id: &Identifier<2>) {
+    let (what, medium, verdict) = replayed(id).unwrap();
+    println!("{id}\n{what}");
+    if let Some(folder) = std::env::var_os("RESCUE_KEEP") {
+        let path = std::path::Path::new(&folder).join("replayed.img");
+        medium.export(0, medium.size(), &path).unwrap();
+        println!("the disk: {}", path.display());
+    }
+    verdict.unwrap();
+}
+
 #[test]
 fn no_power_cut_loses_anything() {
+    for test in [TEST, DEEP_TEST] {
+        if let Some(id) = Identifier::from_env(test).unwrap() {
+            return replay(&id);
+        }
+    }
     let (seed, effort) = (rng::seed_from_env(), Effort::from_env());
-    let plans = [broad_plans(), deep_plans()].concat();
+    let deep = effort.subsets == Effort::DEEP.subsets;
+    let test = if deep { DEEP_TEST } else { TEST };
+    let plans = all_plans();
     let started = Instant::now();
     let tally = on_two_threads(plans.len(), |index| {
         let began = Instant::now();
         let case = plans[index].case()?;
         let made = began.elapsed();
-        let tally = case.explore(&effort, &mut Rng::new(seed, index as u64))?;
+        let mut bad = Vec::new();
+        let mut rng = Rng::new(seed, index as u64);
+        let mut tally = case.explore_and_show(&effort, &mut rng, &mut |state| {
+            if state.verdict.is_err() {
+                let numbers = [index, state.number];
+                bad.push(Identifier {
+                    test,
+                    seed,
+                    numbers,
+                });
+            }
+        })?;
+        tally
+            .descriptions
+            .extend(bad.iter().map(ToString::to_string));
         if std::env::var_os("RESCUE_VERBOSE").is_some() {
             eprintln!(
                 "{:?} + {:?} {}: {tally}",
@@ -261,6 +330,38 @@ fn no_power_cut_loses_anything() {
     println!("seed {seed:#x}: {tally}, in {:?}", started.elapsed());
     assert_eq!(tally.bad, 0, "{:#?}", tally.descriptions);
     assert!(tally.states >= 200_000, "only {} states", tally.states);
+}
+
+/// An identifier is the same state, byte for byte, whenever it is asked for.
+#[test]
+fn an_identifier_makes_the_same_state_again() {
+    let seed = rng::seed_from_env();
+    let (plan, mut states) = (3, Vec::new());
+    let case = all_plans()[plan].case().unwrap();
+    let mut rng = Rng::new(seed, plan as u64);
+    case.explore_and_show(&Effort::NORMAL, &mut rng, &mut |state| {
+        states.push((
+            format!("{}: {}", case.name(), state.cut),
+            state.medium.clone(),
+        ));
+    })
+    .unwrap();
+    let content = |medium: &Medium| medium.bytes(0, medium.size() as usize).unwrap();
+    let last = states.len() - 1;
+    let id = |number| Identifier {
+        test: TEST,
+        seed,
+        numbers: [plan, number],
+    };
+    for number in [0, last / 3, last] {
+        let printed = id(number).to_string();
+        let read = Identifier::parse(TEST, &printed).unwrap().unwrap();
+        let (what, medium, verdict) = replayed(&read).unwrap();
+        assert_eq!(what, states[number].0, "{printed}");
+        assert!(content(&medium) == content(&states[number].1), "{printed}");
+        verdict.unwrap();
+    }
+    assert!(replayed(&id(last + 1)).is_err(), "there is no such state");
 }
 
 /// A small bank of ordinary shape for the tests below.

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod interrupted;
+pub mod loader;
 mod store;
 pub mod volume;
 

@@ -2,5 +2,7 @@
 
 mod device_faults;
 mod hostile_volumes;
+mod loader_is_sound;
+
 mod power_cuts;
 mod whole_run_faults;

@@ -207,14 +207,12 @@ fn exchange(
     let marker = Entry::empty_file(names.marker, at);
     work.write_slots(&[(ready.marker_slot, marker)])
         .map_err(failed(Stage::Intent, ActiveArchive::Old))?;
-    work.write_data(&ready.clusters, new)
+    work.write_data(&ready.place.clusters, new)
         .map_err(failed(Stage::Data, ActiveArchive::Old))?;
-    work.write_chain(&ready.clusters)
+    work.write_chain(&ready.place.clusters)
         .map_err(failed(Stage::Tables, ActiveArchive::Old))?;
 
-    // Both numbers were checked: FAT16 has no clusters above u16, files no sizes above u32.
-    let first = u16::try_from(ready.clusters[0]).unwrap_or(0);
-    let size = u32::try_from(new.len()).unwrap_or(0);
+    let Place { first, size, .. } = ready.place;
     let committed = (ready.slot, ready.entry.naming(first, size).stamped(at));
     let undo = (ready.marker_slot, ready.entry.renamed(names.undo));
     let frees = ready.has_undo || replaced == Replaced::Freed;
@@ -341,7 +339,36 @@ struct Ready {
     marker_slot: usize,
     has_undo: bool,
     old_chain: Vec<u32>,
+    place: Place,
+}
+
+/// Where the new content goes, and the two numbers by which the archive's directory entry will name
+/// it: known before the first write, so that the commit has nothing left to work out.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
     clusters: Vec<u32>,
+    first: u16,
+    size: u32,
+}
+
+impl Place {
+    /// For `bytes` of `archive` in these clusters, just as many as they need.
+    fn in_clusters(archive: ShortName, bytes: usize, clusters: Vec<u32>) -> Result<Self, Refusal> {
+        let size = u32::try_from(bytes).map_err(|_| FatError::TooLarge {
+            name: archive.to_string(),
+            size: bytes as u64,
+            limit: u64::from(u32::MAX),
+        })?;
+        let first = *clusters.first().ok_or(Refusal::Empty(archive))?;
+        let first = u16::try_from(first).map_err(|_| {
+            FatError::NotFat(format!("cluster {first} has a number of more than 16 bits"))
+        })?;
+        Ok(Self {
+            clusters,
+            first,
+            size,
+        })
+    }
 }
 
 impl Ready {
@@ -374,7 +401,7 @@ impl Ready {
             marker_slot,
             has_undo: undo.is_some(),
             old_chain: volume.chain(&entry).map_err(FatError::from)?,
-            clusters: choose(&survey.free, needed),
+            place: Place::in_clusters(names.archive, new_len, choose(&survey.free, needed))?,
         })
     }
 }
@@ -409,5 +436,24 @@ fn verify(
     match volume.read(&entry).map_err(|e| e.to_string())? == expected {
         true => Ok(()),
         false => Err(format!("{archive} does not read back as it was written")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_directory_entry_cannot_say_is_refused_before_anything_is_written() {
+        let place = |bytes, clusters: &[u32]| {
+            Place::in_clusters(ShortName::STATE, bytes, clusters.to_vec())
+        };
+        let last = place(u32::MAX as usize, &[0xffff, 2]).unwrap();
+        assert_eq!((last.first, last.size), (u16::MAX, u32::MAX));
+        let too_far = place(1, &[0x1_0000]).unwrap_err().to_string();
+        assert!(too_far.contains("cluster 65536"), "{too_far}");
+        let too_long = place(u32::MAX as usize + 1, &[2]).unwrap_err().to_string();
+        assert!(too_long.contains("4294967296 bytes"), "{too_long}");
+        assert!(matches!(place(1, &[]), Err(Refusal::Empty(_))));
     }
 }

@@ -291,17 +291,9 @@ fn carry_out(
                     report::escape(&event.to_string())
                 ));
             };
-            let receipt = repair::carry_out(
-                plan,
-                &findings.inventory,
-                &SystemDisks,
-                FatTime::now(),
-                &mut tell,
-            );
-            let broken = match writes {
-                true => verify::verify(plan, &receipt, &findings.inventory, &SystemDisks),
-                false => Vec::new(),
-            };
+            let (inventory, now) = (&findings.inventory, FatTime::now());
+            let (receipt, broken) =
+                verify::repair_and_verify(plan, inventory, &SystemDisks, now, &mut tell);
             (Some(receipt), broken)
         }
     };

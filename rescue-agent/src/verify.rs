@@ -6,9 +6,10 @@ use thiserror::Error;
 
 use crate::discover::{self, Known};
 use crate::disk::Disks;
+use crate::fat::FatTime;
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
 use crate::plan::{self, Action, BankPlan, FileChange, Plan};
-use crate::repair::{Outcome, Receipt, bank_name};
+use crate::repair::{self, Event, Outcome, Receipt, bank_name};
 
 /// A promise that was not kept.
 #[derive(Debug, Error)]
@@ -37,16 +38,49 @@ pub(crate) enum Broken<'n> {
     StillPassedThrough { name: &'n str, device: &'n str },
 }
 
+/// What hears how the work goes on.
+pub trait Watcher {
+    /// Something is about to be done, or is done.
+    fn event(&mut self, event: &Event);
+
+    /// The repair has come to its end, whichever it is.
+    fn repaired(&mut self) {}
+
+    /// What was written has been compared with the plan.
+    fn verified(&mut self) {}
+}
+
+/// A function that is interested in the events only.
+impl<F: FnMut(&Event)> Watcher for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
+/// Carries a plan out, and proves it where it writes anything. Returns what became of the plan, and
+/// the promises that were not kept, as [`verify`] does.
+pub fn repair_and_verify(
+    plan: &Plan,
+    before: &Inventory,
+    disks: &dyn Disks,
+    now: FatTime,
+    watcher: &mut dyn Watcher,
+) -> (Receipt, Vec<String>) {
+    let receipt = repair::carry_out(plan, before, disks, now, &mut |event| watcher.event(event));
+    watcher.repaired();
+    if !plan.writes() {
+        return (receipt, Vec::new());
+    }
+    let broken = verify(plan, &receipt, before, disks);
+    watcher.verified();
+    (receipt, broken)
+}
+
 /// Looks again at every disk that was looked at for the plan, and compares.
 ///
 /// Returns the promises that were not kept, in words; none is the good answer. A bank whose repair
 /// failed is not judged here: its outcome says what is active.
-pub fn verify(
-    plan: &Plan,
-    receipt: &Receipt,
-    before: &Inventory,
-    disks: &dyn Disks,
-) -> Vec<String> {
+fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, disks: &dyn Disks) -> Vec<String> {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
     let after = discover::discover_again(&paths, disks, &known(plan, before));
     let banks = plan

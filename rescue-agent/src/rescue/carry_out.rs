@@ -10,12 +10,12 @@ use super::way_back;
 use crate::disk::SystemDisks;
 use crate::fat::FatTime;
 use crate::firmware::WayBack;
-use crate::init::Machine;
 use crate::init::console::Consoles;
-use crate::repair::{self, Receipt};
+use crate::init::{Machine, PhaseTimes};
+use crate::repair::{Event, Receipt};
 use crate::report::{self, Command, Line, Report, Tone, framed};
 use crate::settings::Key;
-use crate::verify;
+use crate::verify::{self, Watcher};
 
 /// Does it, and shows how it ended.
 pub(super) fn carry_out(machine: &mut Machine, seen: &Findings, task: &Task) -> Report {
@@ -51,31 +51,42 @@ fn before_first_write(machine: &mut Machine, seen: &Findings, task: &Task) {
 }
 
 fn write_and_verify(machine: &mut Machine, seen: &Findings, task: &Task) -> (Receipt, Vec<String>) {
-    let consoles = machine.consoles.clone();
-    let mut tell = |event: &repair::Event| tell(&consoles, event);
+    let mut watch = Watch {
+        consoles: &machine.consoles,
+        times: &mut machine.times,
+    };
     let (plan, inventory) = (&task.plan, &seen.inventory);
-    let receipt = repair::carry_out(plan, inventory, &SystemDisks, FatTime::now(), &mut tell);
-    machine.times.mark("repair");
-    let mut broken = Vec::new();
-    if task.writes() {
-        broken = verify::verify(plan, &receipt, inventory, &SystemDisks);
-        machine.times.mark("verification");
-    }
-    (receipt, broken)
+    verify::repair_and_verify(plan, inventory, &SystemDisks, FatTime::now(), &mut watch)
 }
 
-/// What is under way stands in one line that what is done takes the place of.
-fn tell(consoles: &Consoles, event: &repair::Event) {
-    let text = format!("Write    {event}");
-    match event {
-        repair::Event::Intent { .. } => {
-            let line = Line::plain(text).cut();
-            consoles.note(&line.text);
-            consoles.status(&line.text);
+/// Shows each event, and notes when each part of the work ends.
+struct Watch<'m> {
+    consoles: &'m Consoles,
+    times: &'m mut PhaseTimes,
+}
+
+impl Watcher for Watch<'_> {
+    /// What is under way stands in one line that what is done takes the place of.
+    fn event(&mut self, event: &Event) {
+        let text = format!("Write    {event}");
+        match event {
+            Event::Intent { .. } => {
+                let line = Line::plain(text).cut();
+                self.consoles.note(&line.text);
+                self.consoles.status(&line.text);
+            }
+            Event::Settled { .. } | Event::Done { .. } => {
+                self.consoles.show(&Line::new(Tone::Good, text));
+            }
         }
-        repair::Event::Settled { .. } | repair::Event::Done { .. } => {
-            consoles.show(&Line::new(Tone::Good, text));
-        }
+    }
+
+    fn repaired(&mut self) {
+        self.times.mark("repair");
+    }
+
+    fn verified(&mut self) {
+        self.times.mark("verification");
     }
 }
 

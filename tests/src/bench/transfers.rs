@@ -11,7 +11,8 @@ use rescue_agent::disk::{BlockDevice, ByteOffset, Disks, SectorSize, SystemDisks
 use rescue_agent::fat::FatTime;
 use rescue_agent::plan::{self, Action, Plan};
 use rescue_agent::policy::Policy;
-use rescue_agent::{discover, repair, verify};
+use rescue_agent::repair::Event;
+use rescue_agent::{discover, verify};
 
 use super::data;
 use super::table::{Promise, Row};
@@ -180,8 +181,8 @@ fn repaired(made: &Made) -> Result<Transfers> {
     };
     let plan = plan::revert(&inventory, &policy, None)?;
     let time = FatTime::from_unix(1_767_225_600);
-    let receipt = repair::carry_out(&plan, &inventory, &disks, time, &mut |_| ());
-    let broken = verify::verify(&plan, &receipt, &inventory, &disks);
+    let mut unheard = |_: &Event| ();
+    let (_, broken) = verify::repair_and_verify(&plan, &inventory, &disks, time, &mut unheard);
     ensure!(broken.is_empty(), "{broken:?}");
     let (written, archives) = (
         counts.written.load(Ordering::Relaxed),

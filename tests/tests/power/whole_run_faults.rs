@@ -24,7 +24,7 @@ use rescue_agent::fat::exchange::ActiveArchive;
 use rescue_agent::inventory::Inventory;
 use rescue_agent::plan::{self, Plan};
 use rescue_agent::policy::Policy;
-use rescue_agent::repair::{self, Outcome, Receipt};
+use rescue_agent::repair::{Event, Outcome, Receipt};
 use rescue_agent::report::{self, Command, Report};
 use rescue_agent::{discover, verify};
 use rescue_tests::esxi::EsxiDisk;
@@ -91,13 +91,8 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
     let mut text = report::findings(&inventory, None, report::Detail::Full);
     text.extend(report::intentions(&inventory, &plan, report::Detail::Full));
     let now = FatTime::from_unix(1_767_225_600);
-    let receipt = repair::carry_out(&plan, &inventory, &opened, now, &mut |event| {
-        text.push(report::Line::plain(event.to_string()));
-    });
-    let broken = match plan.writes() {
-        true => verify::verify(&plan, &receipt, &inventory, &opened),
-        false => Vec::new(),
-    };
+    let mut hear = |event: &Event| text.push(report::Line::plain(event.to_string()));
+    let (receipt, broken) = verify::repair_and_verify(&plan, &inventory, &opened, now, &mut hear);
     let report = Report::new(
         Command::Revert,
         &inventory,

@@ -45,6 +45,7 @@ use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
+use crate::stick::StickError;
 use crate::verify::Broken;
 
 const DOC: &str = include_str!("../../docs/troubleshooting.md");
@@ -156,16 +157,19 @@ fn refused_copies() -> Vec<String> {
 fn medium() -> Vec<String> {
     let mut messages = samples![
         MediumError::Ambiguous(_) => MediumError::Ambiguous(vec![text(), text()]),
-        MediumError::Read { .. } => MediumError::Read { what: text(), source: failure() },
         MediumError::File { .. } => MediumError::File { file: text(), why: text() },
-        MediumError::Unsound { .. } => MediumError::Unsound { why: text() },
-        MediumError::Full { .. } => MediumError::Full { needed: 2, free: 1 },
-        MediumError::Prepare(_) => MediumError::Prepare(text()),
-        MediumError::Write(_) => MediumError::Write(failure()),
+        MediumError::Stick(_) => MediumError::Stick(StickError::Unsound { why: text() }),
         MediumError::Gone => MediumError::Gone,
         MediumError::Slow(_) => MediumError::Slow(Duration::from_secs(1)),
         MediumError::Defect => MediumError::Defect,
     ];
+    messages.extend(samples![
+        StickError::Read { .. } => StickError::Read { what: text(), source: failure() },
+        StickError::Unsound { .. } => StickError::Unsound { why: text() },
+        StickError::Full { .. } => StickError::Full { needed: 2, free: 1 },
+        StickError::Prepare(_) => StickError::Prepare(text()),
+        StickError::Write(_) => StickError::Write(failure()),
+    ]);
     messages.extend(samples![
         MediumWarning::Originals(_) => MediumWarning::Originals(MediumError::Gone),
         MediumWarning::Note(_) => MediumWarning::Note(MediumError::Gone),

@@ -9,7 +9,8 @@
 //! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
 //! way back into ESXi.
 //!
-//! [`medium`] is the stick the image was started from: settings from it, reports to it.
+//! [`medium`] is the stick the image was started from: settings from it, reports to it. [`stick`] is its
+//! file system.
 //!
 //! The same code runs as a command against disks or disk images, and as PID 1 of the rescue image
 //! ([`init`]). [`net`] sends the report then, if somebody wants it.
@@ -49,6 +50,7 @@ pub mod repair;
 pub mod report;
 mod rescue;
 pub mod settings;
+pub mod stick;
 pub mod verify;
 
 pub use init::drivers::table as driver_table;

@@ -1,9 +1,10 @@
 //! Why the medium could not be used, in a person's words.
 
-use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
+
+use crate::stick::StickError;
 
 /// Why the medium could not be used. None of it touches the repair of an ESXi disk.
 #[derive(Debug, Error)]
@@ -15,14 +16,6 @@ pub enum MediumError {
         .0.join(", ")
     )]
     Ambiguous(Vec<String>),
-    /// It could not be read.
-    #[error("{what} cannot be read: {source}")]
-    Read {
-        /// What was being read.
-        what: String,
-        /// The device's answer.
-        source: io::Error,
-    },
     /// A file on it could not be read.
     #[error("{file} cannot be read: {why}")]
     File {
@@ -31,28 +24,9 @@ pub enum MediumError {
         /// In words.
         why: String,
     },
-    /// Its file system contradicts itself.
-    #[error(
-        "its file system is damaged ({why}), so that nothing was written to it; repair it with chkdsk, First Aid or fsck.fat, or write the image to it again"
-    )]
-    Unsound {
-        /// In words.
-        why: String,
-    },
-    /// No room.
-    #[error("it is full: {needed} bytes are needed and {free} free; delete old reports from it")]
-    Full {
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes free.
-        free: u64,
-    },
-    /// The change could not be prepared; nothing was written.
-    #[error("the files could not be prepared ({0}), so that nothing was written to it")]
-    Prepare(String),
-    /// Writing failed.
-    #[error("writing to it failed: {0}")]
-    Write(#[source] io::Error),
+    /// Its file system did not take the files.
+    #[error(transparent)]
+    Stick(#[from] StickError),
     /// It is not there any more, or it is another one.
     #[error("it is not there any more, or was exchanged for another one")]
     Gone,
@@ -62,12 +36,4 @@ pub enum MediumError {
     /// A defect of this program, which was shown where it happened.
     #[error("the program failed while it worked on it")]
     Defect,
-}
-
-impl MediumError {
-    /// Turns a device's error into one that says what was being read.
-    pub(super) fn reading(what: &str) -> impl FnOnce(io::Error) -> Self {
-        let what = what.to_owned();
-        move |source| Self::Read { what, source }
-    }
 }

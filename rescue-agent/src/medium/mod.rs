@@ -11,14 +11,11 @@
 //! Not for: ESXi disks, which only [`crate::repair`] writes.
 
 mod error;
-mod fat;
 pub mod handover;
 mod records;
 #[cfg(test)]
 mod tests;
-mod window;
 mod worker;
-mod writing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,16 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::MediumError;
-pub use writing::MediumFile;
 
 use crate::discover;
 use crate::disk::{BlockDevice, Disks};
 use crate::fat::Region;
 use crate::inventory::{Disk, Inventory};
 use crate::settings::MAX_FILE_BYTES;
-use fat::{Geometry, Volume};
+use crate::stick::{ReadError, Stick, StickError, StickFile};
 use records::Begun;
-use window::Window;
 use worker::Worker;
 
 /// The file in the initramfs that holds the image's identity, relative to `/`.
@@ -159,14 +154,8 @@ impl Place {
 
     /// Whether the mark is there. What cannot be read is no medium.
     fn is_marked(&self, device: &dyn BlockDevice) -> bool {
-        let Ok(window) = Window::new(device, self.region) else {
-            return false;
-        };
-        let Ok(geometry) = Geometry::read(&window) else {
-            return false;
-        };
-        let found = Volume::new(&window, &geometry).find(&self.identity.mark());
-        matches!(found, Ok(Some(entry)) if !entry.is_directory)
+        let mark = Stick::new(device, self.region).length(&self.identity.mark());
+        matches!(mark, Ok(Some(_)))
     }
 
     /// Fails unless the disk is still the one that was found: a stick may have been exchanged, and
@@ -190,7 +179,7 @@ impl Place {
         file: &str,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, MediumError> {
-        self.with_volume(disks, |volume| volume.read(file, limit))
+        self.with_stick(disks, |stick| stick.read(file, limit))
             .map_err(|why| MediumError::File {
                 file: file.to_owned(),
                 why,
@@ -200,40 +189,35 @@ impl Place {
     /// Whether there is a file of this length.
     fn has(&self, disks: &dyn Disks, file: &str, length: u64) -> Result<bool, MediumError> {
         let found = self
-            .with_volume(disks, |volume| volume.find(file))
+            .with_stick(disks, |stick| stick.length(file))
             .map_err(|why| MediumError::File {
                 file: file.to_owned(),
                 why,
             })?;
-        Ok(found.is_some_and(|entry| !entry.is_directory && u64::from(entry.size) == length))
+        Ok(found.is_some_and(|found| u64::from(found) == length))
     }
 
     fn list(&self, disks: &dyn Disks, folder: &str) -> Result<Vec<String>, MediumError> {
-        let entries = self
-            .with_volume(disks, |volume| volume.list(folder))
+        self.with_stick(disks, |stick| stick.list(folder))
             .map_err(|why| MediumError::File {
                 file: folder.to_owned(),
                 why,
-            })?;
-        Ok(entries.into_iter().map(|entry| entry.name).collect())
+            })
     }
 
-    fn put(&self, disks: &dyn Disks, files: &[MediumFile]) -> Result<(), MediumError> {
+    fn put(&self, disks: &dyn Disks, files: &[StickFile]) -> Result<(), MediumError> {
         self.still_there(disks)?;
-        let device = disks.write(&self.disk).map_err(MediumError::Write)?;
-        writing::put(device.as_ref(), self.region, files)
+        let device = disks.write(&self.disk).map_err(StickError::Write)?;
+        Ok(Stick::new(device.as_ref(), self.region).put(files)?)
     }
 
-    fn with_volume<T>(
+    fn with_stick<T>(
         &self,
         disks: &dyn Disks,
-        work: impl FnOnce(&Volume<'_, '_>) -> Result<T, fat::ReadError>,
+        work: impl FnOnce(&Stick<'_>) -> Result<T, ReadError>,
     ) -> Result<T, String> {
         let device = disks.read(&self.disk).map_err(|error| error.to_string())?;
-        let window =
-            Window::new(device.as_ref(), self.region).map_err(|error| error.to_string())?;
-        let geometry = Geometry::read(&window)?;
-        work(&Volume::new(&window, &geometry)).map_err(|error| error.to_string())
+        work(&Stick::new(device.as_ref(), self.region)).map_err(|error| error.to_string())
     }
 }
 
@@ -283,7 +267,7 @@ impl Medium {
     ///
     /// # Errors
     /// [`MediumError`]; a warning to whoever runs a repair.
-    pub fn put(&self, files: Vec<MediumFile>, timeout: Duration) -> Result<(), MediumError> {
+    pub fn put(&self, files: Vec<StickFile>, timeout: Duration) -> Result<(), MediumError> {
         let (place, disks) = (self.place.clone(), Arc::clone(&self.disks));
         self.worker
             .run(timeout, move || place.put(disks.as_ref(), &files))
@@ -299,6 +283,6 @@ impl Medium {
             return Ok(());
         };
         let content = handover::block(on);
-        self.put(vec![MediumFile { path, content }], TIMEOUT)
+        self.put(vec![StickFile { path, content }], TIMEOUT)
     }
 }

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::MediumError;
-use super::writing::MediumFile;
 use super::{Medium, Place, TIMEOUT};
 use crate::disk::Disks;
 use crate::fat::FatTime;
 use crate::originals::{
     Collection, FOLDER, INDEX, Index, MAX_COPY_BYTES, MAX_INDEX_BYTES, Original,
 };
+use crate::stick::{StickError, StickFile};
 
 /// The folder of the reports.
 const REPORTS: &str = "reports";
@@ -70,7 +70,7 @@ impl Medium {
             let mut files = vec![file(&path, json.into_bytes())];
             files.extend(log.map(|log| file(&format!("{REPORTS}/{name}.log"), log.into_bytes())));
             let mut put = place.put(disks.as_ref(), &files);
-            if ends && matches!(put, Err(MediumError::Full { .. })) {
+            if ends && matches!(put, Err(MediumError::Stick(StickError::Full { .. }))) {
                 // How the run ended must not fail to be noted for want of room for the log.
                 files.truncate(1);
                 put = place.put(disks.as_ref(), &files);
@@ -148,8 +148,8 @@ impl Medium {
     }
 }
 
-fn file(path: &str, content: Vec<u8>) -> MediumFile {
-    MediumFile {
+fn file(path: &str, content: Vec<u8>) -> StickFile {
+    StickFile {
         path: path.to_owned(),
         content,
     }

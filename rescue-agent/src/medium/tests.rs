@@ -161,8 +161,8 @@ fn identity() -> Identity {
     Identity::parse("test-1\n").unwrap()
 }
 
-fn file(path: &str, content: &[u8]) -> MediumFile {
-    MediumFile {
+fn file(path: &str, content: &[u8]) -> StickFile {
+    StickFile {
         path: path.into(),
         content: content.to_vec(),
     }
@@ -385,7 +385,10 @@ fn a_full_medium_is_told_and_not_written() {
     let error = medium
         .put(vec![file("reports/a", &noise(3_000_000))], TIMEOUT)
         .unwrap_err();
-    assert!(matches!(error, MediumError::Full { .. }), "{error}");
+    assert!(
+        matches!(error, MediumError::Stick(StickError::Full { .. })),
+        "{error}"
+    );
     assert_eq!(stick.bytes(), before);
 }
 
@@ -465,7 +468,7 @@ fn a_damaged_medium_is_refused_and_not_written() {
             .put(vec![file("reports/a", b"a")], TIMEOUT)
             .unwrap_err();
         assert!(
-            matches!(error, MediumError::Unsound { .. }),
+            matches!(error, MediumError::Stick(StickError::Unsound { .. })),
             "{what}: {error}"
         );
         assert_eq!(stick.bytes(), before, "{what}");

@@ -1,4 +1,4 @@
-//! A partition of the medium as a stream of bytes in which nothing is written before all of it is
+//! A partition as a stream of bytes in which nothing is written before all of it is
 //! known: what is written stays in memory until [`Window::commit`] carries it out in an order that a
 //! power cut cannot hurt.
 //!
@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-use super::fat::Geometry;
+use super::geometry::Geometry;
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::Region;
 

@@ -1,21 +1,22 @@
-//! Putting files on the medium: all of a call, or nothing.
+//! Putting files on the volume: all of a call, or nothing.
 //!
 //! The crate `fatfs` changes a [`Window`], that is, memory. What it made is walked over like any
-//! volume, and only then brought to the medium.
+//! volume, and only then brought to the device.
 
 use std::io::{self, Seek, Write};
 
 use fatfs::{Date, DateTime, Dir, FileSystem, FsOptions, Time, TimeProvider};
 
-use super::error::MediumError;
-use super::fat::{self, DELETED, ENTRY_BYTES, Geometry, Survey, Volume};
+use super::error::StickError;
+use super::geometry::{ENTRY_BYTES, Geometry};
+use super::volume::{self, DELETED, Survey, Volume};
 use super::window::Window;
 use crate::disk::BlockDevice;
 use crate::fat::{FatTime, Region};
 
-/// A file to be put on the medium, in place of one of the same name.
+/// A file to be put on the volume, in place of one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MediumFile {
+pub struct StickFile {
     /// Where: names parted by `/`, from the root; folders are made.
     pub path: String,
     /// What.
@@ -30,33 +31,33 @@ const FOLDER_CLUSTERS: u64 = 4;
 /// Puts `files` on the volume at `region`.
 ///
 /// # Errors
-/// [`MediumError`]; unless it is [`MediumError::Write`], nothing was written.
+/// [`StickError`]; unless it is [`StickError::Write`], nothing was written.
 pub(super) fn put(
     device: &dyn BlockDevice,
     region: Region,
-    files: &[MediumFile],
-) -> Result<(), MediumError> {
-    let unsound = |why: String| MediumError::Unsound { why };
-    let mut window = Window::new(device, region).map_err(MediumError::reading("its partition"))?;
+    files: &[StickFile],
+) -> Result<(), StickError> {
+    let unsound = |why: String| StickError::Unsound { why };
+    let mut window = Window::new(device, region).map_err(StickError::reading("its partition"))?;
     let geometry = Geometry::read(&window).map_err(unsound)?;
-    let survey = fat::survey(&window, &geometry).map_err(unsound)?;
+    let survey = volume::survey(&window, &geometry).map_err(unsound)?;
     has_room(&geometry, &survey, files)?;
     settle_tables(&mut window, &geometry, &survey)
         .and_then(|()| change(&mut window, &geometry, files))
-        .map_err(|error| MediumError::Prepare(error.to_string()))?;
-    fat::survey(&window, &geometry).map_err(MediumError::Prepare)?;
-    window.commit(&geometry).map_err(MediumError::Write)
+        .map_err(|error| StickError::Prepare(error.to_string()))?;
+    volume::survey(&window, &geometry).map_err(StickError::Prepare)?;
+    window.commit(&geometry).map_err(StickError::Write)
 }
 
-fn has_room(geometry: &Geometry, survey: &Survey, files: &[MediumFile]) -> Result<(), MediumError> {
-    let clusters = |file: &MediumFile| {
+fn has_room(geometry: &Geometry, survey: &Survey, files: &[StickFile]) -> Result<(), StickError> {
+    let clusters = |file: &StickFile| {
         (file.content.len() as u64).div_ceil(geometry.cluster_bytes) + FOLDER_CLUSTERS
     };
     let needed: u64 = files.iter().map(clusters).sum();
     let free = u64::from(survey.free);
     match needed <= free {
         true => Ok(()),
-        false => Err(MediumError::Full {
+        false => Err(StickError::Full {
             needed: needed * geometry.cluster_bytes,
             free: free * geometry.cluster_bytes,
         }),
@@ -73,7 +74,7 @@ fn settle_tables(window: &mut Window<'_>, geometry: &Geometry, survey: &Survey) 
     Ok(())
 }
 
-fn change(window: &mut Window<'_>, geometry: &Geometry, files: &[MediumFile]) -> io::Result<()> {
+fn change(window: &mut Window<'_>, geometry: &Geometry, files: &[StickFile]) -> io::Result<()> {
     let (mut made, mut replacing) = (Vec::new(), Vec::new());
     with_root(window, |root| {
         let mut files = files.iter();
@@ -107,7 +108,7 @@ fn with_root(
 /// added to `replacing` with the other's.
 fn put_file(
     root: &Dir<'_, &mut Window<'_>>,
-    file: &MediumFile,
+    file: &StickFile,
     made: &mut Vec<String>,
     replacing: &mut Vec<(String, String)>,
 ) -> io::Result<()> {

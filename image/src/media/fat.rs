@@ -1,5 +1,6 @@
 //! FAT volumes without any trace of when or where they were made: the EFI system partitions of the ISO and of the USB
-//! image. Also single files in a finished volume, read and replaced.
+//! image. Also single files in a finished volume, read by the agent's reader of sticks and replaced by the crate that
+//! filled it.
 //!
 //! Not for a disk of a host: only for volumes of this builder, made in memory, and for files that claim to hold one. The
 //! crate `fatfs` takes a volume at its word, so that such a file is walked over first (`check`). Source of the format:
@@ -11,6 +12,9 @@ use std::ops::Range;
 use fatfs::{
     Date, DateTime, Dir, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider,
 };
+use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
+use rescue_agent::fat::Region;
+use rescue_agent::stick::{ReadError, Stick};
 
 /// Label of every volume.
 pub const LABEL: &[u8; 11] = b"ESXI_RESCUE";
@@ -19,8 +23,6 @@ const SECTOR_BYTES: usize = 512;
 const ENTRY_BYTES: usize = 32;
 /// Attribute of a directory, and the combination that marks a slot of a long name.
 const DIRECTORY: u8 = 0x10;
-/// Attribute of the volume's label, which slots of long names have, too.
-const LABEL_ATTRIBUTE: u8 = 0x08;
 const LONG_NAME: u8 = 0x0f;
 /// First byte of a deleted entry.
 const DELETED: u8 = 0xe5;
@@ -28,10 +30,6 @@ const DELETED: u8 = 0xe5;
 const FAT32_NUMBER: u32 = 0x0fff_ffff;
 /// Largest file that is read out of a finished volume, in bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
-/// Largest directory there can be: 65 536 entries.
-const MAX_DIRECTORY_BYTES: usize = 65_536 * ENTRY_BYTES;
-/// Most entries of a directory that are listed.
-const MAX_ENTRIES: usize = 1000;
 
 /// Which FAT, with the cluster size that makes even a small volume one of that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,30 +135,20 @@ pub fn volume(
 /// The content of a file, or nothing if there is none of that name.
 pub fn read_file(volume: &[u8], path: &str) -> io::Result<Option<Vec<u8>>> {
     check(volume)?;
-    let mut disk = ReadOnly(Cursor::new(volume));
-    let fs = open(&mut disk)?;
-    let mut file = match fs.root_dir().open_file(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    Read::by_ref(&mut file)
-        .take(MAX_FILE_BYTES)
-        .read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    let disk = Finished(volume);
+    disk.stick().read(path, MAX_FILE_BYTES).map_err(of_stick)
 }
 
 /// The names in a directory.
 pub fn list(volume: &[u8], path: &str) -> io::Result<Vec<String>> {
     check(volume)?;
-    let mut disk = ReadOnly(Cursor::new(volume));
-    let fs = open(&mut disk)?;
-    let dir = fs.root_dir().open_dir(path)?;
-    dir.iter()
-        .take(MAX_ENTRIES)
-        .map(|entry| Ok(entry?.file_name()))
-        .collect()
+    let disk = Finished(volume);
+    let names = disk.stick().list(path).map_err(of_stick)?;
+    // None of ours is empty.
+    match names.is_empty() {
+        true => Err(io::ErrorKind::NotFound.into()),
+        false => Ok(names),
+    }
 }
 
 /// Replaces the content of a file of the root directory or below, in place; creates it if there is none.
@@ -193,162 +181,59 @@ fn forget_free_count(volume: &mut [u8]) {
     }
 }
 
-/// The crate wants to be able to write even where it only reads.
-struct ReadOnly<'a>(Cursor<&'a [u8]>);
+/// A finished volume as a device that is read only.
+#[derive(Debug)]
+struct Finished<'v>(&'v [u8]);
 
-impl Read for ReadOnly<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+impl Finished<'_> {
+    fn stick(&self) -> Stick<'_> {
+        let region = Region {
+            start: ByteOffset(0),
+            length: self.size(),
+        };
+        Stick::new(self, region)
     }
 }
 
-impl Seek for ReadOnly<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
+impl BlockDevice for Finished<'_> {
+    fn sector_size(&self) -> SectorSize {
+        SectorSize::S512
     }
-}
 
-impl Write for ReadOnly<'_> {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset.0).map_err(io::Error::other)?;
+        let end = start.saturating_add(buf.len());
+        let there = self.0.get(start..end);
+        buf.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, _: ByteOffset, _: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Walks over a volume before `fatfs` gets it: whether every number leads somewhere, and no two chains meet.
+/// Walks over a volume before anything in it counts: whether every number leads somewhere, and no two chains meet.
 fn check(volume: &[u8]) -> io::Result<()> {
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "its FAT volume is damaged");
-    Walk::over(volume).ok_or_else(damaged)
+    Finished(volume).stick().check().map_err(of_stick)
 }
 
-/// The walk over a volume that may be anything.
-struct Walk<'v> {
-    volume: &'v [u8],
-    wide: bool,
-    fat_at: usize,
-    data_at: usize,
-    cluster_bytes: usize,
-    /// Clusters that a chain has, by number.
-    owned: Vec<bool>,
-}
-
-impl<'v> Walk<'v> {
-    /// Nothing where the volume is not sound. Sectors have 512 bytes in every volume of ours.
-    fn over(volume: &'v [u8]) -> Option<()> {
-        /// "Only one table is in use", in the extended flags.
-        const NOT_MIRRORED: usize = 0x80;
-        let boot = volume.get(..SECTOR_BYTES)?;
-        let half = |at: usize| usize::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
-        let (cluster_sectors, reserved) = (usize::from(boot[13]), half(14));
-        let (tables, root_entries) = (usize::from(boot[16]), half(17));
-        let wide = half(22) == 0;
-        let pick = |small: usize, large: usize| if small == 0 { large } else { small };
-        let table_bytes = pick(half(22), word(boot, 36)).checked_mul(SECTOR_BYTES)?;
-        let total_bytes = pick(half(19), word(boot, 32)).checked_mul(SECTOR_BYTES)?;
-        let plain = boot[510..] == [0x55, 0xaa]
-            && half(11) == SECTOR_BYTES
-            && cluster_sectors.is_power_of_two()
-            && reserved > 0
-            && matches!(tables, 1 | 2)
-            && root_entries.is_multiple_of(SECTOR_BYTES / ENTRY_BYTES)
-            && (root_entries == 0) == wide
-            && !(wide && half(40) & NOT_MIRRORED != 0)
-            && total_bytes <= volume.len();
-        let fat_at = reserved * SECTOR_BYTES;
-        let root_at = table_bytes.checked_mul(tables)?.checked_add(fat_at)?;
-        let data_at = root_at.checked_add(root_entries * ENTRY_BYTES)?;
-        let cluster_bytes = cluster_sectors * SECTOR_BYTES;
-        let clusters = total_bytes
-            .checked_sub(data_at)?
-            .checked_div(cluster_bytes)?;
-        let needed = (clusters + 2) * if wide { 4 } else { 2 };
-        if !plain || needed > table_bytes || clusters == 0 {
-            return None;
-        }
-        let mut walk = Self {
-            volume,
-            wide,
-            fat_at,
-            data_at,
-            cluster_bytes,
-            owned: vec![false; clusters + 2],
-        };
-        let root = match wide {
-            true => walk.directory(word(boot, 44))?,
-            false => volume.get(root_at..data_at)?.to_vec(),
-        };
-        walk.entries(root)
-    }
-
-    /// Every file and directory below this one.
-    fn entries(&mut self, root: Vec<u8>) -> Option<()> {
-        let mut todo = vec![root];
-        while let Some(directory) = todo.pop() {
-            for entry in directory.as_chunks::<ENTRY_BYTES>().0 {
-                let (first, attributes) = (entry[0], entry[11]);
-                if first == 0 {
-                    break;
-                }
-                // Labels and slots of long names have no content.
-                if matches!(first, DELETED | b'.') || attributes & LABEL_ATTRIBUTE != 0 {
-                    continue;
-                }
-                let cluster = first_cluster(entry);
-                let size = word(entry, 28);
-                if attributes & DIRECTORY != 0 {
-                    todo.push(self.directory(cluster)?);
-                } else if cluster != 0 || size != 0 {
-                    let holds = self.claim(cluster)?.len() * self.cluster_bytes;
-                    (size <= holds).then_some(())?;
-                }
-            }
-        }
-        Some(())
-    }
-
-    fn directory(&mut self, first: usize) -> Option<Vec<u8>> {
-        let chain = self.claim(first)?;
-        if chain.len() * self.cluster_bytes > MAX_DIRECTORY_BYTES {
-            return None;
-        }
-        let mut content = Vec::new();
-        for cluster in chain {
-            let at = self.data_at + (cluster - 2) * self.cluster_bytes;
-            content.extend_from_slice(self.volume.get(at..at + self.cluster_bytes)?);
-        }
-        Some(content)
-    }
-
-    /// The clusters of a chain, which no other has. So all chains together are no longer than the volume.
-    fn claim(&mut self, first: usize) -> Option<Vec<usize>> {
-        let (mut chain, mut number) = (Vec::new(), first);
-        loop {
-            let owned = self.owned.get_mut(number).filter(|_| number >= 2)?;
-            if std::mem::replace(owned, true) {
-                return None;
-            }
-            chain.push(number);
-            let next = self.next(number)?;
-            let end = if self.wide { 0x0fff_fff8 } else { 0xfff8 };
-            if next >= end {
-                return Some(chain);
-            }
-            number = next;
-        }
-    }
-
-    fn next(&self, number: usize) -> Option<usize> {
-        let width = if self.wide { 4 } else { 2 };
-        let at = self.fat_at + number * width;
-        let entry = self.volume.get(at..at + width)?;
-        Some(match self.wide {
-            true => word(entry, 0) & FAT32_NUMBER as usize,
-            false => usize::from(u16::from_le_bytes([entry[0], entry[1]])),
-        })
-    }
+fn of_stick(error: ReadError) -> io::Error {
+    let why = match error {
+        ReadError::Device(error) => return error,
+        ReadError::NotFat(why) | ReadError::Damaged(why) => why,
+        large @ ReadError::TooLarge { .. } => return io::Error::other(large.to_string()),
+    };
+    let why = format!("its FAT volume is damaged: {why}");
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 fn open<T: Read + Write + Seek>(disk: &mut T) -> io::Result<FileSystem<&mut T>> {

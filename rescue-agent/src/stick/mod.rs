@@ -62,6 +62,17 @@ impl<'d> Stick<'d> {
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
+    /// Walks over all of it: whether its files contradict one another or the tables.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn check(&self) -> Result<(), ReadError> {
+        let window = Window::new(self.device, self.region)?;
+        let geometry = Geometry::read(&window).map_err(ReadError::NotFat)?;
+        volume::survey(&window, &geometry).map_err(ReadError::Damaged)?;
+        Ok(())
+    }
+
     /// Puts files on it, each in place of one of the same name: all of them or none.
     ///
     /// # Errors

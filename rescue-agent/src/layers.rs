@@ -28,13 +28,13 @@ const AGENT: &[&[&str]] = &[
 
 /// The builder's modules, the lowest floor first.
 const BUILDER: &[&[&str]] = &[
-    &["error", "options", "progress", "collect"],
+    &["error", "options", "progress"],
     &["hash", "manual", "settings", "tool"],
     &["inputs"],
     &["parts"],
     &["media"],
     &["finished"],
-    &["build"],
+    &["build", "collect"],
     &["cli"],
 ];
 

@@ -8,6 +8,8 @@ use thiserror::Error;
 
 use super::identity::Names;
 
+/// Largest report that is taken, in bytes. One of a host with many disks has some ten thousand.
+pub const MAX_REPORT: usize = 4 * 1024 * 1024;
 /// The only schema that is taken.
 const SCHEMA: &str = "esxi-rescue/1";
 /// The results a report may have.

@@ -23,11 +23,10 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::timeout;
 
 use super::body::{Answer, Content, answer, say};
-use super::document::is_well;
+use super::document::{MAX_REPORT, is_well};
 use super::fetches::Fetch;
 use super::hosts::Row;
 use super::identity::is_folder_name;
-use super::server::MAX_REPORT;
 use super::state::{Change, Known, State};
 use super::store::HOSTS;
 

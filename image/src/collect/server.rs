@@ -25,15 +25,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::access::Access;
 use super::body::{Answer, say};
-use super::document::Document;
+use super::document::{Document, MAX_REPORT};
 use super::page;
 use super::places::{Activity, Numbers, Place, Places};
 use super::served::{self, Served};
 use super::state::State;
 use super::store::{Arrival, Kept, Store};
 
-/// Largest report that is taken, in bytes. One of a host with many disks has some ten thousand.
-pub const MAX_REPORT: usize = 4 * 1024 * 1024;
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// Longest path that is remembered of a report, in characters.

@@ -20,12 +20,12 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use rescue_agent::report;
 use rescue_agent::settings::{Key, Origin};
 
-/// Makes rescue images for ESXi hosts whose boot storage controller was passed through to a virtual machine.
+/// Makes rescue images for ESXi hosts whose boot storage controller was set to passthrough.
 #[derive(Debug, Parser)]
 #[command(
     name = "rescue-image",
     version,
-    after_help = "Start with 'make image', which installs what is needed and runs 'rescue-image build'."
+    after_help = "'make image' installs the required packages and runs 'rescue-image build'."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -47,8 +47,8 @@ enum Action {
 /// Build the images into a directory
 ///
 /// Takes the kernel, shim and GRUB from Debian packages (downloaded and verified by apt, nothing is
-/// installed, no root needed) and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. What is already
-/// there and still right is not built again. The same inputs give the same bytes.
+/// installed, no root needed) and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. Files that
+/// are present and still correct are not built again. The same inputs give the same bytes.
 #[derive(Debug, Args)]
 struct BuildArgs {
     /// Where the images go
@@ -60,34 +60,34 @@ struct BuildArgs {
     /// The static agent to pack [default: rescue-agent beside this program]
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
-    /// Words for the kernel command line, for instance "rescue.countdown=0 rescue.mode=inspect"
+    /// Words to add to the kernel command line, for example "rescue.countdown=0 rescue.mode=inspect"
     #[arg(long, value_name = "WORDS", default_value = "")]
     append: String,
     /// A rescue.toml with settings to build in
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Take the newest kernel of this Debian suite, which must be among apt's sources, for instance bookworm-backports
+    /// Use the newest kernel of this Debian suite, for example bookworm-backports; apt's sources must include it
     #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel_deb", "modules_dir"])]
     suite: Option<String>,
-    /// Take the kernel out of this linux-image package
+    /// Use the kernel from this linux-image package file
     #[arg(long, value_name = "FILE", conflicts_with = "modules_dir")]
     kernel_deb: Option<PathBuf>,
-    /// Take the modules of an installed kernel, for instance /lib/modules/6.1.0-18-amd64, and the vmlinuz beside them
+    /// Use the modules of an installed kernel, for example /lib/modules/6.1.0-18-amd64, and the vmlinuz next to them
     #[arg(long, value_name = "DIR")]
     modules_dir: Option<PathBuf>,
     /// The kernel that belongs to --modules-dir
     #[arg(long, value_name = "FILE", requires = "modules_dir")]
     vmlinuz: Option<PathBuf>,
-    /// Put a shell (Debian's busybox-static) in, offered in the menu of the console
+    /// Include a shell (Debian's busybox-static), which the menu of the console then offers
     #[arg(long)]
     with_shell: bool,
-    /// Put the network drivers on the ISO too (the USB image and the netboot tree always have them)
+    /// Include the network drivers in the ISO as well (the USB image and the netboot tree always have them)
     #[arg(long)]
     net: bool,
-    /// Ask nothing of the network: use the packages of the last build
+    /// Do not use the network: use the packages of the last build
     #[arg(long)]
     offline: bool,
-    /// Build even if everything is there
+    /// Build even if nothing has changed, and replace customised files
     #[arg(long)]
     force: bool,
     /// Show errors only
@@ -98,26 +98,26 @@ struct BuildArgs {
 /// Change the settings of a finished image, without rebuilding and without root
 ///
 /// The settings are what the boot menu passes to the agent. Without -o the image is changed in place. Signatures
-/// stay valid: nothing that Secure Boot verifies is touched. SHA256SUMS no longer fits a changed file.
+/// stay valid: nothing that Secure Boot verifies is changed. A changed file no longer matches SHA256SUMS.
 #[derive(Debug, Args)]
 struct CustomizeArgs {
     /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
     image: PathBuf,
-    /// A setting; may be given several times, replaces an earlier value of the key
+    /// A setting; can be given several times; replaces the present value of the key
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// A key to set back to the default
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
-    /// A rescue.toml: on the USB image it becomes the file of that name, elsewhere its settings are taken over
+    /// A rescue.toml: replaces the file of that name on the USB image; for other images, its settings are copied
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Write the changed image here and leave IMAGE as it is
+    /// Write the changed image to this path and do not change IMAGE
     #[arg(long, short, value_name = "OUT")]
     output: Option<PathBuf>,
 }
 
-/// Check that an image is whole, and print what it is and its settings
+/// Check that an image is intact, and print its version and settings
 #[derive(Debug, Args)]
 struct ShowArgs {
     /// The image: esxi-rescue.iso, esxi-rescue.img or the directory netboot
@@ -214,7 +214,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
     );
     if outcome.iso_is_mute {
         eprintln!(
-            "WARNING: the settings ask for a report, and {} cannot send it: it has no network drivers. The USB image and the \
+            "WARNING: the setting report is set, but {} cannot send a report: it has no network drivers. The USB image and the \
              netboot tree have them; for the ISO build with 'make image NET=1' ('rescue-image build --net')",
             options.out.join(layout::ISO).display()
         );
@@ -229,11 +229,11 @@ fn mib(bytes: u64) -> f64 {
 }
 
 fn agent_beside_us() -> Result<PathBuf> {
-    let us = env::current_exe().context("finding this program's own place")?;
+    let us = env::current_exe().context("finding the path of this program")?;
     let agent = us.with_file_name("rescue-agent");
     if !agent.exists() {
         bail!(
-            "there is no {}; build it (cargo build --release -p rescue-agent) or say --agent FILE",
+            "there is no {}; build it (cargo build --release -p rescue-agent) or use --agent FILE",
             agent.display()
         );
     }
@@ -252,7 +252,7 @@ fn epoch(text: Option<OsString>) -> Result<u64> {
 fn run_customize(args: &CustomizeArgs) -> Result<()> {
     if args.set.is_empty() && args.unset.is_empty() && args.config.is_none() {
         bail!(
-            "nothing to change: give --set KEY=VALUE, --unset KEY or --config FILE (see rescue-image customize --help)"
+            "nothing to change: use --set KEY=VALUE, --unset KEY or --config FILE (see rescue-image customize --help)"
         );
     }
     let mut image = Finished::open(&args.image)?;
@@ -276,8 +276,8 @@ fn run_show(args: &ShowArgs) -> Result<()> {
 
 fn print_image(path: &Path, image: &Finished) -> Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{}: {}, whole", path.display(), image.kind())?;
-    // What is quoted from the image may hold anything, and the digests in it are its own.
+    writeln!(out, "{}: {}, intact", path.display(), image.kind())?;
+    // Text from the image is not trusted: its digests are in the image as well.
     writeln!(out, "  {}", report::escape(&image.info()?))?;
     writeln!(out, "  image {}", report::escape(image.identity()))?;
     let network = if image.has_network()? {

@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// The finished artefact failed the builder's own check.
     #[error(
-        "{path} was written but is not right: {problem}. It was not put in place; please report this"
+        "{path} was written but failed its check: {problem}. It was discarded; please report this"
     )]
     Unsound {
         /// The artefact.

@@ -1,4 +1,4 @@
-//! What the builder tells the person who waits: a moving line on a terminal, plain lines elsewhere.
+//! What the builder shows while it works: a moving line on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The agent's settings as the builder meets them: words for the kernel command line, and `rescue.toml`. The keys and
-//! their parser are the agent's own; a wrong setting is refused here, at the desk, and not by the host in the server
-//! room.
+//! their parser are the agent's own; a wrong setting is rejected when the image is made, not only when the host
+//! starts.
 
 use std::path::Path;
 
@@ -84,7 +84,8 @@ fn check_plain(word: &str) -> Result<()> {
     }
     Err(wrong(
         word,
-        "only letters, digits and ._:,/@%?&=+-[]~ can stand on the kernel command line".to_owned(),
+        "only letters, digits and ._:,/@%?&=+-[]~ are possible on the kernel command line"
+            .to_owned(),
     ))
 }
 
@@ -117,7 +118,7 @@ pub fn from_toml(path: &Path, content: &[u8]) -> Result<Vec<Setting>> {
 #[must_use]
 pub fn template() -> String {
     let mut text =
-        "# Settings of the ESXi rescue. Take away the leading # of a line to change a setting.\n\
+        "# Settings of the ESXi rescue. Remove the # at the start of a line to change a setting.\n\
          # A wrong setting stops the program before it writes anything.\n"
             .to_owned();
     let defaults = Settings::default();

@@ -53,7 +53,7 @@ impl Access {
     pub fn check(&self, from: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Answer> {
         match self {
             Access::Everybody => Ok(()),
-            // Comparing hashes tells nothing of the token by the time it takes.
+            // The time it takes to compare hashes reveals nothing about the token.
             Access::Token(hash) => match token(headers) {
                 Some(token) if Sha256::digest(&token)[..] == hash[..] => Ok(()),
                 _ => Err(asked_for_token()),

@@ -17,79 +17,79 @@ HTTPS with a certificate of your own:
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 \\
     -subj /CN=rescue -keyout key.pem -out cert.pem
   rescue-image collect --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
-It prints the certificate's SHA-256, which the hosts take as the setting report_pin.
+It prints the certificate's SHA-256: the value of the hosts' setting report_pin.
 
 The page for a browser is shown on this machine only, unless there is a token:
   openssl rand -hex 16 > token
   rescue-image collect --listen 0.0.0.0:8443 … --view-token-file token
-The browser asks for it: any user name, the token as the password.
+The browser asks for it: enter any user name, and the token as the password.
 
-Anybody who reaches the port may send reports: listen only where that is all right.";
+Anybody who can connect to the port can send reports: listen only on a network where this is acceptable.";
 
-/// Receive the reports of hosts, keep them and show them as they come
+/// Receive, store and show the reports of hosts
 ///
-/// The hosts send where the setting `report` says, for instance
-/// rescue.report=http://10.0.0.1:8080/ on their kernel command line. Each report is kept as
+/// The hosts send their reports to the URL of the setting `report`, for example
+/// rescue.report=http://10.0.0.1:8080/ on their kernel command line. Each report is stored as
 /// DIR/hosts/SERIAL/TIME-HASH.json, and as one line of DIR/reports.jsonl. On a terminal a table shows the last
 /// report of each host; elsewhere a line is printed for each report. A browser shows the same as a page. With
-/// --serve it is also the server that BMCs read the image from. Ctrl-C ends it.
+/// --serve it also serves the image to BMCs. Ctrl-C ends it.
 #[derive(Debug, Args)]
 pub struct CollectArgs {
-    /// Where to listen; 0.0.0.0:8080 is every network of this machine
+    /// Address to listen on; 0.0.0.0:8080 means every network of this machine
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The folder that keeps the reports
+    /// The folder of the reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     store: PathBuf,
-    /// Receive by HTTPS with this certificate (PEM, a chain with the receiver's own first)
+    /// Use HTTPS with this certificate (PEM; a chain starts with the receiver's own certificate)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// The key of the certificate (PEM)
+    /// The private key of the certificate (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Serve this image at /iso/NAME.iso, for virtual media and UEFI HTTP Boot; may be given several times
+    /// Serve this image at /iso/NAME.iso, for virtual media and UEFI HTTP Boot; can be given several times
     #[arg(long, value_name = "FILE")]
     serve: Vec<PathBuf>,
-    /// Serve the images by plain HTTP here as well, for BMCs that do not take the certificate
+    /// Serve the images by plain HTTP on this address as well, for BMCs that do not accept the certificate
     #[arg(long, value_name = "ADDRESS:PORT", requires = "serve")]
     serve_listen: Option<SocketAddr>,
-    /// Reports of one host that are kept; the oldest go first
+    /// Number of reports to keep of one host; the oldest are deleted first
     #[arg(long, value_name = "N", default_value = "20", value_parser = at_least_one)]
     keep: usize,
-    /// Reports that are kept in all
+    /// Number of reports to keep in total
     #[arg(long, value_name = "N", default_value = "10000", value_parser = at_least_one)]
     keep_total: usize,
-    /// MiB of reports that are kept in all; the folder takes a little more than twice as much
+    /// MiB of reports to keep in total; the folder needs a little more than twice as much
     #[arg(long, value_name = "MIB", default_value = "1024", value_parser = clap::value_parser!(u64).range(1..))]
     keep_mib: u64,
-    /// Show the page to whoever knows the token in this file; without one, on this machine only
+    /// Show the page to those who know the token in this file; without it, on this machine only
     #[arg(long, value_name = "FILE")]
     view_token_file: Option<PathBuf>,
-    /// Show the page to everybody who reaches the port
+    /// Show the page to everybody who can connect to the port
     #[arg(long, conflicts_with = "view_token_file")]
     view_without_token: bool,
 }
 
-/// Tell what the reports in a folder of collect say, of all hosts or of one
+/// Print the results of all hosts, or of one, from the folder of collect
 ///
 /// The last report of each host; one that found nothing left to do does not hide that a host was repaired before. Exit
 /// status: 0 found, 3 there is no such report, 4 the names belong to several hosts, 1 another error, 2 wrong usage.
 #[derive(Debug, Args)]
 pub struct ReportsArgs {
-    /// The folder that keeps the reports
+    /// The folder of the reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     store: PathBuf,
     /// The host with one of these names: uuid=, serial=, sku= (taken as a serial number too), path= of the URL that it
-    /// reports to. A UUID may be in either byte order, and placeholders such as "Default string" are passed over
+    /// reports to. A UUID may be in either byte order, and placeholders such as "Default string" are ignored
     #[arg(long = "match", value_name = "KEY=VALUE,…")]
     matching: Option<Matching>,
-    /// Only reports that came then or later: 2026-01-31T14:00:00Z, or seconds since 1970
+    /// Only reports received at this time or later: 2026-01-31T14:00:00Z, or seconds since 1970
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<SystemTime>,
-    /// Wait so many seconds for a report
+    /// How many seconds to wait for a report
     #[arg(long, value_name = "SECONDS", default_value = "0")]
     wait: u64,
-    /// Print JSON, with who read the served images
+    /// Print JSON, including which addresses read the served images
     #[arg(long)]
     json: bool,
 }

@@ -40,7 +40,7 @@ pub enum NotReport {
     #[error("not a report: {0}")]
     Field(serde_json::Error),
     /// The result is none.
-    #[error("{0:?} is no result that a report can have")]
+    #[error("{0:?} is not a valid result of a report")]
     Result(String),
 }
 
@@ -238,7 +238,7 @@ mod tests {
             (report(|value| value["schema"] = 1.into()), "schema is 1"),
             (
                 report(|value| value["result"] = "great".into()),
-                "\"great\" is no result",
+                "\"great\" is not a valid result",
             ),
             (
                 report(|value| value["disks"] = "none".into()),

@@ -199,22 +199,22 @@ fn introduction(
 ) -> Vec<String> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     let mut lines = vec![format!(
-        "Receiving reports on {scheme}://{at}/, keeping them in {}",
+        "Receiving reports on {scheme}://{at}/, storing them in {}",
         options.store.display()
     )];
     if let Some(tls) = tls {
         lines.push(format!(
-            "The hosts' settings: report={scheme}://THIS-MACHINE:{}/",
+            "Settings for the hosts: report={scheme}://THIS-MACHINE:{}/",
             at.port()
         ));
         lines.push(format!(
-            "                     report_pin={}",
+            "                        report_pin={}",
             tls.fingerprint
         ));
     }
     if at.ip().is_loopback() {
         lines.push(format!(
-            "Only this machine can send: for hosts on the network use --listen 0.0.0.0:{}",
+            "Only this machine can send reports: to accept hosts on the network, use --listen 0.0.0.0:{}",
             at.port()
         ));
     }

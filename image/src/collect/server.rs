@@ -198,7 +198,7 @@ async fn answer(
         }
         (false, _) => not_allowed(
             "GET, HEAD, POST",
-            "Reports are sent here by POST, and seen by GET.\n",
+            "Send reports with POST, and see them with GET.\n",
         ),
     }
 }
@@ -324,7 +324,7 @@ fn keep(document: &Document, bytes: &Bytes, from: SocketAddr, service: &Service)
                 .problem(&not_kept(&document.summary.serial, &error));
             say(
                 StatusCode::INSUFFICIENT_STORAGE,
-                "The report could not be kept; try again later.\n",
+                "The report could not be stored; try again later.\n",
             )
         }
     }
@@ -333,11 +333,11 @@ fn keep(document: &Document, bytes: &Bytes, from: SocketAddr, service: &Service)
 fn not_kept(serial: &str, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room there: hosts try again for a minute, and then go on without"
+            "; free some space there: hosts try again for a minute, and then continue without"
         }
         _ => "",
     };
-    format!("A report of {serial} could not be kept: {error}{remedy}")
+    format!("A report of {serial} could not be stored: {error}{remedy}")
 }
 
 /// A connection whose bytes are noticed.

@@ -40,7 +40,7 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Tls> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .context("certificate and key do not work together")?;
+        .context("certificate and key do not match")?;
     Ok(Tls {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         fingerprint,

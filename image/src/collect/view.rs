@@ -136,7 +136,7 @@ impl Screen {
             let count = left_out.swap(0, Ordering::Relaxed);
             if count > 0 {
                 self.warn(&format!(
-                    "The output was not read for a while: {count} lines were left out; the reports are in the folder"
+                    "The output was not read for a while: {count} lines were omitted; the reports are in the folder"
                 ));
             }
         }

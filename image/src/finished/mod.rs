@@ -80,7 +80,7 @@ impl Finished {
         let foreign = |problem: &str| Error::input(path, problem);
         let identity = store
             .identity(path)?
-            .ok_or_else(|| foreign("this is no image of esxi-rescue"))?;
+            .ok_or_else(|| foreign("this is not an image of esxi-rescue"))?;
         let block = store
             .read(path, store.settings_block())?
             .ok_or_else(|| foreign("damaged: its settings block is missing"))?;
@@ -238,9 +238,9 @@ impl Finished {
             let (digest, name) = line
                 .split_once("  ")
                 .filter(|(_, name)| paths::is_plain(name))
-                .ok_or_else(|| self.damaged("its list of digests is garbled"))?;
+                .ok_or_else(|| self.damaged("its list of digests is damaged"))?;
             if hash::sha256(&self.require(name)?) != digest {
-                return Err(self.damaged(&format!("the file {name} in it was altered")));
+                return Err(self.damaged(&format!("the file {name} in it was changed")));
             }
         }
         if sums.is_empty() {
@@ -294,9 +294,9 @@ impl Store {
                 .map(str::to_owned)
                 .collect(),
             Store::Usb { bytes, volume } => fat::list(&bytes[volume.clone()], ".disk")
-                .map_err(|_| Error::input(path, "this is no image of esxi-rescue"))?,
+                .map_err(|_| Error::input(path, "this is not an image of esxi-rescue"))?,
             Store::Netboot { dir, .. } => list(&dir.join(".disk")).map_err(|_| {
-                Error::input(path, "this directory is no netboot tree of esxi-rescue")
+                Error::input(path, "this directory is not a netboot tree of esxi-rescue")
             })?,
         };
         let identity = |name: &String| name.strip_prefix(IDENTITY_PREFIX).map(str::to_owned);
@@ -352,7 +352,7 @@ impl Store {
 /// The EFI system partition of an image whose partition table, with its copy at the end, fits the file. The file may be
 /// anything.
 fn esp_place(bytes: &[u8]) -> std::result::Result<Range<usize>, String> {
-    let foreign = |why: &str| format!("this is no image of esxi-rescue ({why})");
+    let foreign = |why: &str| format!("this is not an image of esxi-rescue ({why})");
     let table = match partition::read(&InMemory(bytes)) {
         Ok(table) => table,
         Err(PartitionError::NoTable { .. }) => return Err(foreign("no partition table in it")),
@@ -366,7 +366,8 @@ fn esp_place(bytes: &[u8]) -> std::result::Result<Range<usize>, String> {
         } => {}
         TableKind::Gpt { .. } => {
             return Err(
-                "damaged: it is cut short or padded, or its partition table is garbled".to_owned(),
+                "damaged: it is too short or too long, or its partition table is damaged"
+                    .to_owned(),
             );
         }
     }
@@ -445,7 +446,7 @@ fn save_tree(dir: &Path, changed: &BTreeMap<&'static str, Vec<u8>>, out: &Path) 
             .try_for_each(|(name, content)| replace(&dir.join(name), content));
     }
     if fs::symlink_metadata(out).is_ok() {
-        return Err(Error::input(out, "is there already; name a new directory"));
+        return Err(Error::input(out, "already exists; choose a new directory"));
     }
     let there = out.ancestors().skip(1).find_map(|above| match above {
         above if above.as_os_str().is_empty() => fs::canonicalize(".").ok(),
@@ -454,7 +455,7 @@ fn save_tree(dir: &Path, changed: &BTreeMap<&'static str, Vec<u8>>, out: &Path) 
     if there.is_some_and(|there| there.starts_with(&dir)) {
         return Err(Error::input(
             out,
-            format!("lies inside {}; name a directory elsewhere", dir.display()),
+            format!("is inside {}; choose a directory elsewhere", dir.display()),
         ));
     }
     let mut content = Vec::new();
@@ -499,11 +500,11 @@ fn list_tree(
         if !kind.is_dir() && !path.is_file() {
             return Err(Error::input(
                 &path,
-                "is no regular file; it cannot be copied",
+                "is not a regular file; it cannot be copied",
             ));
         }
         if depth > MAX_DEPTH || found.len() > MAX_ENTRIES {
-            return Err(Error::input(dir, "holds more than can be copied"));
+            return Err(Error::input(dir, "contains more than can be copied"));
         }
         found.push((name.clone(), kind.is_dir()));
         if kind.is_dir() {
@@ -526,7 +527,7 @@ fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
     if old.as_ref().is_some_and(|old| !old.is_file()) {
         return Err(Error::input(
             target,
-            "is there and is no regular file; name a file. To a stick, dd writes the file",
+            "exists and is not a regular file; choose a file name. To write the file to a stick, use dd",
         ));
     }
     // A link keeps pointing to what it names.
@@ -620,7 +621,7 @@ mod tests {
         for name in ["/etc/passwd", "../../etc/passwd", "grub/../vmlinuz"] {
             fs::write(&sums, format!("{}  {name}\n", "0".repeat(64))).unwrap();
             let error = Finished::open(&tree).unwrap_err().to_string();
-            assert!(error.contains("garbled"), "{error}");
+            assert!(error.contains("damaged"), "{error}");
         }
     }
 
@@ -650,7 +651,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &device).unwrap();
         for out in [device.as_path(), temp.path(), Path::new("/dev/null")] {
             let error = Finished::open(&path).unwrap().save(Some(out)).unwrap_err();
-            assert!(error.to_string().contains("no regular file"), "{error}");
+            assert!(error.to_string().contains("not a regular file"), "{error}");
         }
         assert!(fs::symlink_metadata(&device).unwrap().is_symlink());
     }
@@ -681,14 +682,14 @@ mod tests {
         };
         for inside in [tree.join("mine"), tree.join("a/../b/mine")] {
             let error = save(&inside).unwrap_err().to_string();
-            assert!(error.contains("lies inside"), "{error}");
+            assert!(error.contains("is inside"), "{error}");
         }
         let new = temp.path().join("srv/tftp");
         save(&new).unwrap();
         assert_eq!(list(&temp.path().join("srv")).unwrap(), ["tftp"]);
         assert!(new.join("grub/hosts/5ZTVM22.cfg").exists());
         let error = save(&new).unwrap_err().to_string();
-        assert!(error.contains("is there already"), "{error}");
+        assert!(error.contains("already exists"), "{error}");
         let mode = fs::metadata(&new).unwrap().permissions().mode();
         assert_eq!(mode & 0o500, 0o500);
         assert_eq!(mode, fs::metadata(&tree).unwrap().permissions().mode());

@@ -31,7 +31,7 @@ pub fn check_unchanged(out: &Path, before: &Manifest) -> Result<()> {
     Err(Error::input(
         &path,
         format!(
-            "was changed since it was built, and building would lose that. Move {} to another place (and customize with -o \
+            "was changed since it was built, and a new build would lose the change. Move {} to another place (and customize with -o \
              from now on), or build with --force to lose the change",
             image.display()
         ),

@@ -235,11 +235,11 @@ impl ModuleTree {
         by_alias: &BTreeMap<&'t str, Vec<&'t str>>,
     ) -> Vec<&'t str> {
         let mut names = BTreeSet::new();
-        for wish in &module.info.soft_pre {
-            let name = modinfo::normalise(wish);
+        for wanted in &module.info.soft_pre {
+            let name = modinfo::normalise(wanted);
             match self.modules.get_key_value(&name) {
                 Some((name, _)) => _ = names.insert(name.as_str()),
-                None => names.extend(by_alias.get(wish.as_str()).into_iter().flatten()),
+                None => names.extend(by_alias.get(wanted.as_str()).into_iter().flatten()),
             }
         }
         names.remove(module.info.name.as_str());

@@ -76,7 +76,7 @@ fn vmlinuz_of(modules: &Path) -> Result<PathBuf> {
             Error::input(
                 modules,
                 format!(
-                    "no kernel for these modules at {}; say --vmlinuz FILE",
+                    "no kernel for these modules at {}; use --vmlinuz FILE",
                     tried.join(", ")
                 ),
             )
@@ -134,7 +134,7 @@ fn modules_dir(unpacked: &Path, deb: &Deb) -> Result<PathBuf> {
     }
     Err(Error::input(
         &deb.path,
-        "no lib/modules in this package; it is no Debian kernel image",
+        "no lib/modules in this package; it is not a Debian kernel image",
     ))
 }
 

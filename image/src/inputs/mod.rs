@@ -166,7 +166,7 @@ fn fetch_packages(options: &Options, archive: &Archive, progress: &Progress) -> 
         let releases = archive.releases(&[name])?;
         let release = releases
             .first()
-            .ok_or_else(|| missing("apt answered for other packages than were asked for"))?;
+            .ok_or_else(|| missing("apt returned other packages than requested"))?;
         archive.fetch(release, &note)
     };
     let (meta, kernel) = match &options.kernel {
@@ -200,17 +200,18 @@ fn newest_kernel(
     let meta = archive.releases_of(suite, &[KERNEL_META])?;
     let meta = meta
         .first()
-        .ok_or_else(|| missing("unknown to apt; is this Debian?"))?;
+        .ok_or_else(|| missing("apt does not know it; is this Debian?"))?;
     let fetch = |meta: &Release| -> Result<(Release, Deb)> {
         let name = meta
             .depends
             .iter()
             .find(|name| name.starts_with("linux-image-"));
-        let name = name.ok_or_else(|| missing("it depends on no kernel; is this Debian?"))?;
+        let name =
+            name.ok_or_else(|| missing("it does not depend on a kernel; is this Debian?"))?;
         let releases = archive.releases_of(suite, &[name])?;
         let release = releases
             .first()
-            .ok_or_else(|| missing("its kernel is unknown to apt"))?;
+            .ok_or_else(|| missing("apt does not know its kernel"))?;
         Ok((meta.clone(), archive.fetch(release, note)?))
     };
     fetch(meta).or_else(|error| {
@@ -219,7 +220,7 @@ fn newest_kernel(
         };
         let found = fetch(last).map_err(|_| error)?;
         note(&format!(
-            "the current kernel could not be downloaded; going on with {} from the cache",
+            "the current kernel could not be downloaded; using {} from the cache",
             found.1.release.package
         ));
         Ok(found)
@@ -244,11 +245,11 @@ fn read_agent(path: &Path) -> Result<Vec<u8>> {
         Ok(false) => Ok(bytes),
         Ok(true) => Err(Error::input(
             path,
-            "the agent is linked dynamically and could not start; build it with the project's own cargo configuration",
+            "the agent is linked dynamically and could not start in the image; build it with the project's own cargo configuration",
         )),
         Err(error) => Err(Error::input(
             path,
-            format!("the agent is no 64-bit Linux program: {error}"),
+            format!("the agent is not a 64-bit Linux program: {error}"),
         )),
     }
 }
@@ -341,7 +342,7 @@ mod tests {
             read_agent(script.path())
                 .unwrap_err()
                 .to_string()
-                .contains("no 64-bit Linux program")
+                .contains("not a 64-bit Linux program")
         );
     }
 

@@ -33,12 +33,10 @@ pub enum ModInfoError {
     #[error("not a readable 64-bit ELF object: {0}")]
     Elf(String),
     /// There is no `.modinfo` section.
-    #[error("it has no .modinfo section, so it is no kernel module")]
+    #[error("it has no .modinfo section, so it is not a kernel module")]
     NoSection,
     /// The section is absurdly large.
-    #[error(
-        "its .modinfo section has {found} bytes, more than the {MAX_SECTION_BYTES} that are believable"
-    )]
+    #[error("its .modinfo section has {found} bytes, more than the limit of {MAX_SECTION_BYTES}")]
     TooLarge {
         /// Size found.
         found: usize,

@@ -1,7 +1,7 @@
 //! Names of PCI devices for the image: Debian's `pci.ids` without what the agent never shows.
 //!
 //! The file does not say of which class a device is, so what storage, USB, display and network
-//! need cannot be told from the rest; subsystems, comments and device classes make half of it, and
+//! need cannot be distinguished from the rest; subsystems, comments and device classes make half of it, and
 //! go. Source of the format: the comments at the head of the file itself (pci-ids.ucw.cz).
 
 /// Where the package `pci.ids` has it.

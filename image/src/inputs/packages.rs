@@ -129,7 +129,7 @@ impl Archive {
             return Err(failed);
         };
         note(&format!(
-            "{} {} could not be downloaded; going on with {} from the cache",
+            "{} {} could not be downloaded; using {} from the cache",
             release.package, release.version, deb.release.version
         ));
         Ok(deb)
@@ -220,11 +220,11 @@ impl Archive {
     fn unknown(&self, package: &str) -> Error {
         let problem = if self.offline {
             format!(
-                "no build with it is remembered in {}; build once without --offline",
+                "no earlier build in {} used it; build once without --offline",
                 self.dir.display()
             )
         } else {
-            "apt knows no such package; run 'apt-get update' as root, on Debian 12 or later"
+            "apt does not know this package; run 'apt-get update' as root, on Debian 12 or later"
                 .to_owned()
         };
         Error::Package {
@@ -238,14 +238,16 @@ impl Deb {
     /// A package file that lies somewhere, with what it says about itself.
     pub fn at(path: &Path) -> Result<Self> {
         let sha256 = hash::sha256_file(path)?;
-        let output = tool::run(Command::new("dpkg-deb").arg("--field").arg(path), "dpkg")
-            .map_err(|error| Error::input(path, format!("this is no Debian package: {error}")))?;
+        let output = tool::run(Command::new("dpkg-deb").arg("--field").arg(path), "dpkg").map_err(
+            |error| Error::input(path, format!("this is not a Debian package: {error}")),
+        )?;
         let fields = format!(
             "{}\nSHA256: {sha256}\n",
             String::from_utf8_lossy(&output.stdout).trim_end()
         );
-        let release = parse_paragraph(&fields)
-            .ok_or_else(|| Error::input(path, "the package does not say its name and version"))?;
+        let release = parse_paragraph(&fields).ok_or_else(|| {
+            Error::input(path, "the package does not contain its name and version")
+        })?;
         Ok(Self {
             release,
             path: path.to_owned(),
@@ -275,7 +277,7 @@ impl Deb {
         }
         Err(Error::input(
             &self.path,
-            format!("the package holds no file {path}; its layout has changed"),
+            format!("the package does not contain the file {path}; its layout has changed"),
         ))
     }
 
@@ -298,7 +300,7 @@ fn first_deb(dir: &Path) -> Result<PathBuf> {
     }
     Err(Error::input(
         dir,
-        "apt-get download reported success but left no .deb",
+        "apt-get download reported success but wrote no .deb",
     ))
 }
 
@@ -324,7 +326,7 @@ fn candidates(suite: Option<&str>, packages: &[&str]) -> Result<BTreeMap<String,
         return Err(Error::Package {
             package: packages.join(", "),
             problem: format!(
-                "not to be had from the suite {suite}; add it to apt's sources and run 'apt-get update' as root.\n{}",
+                "not available in the suite {suite}; add the suite to apt's sources and run 'apt-get update' as root.\n{}",
                 String::from_utf8_lossy(&output.stderr).trim()
             ),
         });

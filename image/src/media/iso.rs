@@ -186,11 +186,11 @@ pub fn check_in(mut file: impl Read + Seek, path: &Path) -> Result<()> {
     let mbr = read_at(&mut file, path, 0, 512)?;
     if mbr[510..] != [0x55, 0xaa] || mbr[..32].iter().all(|byte| *byte == 0) {
         return Err(unsound(
-            "no boot code in its first sector, a BIOS could not start it from a stick",
+            "no boot code in its first sector; a BIOS could not start it from a stick",
         ));
     }
     if read_at(&mut file, path, SECTOR_BYTES, 8)? != b"EFI PART" {
-        return Err(unsound("no GPT, UEFI could not start it from a stick"));
+        return Err(unsound("no GPT; UEFI could not start it from a stick"));
     }
     let byte_of = |sector: &[u8]| u64_at(sector).saturating_mul(SECTOR_BYTES);
     let entries_at = byte_of(&read_at(&mut file, path, SECTOR_BYTES + 72, 8)?);
@@ -201,12 +201,12 @@ pub fn check_in(mut file: impl Read + Seek, path: &Path) -> Result<()> {
         .ok_or_else(|| unsound("its GPT has no EFI system partition"))?;
     let boot = read_at(&mut file, path, byte_of(&esp[32..40]), 512)?;
     if boot[510..] != [0x55, 0xaa] || &boot[54..59] != b"FAT16" {
-        return Err(unsound("its EFI system partition holds no FAT volume"));
+        return Err(unsound("its EFI system partition contains no FAT volume"));
     }
     let record = read_at(&mut file, path, DESCRIPTORS_AT + 2048, 64)?;
     if &record[1..6] != b"CD001" || !record[7..].starts_with(b"EL TORITO SPECIFICATION") {
         return Err(unsound(
-            "no El Torito boot record, nothing could start it as a CD",
+            "no El Torito boot record; it could not be started as a CD",
         ));
     }
     Ok(())

@@ -20,7 +20,7 @@ pub const BIOS_DIR: &str = "/usr/lib/grub/i386-pc";
 /// serves the others.
 pub const BASE_ARGS: &str = "console=tty0 console=ttyS0,115200 loglevel=4 panic=30";
 
-/// Tells the agent that it was started from a stick, which may show up later than the disks.
+/// Says to the agent that it was started from a stick, which may show up later than the disks.
 const STARTED_FROM_STICK: &str = "rescue_from=usb";
 
 /// Modules of every BIOS image: all that the menu uses, so that no module directory is needed.

@@ -58,7 +58,7 @@ impl Personal {
             return Err(Error::Setting {
                 setting: words.join(" "),
                 problem: format!(
-                    "too long: the image has room for {BLOCK_BYTES} bytes, this needs {}",
+                    "too long: the image has space for {BLOCK_BYTES} bytes, this needs {}",
                     block.len()
                 ),
             });
@@ -68,7 +68,7 @@ impl Personal {
         if line.len() > MAX_COMMAND_LINE {
             return Err(Error::Setting {
                 problem: format!(
-                    "too long: the kernel's command line has room for {} bytes of settings, these have {}",
+                    "too long: the kernel's command line has space for {} bytes of settings, these have {}",
                     MAX_COMMAND_LINE - (line.len() - words.len()),
                     words.len()
                 ),
@@ -96,10 +96,10 @@ impl Personal {
         let release = lines
             .next()
             .and_then(|line| line.strip_prefix("# "))
-            .ok_or("its settings block does not say what the image is")?;
+            .ok_or("its settings block does not contain the image's version")?;
         let arguments = lines
             .find_map(|line| line.strip_prefix(VARIABLE))
-            .ok_or("its settings block holds no settings line")?;
+            .ok_or("its settings block contains no settings line")?;
         Ok(Self {
             release: release.to_owned(),
             arguments: arguments.split_whitespace().map(str::to_owned).collect(),
@@ -164,7 +164,7 @@ mod tests {
         let error = personal(&[&"a".repeat(room + 1)]).to_block().unwrap_err();
         let error = error.to_string();
         assert!(
-            error.contains(&format!("room for {room} bytes of settings")),
+            error.contains(&format!("space for {room} bytes of settings")),
             "{error}"
         );
     }

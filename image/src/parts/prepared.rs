@@ -105,11 +105,11 @@ fn make(source: &Source, temp: &Path, mtime: u32, progress: &Progress) -> Result
         Some(config) => initramfs::check_kernel_config(&config)?,
         None => progress.step("no configuration of the kernel found; it must have BLK_DEV_INITRD, RD_ZSTD and DEVTMPFS"),
     }
-    progress.step("reading what each kernel module serves and needs");
+    progress.step("reading the aliases and dependencies of all kernel modules");
     let tree = ModuleTree::scan(&modules)?;
     let base = tree.select(drivers::BASE)?;
     let network = network::select(&tree, &base.drivers)?;
-    progress.step("learning what the drivers have in common");
+    progress.step("making a compression dictionary for the drivers");
     let dictionary = dictionary::train(&base.files)?;
     let total = base.files.len() + network.files.len();
     let bar = progress.bar(&format!("compressing {total} drivers"), total);

@@ -34,9 +34,9 @@ fn a_full_disk_is_said_and_nothing_that_was_kept_is_lost() -> Result<()> {
         "a disk of 700 KiB took {statuses:?}"
     );
     let page = collect.get("", &[])?;
-    ensure!(page.contains("could not be kept"), "{page}");
+    ensure!(page.contains("could not be stored"), "{page}");
     ensure!(
-        collect.errors()?.contains("make room there"),
+        collect.errors()?.contains("free some space there"),
         "{}",
         collect.errors()?
     );

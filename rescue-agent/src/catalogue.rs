@@ -264,7 +264,7 @@ fn broken_promises() -> Vec<String> {
         Broken::NotAsPlanned { .. } => Broken::NotAsPlanned {
             name: "X",
             what: text(),
-            in_force: "the new archive was written and had read back right",
+            in_force: "the new archive was written and was correct when read back",
         },
         Broken::StillPassedThrough { .. } => Broken::StillPassedThrough { name: "X", device: "Y" },
     ]

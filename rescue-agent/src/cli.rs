@@ -20,7 +20,7 @@ use crate::repair;
 use crate::report::{self, Command, Detail, Line, Report};
 use crate::verify;
 
-/// Gives devices that an ESXi host passed through to virtual machines back to the host, offline.
+/// Gives devices that are set to passthrough back to ESXi, while the host is offline.
 ///
 /// Finds the boot banks of ESXi 4.x to 9 on the disks of this machine, or on disk images, and
 /// changes the owner of the chosen devices from "passthrough" to "vmkernel" in the state archive of
@@ -31,7 +31,7 @@ use crate::verify;
 #[derive(Debug, Parser)]
 #[command(name = "rescue-agent", version, max_term_width = 100)]
 pub struct Cli {
-    /// Say on standard error what is read and written, step by step.
+    /// Log on standard error what is read and written, step by step.
     #[arg(short, long, global = true)]
     verbose: bool,
     #[command(subcommand)]
@@ -42,7 +42,7 @@ pub struct Cli {
 enum Action {
     /// Show disks, boot banks, which bank boots next, and what is passed through. Writes nothing.
     #[command(
-        after_help = "Examples:\n  rescue-agent inspect /dev/sda\n  rescue-agent inspect --json disk.img\n  rescue-agent inspect --save-host host.json                 on the host, for a repair elsewhere\n  rescue-agent inspect --explain --pci host.json disk.img    why each device stays or goes back"
+        after_help = "Examples:\n  rescue-agent inspect /dev/sda\n  rescue-agent inspect --json disk.img\n  rescue-agent inspect --save-host host.json                 on the host, for a repair on another machine\n  rescue-agent inspect --explain --pci host.json disk.img    why each device is given back or left alone"
     )]
     Inspect(Inspect),
     /// Give devices back to ESXi, in every boot bank.
@@ -50,7 +50,7 @@ enum Action {
         after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda\n  rescue-agent revert --pci host.json disk.img=/dev/sda      what `auto` means on the saved machine"
     )]
     Revert(Revert),
-    /// Bring back the original state archives that a repair kept.
+    /// Restore the original state archives that a repair kept.
     #[command(
         after_help = "Examples:\n  rescue-agent restore /dev/sda\n  rescue-agent restore --originals /media/ESXI_RESCUE/originals /dev/sda"
     )]
@@ -69,7 +69,7 @@ struct Common {
 
 #[derive(Debug, Args)]
 struct Inspect {
-    /// Save this machine's PCI functions and disks to a file, for --pci elsewhere.
+    /// Save this machine's PCI functions and disks to a file, for --pci on another machine.
     #[arg(long, value_name = "FILE", conflicts_with = "pci")]
     save_host: Option<PathBuf>,
     #[command(flatten)]
@@ -81,12 +81,12 @@ struct Inspect {
 /// Where the reasons for the verdicts come from, and whether to show them.
 #[derive(Debug, Args)]
 struct Reasoning {
-    /// The machine the disks belong to, as `inspect --save-host` saved it there. An image stands
-    /// for the one disk of its size; where that is not clear, say which: DISK=/dev/sda.
+    /// The machine the disks belong to, as saved by `inspect --save-host` on it. An image stands
+    /// for the disk with its size; if there are several, say which one: DISK=/dev/sda.
     #[arg(long, value_name = "FILE", requires = "disks")]
     pci: Option<PathBuf>,
-    /// Show the reasoning: from each ESXi disk up to the root of the machine, and from each
-    /// passed-through entry to its verdict.
+    /// Show the reasons: the path of each ESXi disk from the PCI root, and how the verdict on
+    /// each passed-through entry was reached.
     #[arg(long)]
     explain: bool,
 }
@@ -94,7 +94,7 @@ struct Reasoning {
 #[derive(Debug, Args)]
 struct Revert {
     /// Which devices to give back: auto, all, VENDOR:DEVICE (8086:3b25), an address
-    /// (0000:00:1f.2, hex), class:WORD; several separated by commas; taken away with a leading -.
+    /// (0000:00:1f.2, hex), class:WORD; several separated by commas; excluded with a leading -.
     #[arg(
         long,
         value_name = "SEL",
@@ -109,7 +109,7 @@ struct Revert {
     /// all of its banks.
     #[arg(long, value_enum, default_value = "own")]
     source: SourceName,
-    /// Plan, show, and stop: nothing is written.
+    /// Make and show the plan, then stop: nothing is written.
     #[arg(long)]
     dry_run: bool,
     /// Do not ask before writing. Without a terminal this is required.
@@ -129,7 +129,7 @@ enum SourceName {
 
 #[derive(Debug, Args)]
 struct Restore {
-    /// Where a bank has lost its STATE.ORG, take the copy from this folder: `originals` of a rescue
+    /// If a bank has lost its STATE.ORG, use the copy from this folder: `originals` of a rescue
     /// medium, or that of one host in it.
     #[arg(long, value_name = "DIR")]
     originals: Option<PathBuf>,
@@ -159,7 +159,7 @@ impl InvalidRequest {
 
 /// Why nothing is written without a terminal.
 pub(crate) const NOBODY_TO_ASK: &str =
-    "nobody to ask; say --yes to write without a question. Nothing was written.";
+    "there is no terminal to ask on; use --yes to write without a question. Nothing was written.";
 
 /// Runs a command; returns the exit status.
 ///

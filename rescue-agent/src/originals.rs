@@ -363,7 +363,7 @@ pub struct KeptCopy {
 pub enum Objection {
     /// The archive in place is newer.
     #[error(
-        "there is a copy of the original {archive} in {place}, but the archive in place is none that a repair made of it: ESXi has saved its configuration since"
+        "there is a copy of the original {archive} in {place}, but the archive in the bank was not made from it by a repair: ESXi has saved its configuration since"
     )]
     SavedSince {
         /// Its name in the bank.
@@ -424,10 +424,10 @@ impl Objection {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::SavedSince { .. } => {
-                "the newer configuration would be lost; to insist on it, copy the file into the bank by hand"
+                "the newer configuration would be lost; to restore it anyway, copy the file into the bank by hand"
             }
             Self::Unknown { .. } => {
-                "check the medium with chkdsk, First Aid or fsck.fat, and start again; or bring the original back with \
+                "check the medium with chkdsk, First Aid or fsck.fat, and start again; or restore the original with \
                  `rescue-agent restore --originals FOLDER`"
             }
             Self::Name { .. }

@@ -42,7 +42,7 @@ pub struct Selection(Vec<(bool, Term)>);
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{text:?} is not a device selector; use auto, all, VENDOR:DEVICE (8086:3b25), an address (0000:00:1f.2) or \
-     class:WORD with one of {}; separate several by commas, take away with a leading -",
+     class:WORD with one of {}; separate several by commas, exclude with a leading -",
     class_words().collect::<Vec<_>>().join(", ")
 )]
 pub struct SelectionError {

@@ -97,7 +97,7 @@ pub(crate) enum Trouble<'e> {
     },
 }
 
-/// What a repair tells while it runs.
+/// What a repair reports while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Before the first write to an archive: what will be there afterwards.
@@ -402,7 +402,7 @@ impl fmt::Display for Event {
                 freed_clusters,
             } => write!(
                 f,
-                "{bank}: settled what an interrupted repair left ({freed_clusters} clusters freed)"
+                "{bank}: cleaned up after an interrupted repair ({freed_clusters} clusters freed)"
             ),
             Self::Done { bank, file } => write!(f, "{bank}: {file} written and read back"),
         }

@@ -220,8 +220,8 @@ fn not_as_planned(name: &str, what: String, outcome: &Outcome) -> String {
 /// What is known to be active in a bank whose fresh look shows something else.
 fn active_archive(outcome: &Outcome) -> &'static str {
     match outcome {
-        Outcome::Replaced => "the new archive was written and had read back right",
-        Outcome::Restored => "the original was put back and had read back right",
+        Outcome::Replaced => "the new archive was written and was correct when read back",
+        Outcome::Restored => "the original was restored and was correct when read back",
         _ => "nothing was written to it, its old archive is active",
     }
 }
@@ -253,9 +253,11 @@ fn wrong_content(found: Option<&ArchiveFile>, expected: &str) -> Option<String> 
 /// What is wrong with the volume of a bank that was written.
 fn unsound(bank: &Bank) -> Option<String> {
     match &bank.volume {
-        Ok(volume) if volume.unsettled => Some("it still shows a repair under way".into()),
+        Ok(volume) if volume.unsettled => {
+            Some("it still has the marker of an unfinished repair".into())
+        }
         Ok(_) => None,
-        Err(why) => Some(format!("its volume is not sound: {why}")),
+        Err(why) => Some(format!("its volume is damaged: {why}")),
     }
 }
 

@@ -89,7 +89,7 @@ pub enum EnvelopeError {
     },
     /// One of the fixed parts is not what it should be.
     #[error(
-        "the encrypted archive, at byte {at}: {what}. It is damaged or of a newer form, and is \
+        "the encrypted archive, at byte {at}: {what}. It is damaged or of a newer format, and is \
          left as it is"
     )]
     Structure {
@@ -100,8 +100,7 @@ pub enum EnvelopeError {
     },
     /// A part says a version this product does not know.
     #[error(
-        "the encrypted archive's {part} is of version {version}, which is not known here; it is \
-         left as it is"
+        "the encrypted archive's {part} is of version {version}, which this program does not know; it is left as it is"
     )]
     Version {
         /// Which part.
@@ -111,7 +110,7 @@ pub enum EnvelopeError {
     },
     /// An attribute is missing or not usable.
     #[error(
-        "the encrypted archive's attribute {name} {what}. It is damaged or of a newer form, and \
+        "the encrypted archive's attribute {name} {what}. It is damaged or of a newer format, and \
          is left as it is"
     )]
     Attribute {
@@ -138,7 +137,7 @@ pub enum EnvelopeError {
     Tag,
     /// The decrypted data does not end as it should.
     #[error(
-        "the decrypted archive does not end as it should: {what}. It is of a newer form, and is \
+        "the decrypted archive does not end as it should: {what}. It is of a newer format, and is \
          left as it is"
     )]
     Trailer {
@@ -147,8 +146,7 @@ pub enum EnvelopeError {
     },
     /// What was made does not open to what was put in. Never written.
     #[error(
-        "the encrypted archive just made does not open to the same data; it was thrown away and \
-         nothing was changed. Check the memory of this machine"
+        "the encrypted archive just made does not open to the same data; it was discarded and nothing was changed. Check the memory of this machine"
     )]
     NotReproduced,
 }
@@ -399,7 +397,7 @@ impl Trailer {
         let padding = usize::try_from(u32_at(trailer, TRAILER_PADDING_AT))
             .ok()
             .filter(|padding| *padding <= BLOCK && *padding <= room)
-            .ok_or(bad("more filler than fits"))?;
+            .ok_or(bad("more padding than possible"))?;
         Ok(Self {
             data_length: room - padding,
             plain_length: plain.len(),
@@ -437,7 +435,7 @@ impl Trailer {
         }
         file.extend_from_slice(&old[last_block..]);
         let at = file.len() - TRAILER_BYTES + TRAILER_PADDING_AT;
-        let what = "more filler than fits";
+        let what = "more padding than possible";
         let padding = u32::try_from(padding).map_err(|_| EnvelopeError::Trailer { what })?;
         file[at..at + 4].copy_from_slice(&padding.to_le_bytes());
         Ok(())
@@ -766,8 +764,8 @@ mod tests {
         let cases = [
             (nameless, "the trailer's name"),
             (unpadded, "the trailer's name"),
-            (overfull, "more filler than fits"),
-            (plain(&[1; 4096], 8192, 2), "more filler than fits"),
+            (overfull, "more padding than possible"),
+            (plain(&[1; 4096], 8192, 2), "more padding than possible"),
             (plain(b"", 0, 3), "trailer is of version 3"),
             (plain(b"", 0, 0), "trailer is of version 0"),
         ];

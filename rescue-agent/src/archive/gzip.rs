@@ -67,7 +67,7 @@ pub enum GzipError {
     },
     /// Bytes behind the member.
     #[error(
-        "{count} {} behind the end of the gzip data, which ESXi's loader does not accept",
+        "{count} {} after the end of the gzip data, which ESXi's loader does not accept",
         if *.zeros { "zero bytes stand" } else { "other bytes stand" }
     )]
     TrailingData {
@@ -92,7 +92,7 @@ pub enum GzipError {
     },
 }
 
-/// Whether the bytes start like a gzip member. [`inflate`] tells whether they are one.
+/// Whether the bytes start like a gzip member. [`inflate`] finds out whether they are one.
 pub fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }

@@ -73,7 +73,7 @@ pub enum KeystoreError {
     },
     /// Not the text it should be.
     #[error(
-        "encryption.info, line {line}: {what}; it is damaged or of a newer form, and the archive \
+        "encryption.info, line {line}: {what}; it is damaged or of a newer format, and the archive \
          is left as it is"
     )]
     Syntax {
@@ -84,7 +84,7 @@ pub enum KeystoreError {
     },
     /// A field that must be there is not, or is not of the known form.
     #[error(
-        "encryption.info: {field} {what}; it is damaged or of a newer form, and the archive is \
+        "encryption.info: {field} {what}; it is damaged or of a newer format, and the archive is \
          left as it is"
     )]
     Field {
@@ -104,7 +104,7 @@ pub enum KeystoreError {
     Tpm,
     /// A mode this product does not know.
     #[error(
-        "encryption.info says mode \"{mode}\", which is not known here, so the archive cannot be \
+        "encryption.info says mode \"{mode}\", which this program does not know, so the archive cannot be \
          opened; nothing was changed. Ways out: boot ESXi with encryptionRecoveryKey=<key> \
          (Shift+O at the loader), or, if the host still runs, clear the passthrough there before \
          the next reboot, or roll back with Shift+R if the other bank is clean"

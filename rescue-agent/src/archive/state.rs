@@ -76,7 +76,7 @@ pub enum ArchiveError {
     UnknownMode(String),
     /// The key's description is missing.
     #[error(
-        "the configuration is encrypted (local.tgz.ve), but encryption.info, which tells the key, is missing"
+        "the configuration is encrypted (local.tgz.ve), but encryption.info, which contains the key, is missing"
     )]
     NoKeystore,
     /// The key's description is damaged.
@@ -101,7 +101,7 @@ pub enum ArchiveError {
     #[error("the ConfigStore has a leftover journal: it was being written when it was saved")]
     Journal,
     /// The result is not what it should be. Nothing was written.
-    #[error("the new archive, opened again, is not what was meant: {0}")]
+    #[error("the new archive, opened again, does not have the intended content: {0}")]
     NotAsMeant(&'static str),
 }
 
@@ -115,7 +115,7 @@ impl ArchiveError {
                  bank is clean"
             }
             Self::NotAnArchive { .. } | Self::Gzip { .. } | Self::Tar { .. } => {
-                "the archive is damaged; if the other bank is sound, repair that one and roll back to it with \
+                "the archive is damaged; if the other bank is intact, repair that one and roll back to it with \
                  Shift+R at ESXi's loader"
             }
             Self::NoKeystore | Self::Keystore(_) | Self::Envelope(_) => {
@@ -123,7 +123,7 @@ impl ArchiveError {
                  of the host's configuration"
             }
             _ => {
-                "this program does not know this archive well enough to change it; use the other bank (Shift+R at \
+                "this program cannot change this kind of archive safely; use the other bank (Shift+R at \
                  ESXi's loader) or a backup of the host's configuration"
             }
         }
@@ -241,7 +241,7 @@ impl StateArchive {
         })
     }
 
-    /// Whether the configuration is encrypted (in the mode whose key the archive itself tells).
+    /// Whether the configuration is encrypted (in the mode whose key the archive itself contains).
     pub fn is_sealed(&self) -> bool {
         matches!(self.wrapping, Wrapping::Sealed { .. })
     }
@@ -334,7 +334,7 @@ impl StateArchive {
             let copy = local.clone();
             let proof = scope.spawn(move || prove(&copy, &etc, LOCAL));
             let packed = wrapping.around(local);
-            let failed = Err(ArchiveError::NotAsMeant("the proof came to no end"));
+            let failed = Err(ArchiveError::NotAsMeant("the verification did not finish"));
             proof.join().unwrap_or(failed).and(packed)
         })
     }
@@ -405,7 +405,7 @@ fn around<'a>(archive: &'a [u8], member: &Member) -> (&'a [u8], &'a [u8]) {
     )
 }
 
-/// Takes the gzip layer off, where there is one; tells whether there was.
+/// Takes the gzip layer off, where there is one; returns whether there was.
 fn unwrap(bytes: &[u8], layer: &'static str) -> Result<(Vec<u8>, bool), ArchiveError> {
     if gzip::is_gzip(bytes) {
         return Ok((

@@ -522,7 +522,7 @@ mod tests {
                 })
             );
         }
-        // Even where a later line would mend it; but not under another program's key.
+        // Even where a later line would correct it; but not under another program's key.
         assert!(BootCfg::parse(b"bootstate=x\nbootstate=0").is_err());
         let cfg = parse("build=a\nupdated=1\ntimeout=soon\nkernel=b.b00");
         assert_eq!(cfg.updated, 1);

@@ -124,8 +124,7 @@ pub enum ConfigStoreError {
     },
     /// Tables or columns are not the known ones.
     #[error(
-        "a ConfigStore of unknown shape: {what}; it is of a newer ESXi version than this product \
-         knows, and is left as it is"
+        "a ConfigStore of unknown structure: {what}; it is of a newer ESXi version than this program knows, and is left as it is"
     )]
     UnknownShape {
         /// What is missing or different.
@@ -149,8 +148,7 @@ pub enum ConfigStoreError {
     },
     /// The change did something else as well. Never handed out.
     #[error(
-        "changing the owner also changed {what} in the ConfigStore; the change was thrown away and \
-         the store is left as it is"
+        "changing the owner also changed {what} in the ConfigStore; the change was discarded and the store is left as it is"
     )]
     SideEffect {
         /// What else changed.

@@ -191,7 +191,7 @@ pub enum Problem {
         found: u8,
     },
     /// A key holds a double quote.
-    #[error("a quote stands inside a key")]
+    #[error("there is a quote inside a key")]
     QuoteInKey,
     /// A `[` without its `]`.
     #[error("the '[' of a key's index is not closed on its line")]

@@ -1,4 +1,4 @@
-//! What Linux tells of a block device: the ioctls of `linux/fs.h`.
+//! What Linux reports about a block device: the ioctls of `linux/fs.h`.
 
 #![allow(unsafe_code)]
 

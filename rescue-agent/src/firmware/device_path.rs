@@ -1,6 +1,6 @@
 //! Device paths: where a boot entry leads to.
 //!
-//! Read is what tells a partition and a file on it: the hard drive node and the file path nodes,
+//! Read is what identifies a partition and a file on it: the hard drive node and the file path nodes,
 //! wherever in the path they stand. Some firmware puts them behind the whole way to the disk, some
 //! behind a node of its own (`VenHw`), and most keep the short form that starts with the partition.
 //! Everything else in a path is skipped. Out of scope: finding the device.
@@ -33,7 +33,7 @@ const MBR: u8 = 1;
 /// `PartitionFormat` and `SignatureType` of a GPT.
 const GPT: u8 = 2;
 
-/// What tells a partition from all others.
+/// What identifies a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionId {
     /// The unique GUID of a GPT partition.

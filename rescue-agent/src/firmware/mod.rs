@@ -90,23 +90,25 @@ pub enum Way {
         entry: String,
     },
     /// The medium remembers the host.
-    #[error("started again, this medium hands over to the local disk, once.")]
+    #[error("if started again, this medium starts the local disk, once.")]
     Medium,
     /// The same, because the firmware could not be told.
-    #[error("{why}; started again, this medium hands over to the local disk, once.")]
+    #[error("{why}; if started again, this medium starts the local disk, once.")]
     MediumInstead {
         /// Why the firmware could not be told.
         why: String,
     },
     /// On BIOS nothing remembers.
-    #[error("{why}. Pull the medium, or the BIOS may start it again; it then finds nothing to do.")]
+    #[error(
+        "{why}. Remove the medium, or the BIOS may start it again; it then finds nothing to do."
+    )]
     PullIt {
         /// Why the medium does not.
         why: String,
     },
     /// The firmware's order brings the medium once more.
     #[error(
-        "{why}. The firmware's order begins with what was started now, {first}: pull the medium, or it starts again."
+        "{why}. The firmware's boot order begins with what was started now, {first}: remove the medium, or it starts again."
     )]
     MediumFirst {
         /// Why the firmware could not be told.
@@ -115,7 +117,7 @@ pub enum Way {
         first: String,
     },
     /// The firmware's order begins with something else.
-    #[error("{why}. The firmware goes by its order, which begins with {first}.")]
+    #[error("{why}. The firmware uses its own boot order, which begins with {first}.")]
     OwnOrder {
         /// Why the firmware could not be told.
         why: String,
@@ -123,7 +125,7 @@ pub enum Way {
         first: String,
     },
     /// The firmware reports no order.
-    #[error("{why}. The firmware decides what starts next: pull the medium if it starts again.")]
+    #[error("{why}. The firmware decides what starts next: remove the medium if it starts again.")]
     Unknown {
         /// Why the firmware could not be told.
         why: String,
@@ -199,7 +201,7 @@ impl From<Chosen> for Way {
 /// Sees to it that the next start of the machine below `root` is ESXi, and says what was done.
 ///
 /// `remember` has the medium remember that this host is done, or says why it cannot. It is asked
-/// where the firmware cannot be told, so that never both are waiting: what is left over would
+/// where the firmware's next start cannot be set, so that never both are waiting: what is left over would
 /// surprise somebody later.
 pub fn lead_back(
     root: &Path,
@@ -341,7 +343,7 @@ fn is_system(partition: &Partition) -> bool {
     of_its_type && partition.problem.is_none()
 }
 
-/// `None` where the table tells the partition from no other.
+/// `None` where the table has nothing that identifies the partition.
 fn identity(table: &PartitionTable, partition: &Partition) -> Option<PartitionId> {
     if let Some(guid) = partition.guid {
         return (!guid.is_nil()).then_some(PartitionId::Gpt(guid));
@@ -599,7 +601,7 @@ mod tests {
         let (way, _) = lead(root.path(), BootNext::Create, cannot);
         assert_eq!(way.by, By::Nothing);
         assert!(
-            way.text.starts_with("a CD cannot remember. Pull"),
+            way.text.starts_with("a CD cannot remember. Remove"),
             "{}",
             way.text
         );
@@ -619,7 +621,7 @@ mod tests {
         assert_eq!(way.by, By::Medium);
         let (way, _) = lead(root.path(), BootNext::Auto, Err("no".into()));
         assert_eq!(way.by, By::Nothing);
-        let words = "begins with what was started now, Boot0001 \"UEFI DVD\": pull";
+        let words = "begins with what was started now, Boot0001 \"UEFI DVD\": remove";
         assert!(way.text.contains(words), "{}", way.text);
 
         let root = machine(&[("BootOrder", &[2, 0]), ("BootCurrent", &[1, 0])]);

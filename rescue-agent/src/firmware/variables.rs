@@ -49,7 +49,7 @@ pub enum VariableError {
         source: io::Error,
     },
     /// The variable has a content that it cannot have.
-    #[error("the firmware variable {name} makes no sense: {why}")]
+    #[error("the firmware variable {name} is not valid: {why}")]
     Content {
         /// The variable.
         name: String,
@@ -57,7 +57,7 @@ pub enum VariableError {
         why: String,
     },
     /// The firmware does not take it.
-    #[error("the firmware did not take {name}: {source}")]
+    #[error("the firmware did not accept {name}: {source}")]
     Write {
         /// The variable.
         name: String,
@@ -65,7 +65,7 @@ pub enum VariableError {
         source: io::Error,
     },
     /// The firmware took it and has something else.
-    #[error("the firmware took {name}, but did not keep it")]
+    #[error("the firmware accepted {name}, but did not store it")]
     NotKept {
         /// The variable.
         name: String,
@@ -341,7 +341,7 @@ pub(super) mod tests {
         assert!(variables.entries().is_err());
         let error = variables.set_boot_next(BootNumber(1)).unwrap_err();
         assert!(
-            error.to_string().contains("did not take BootNext"),
+            error.to_string().contains("did not accept BootNext"),
             "{error}"
         );
     }

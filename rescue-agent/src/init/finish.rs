@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 pub(crate) enum Stuck {
     #[error("The machine did not stop by itself ({0}). Everything is written: switch it off.")]
     Machine(Errno),
-    #[error("A disk does not answer any more; going on without it.")]
+    #[error("A disk does not answer any more; continuing without it.")]
     Disk,
 }
 

@@ -67,7 +67,7 @@ impl Uevent {
 pub enum News {
     /// These messages, in order; perhaps none.
     Events(Vec<Uevent>),
-    /// Some messages may have been missed: only a look at the whole machine tells what is new.
+    /// Some messages may have been missed: only a look at the whole machine shows what is new.
     Lost,
 }
 

@@ -11,7 +11,7 @@ use crate::stick::StickError;
 pub enum MediumError {
     /// Several media of this image: settings could be on either.
     #[error(
-        "there are {} media of this very image ({}), and the settings could be on either; take out all but one and start again",
+        "there are {} media of this same image ({}), and the settings could be on either; remove all but one and start again",
         .0.len(),
         .0.join(", ")
     )]
@@ -28,7 +28,7 @@ pub enum MediumError {
     #[error(transparent)]
     Stick(#[from] StickError),
     /// It is not there any more, or it is another one.
-    #[error("it is not there any more, or was exchanged for another one")]
+    #[error("it was removed, or replaced by another one")]
     Gone,
     /// It did not answer.
     #[error("it did not answer within {} s", .0.as_secs())]

@@ -1,4 +1,4 @@
-//! What the medium tells GRUB about a host: an environment block of GRUB's, one for each host.
+//! What the medium says to GRUB about a host: an environment block of GRUB's, one for each host.
 //!
 //! GRUB's menu loads it (`load_env`), starts the local disk if `handover=1` stands in it, and first
 //! takes that back (`save_env`), so that each finished run is followed by one start of the disk.

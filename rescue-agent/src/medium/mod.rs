@@ -2,7 +2,7 @@
 //! with the `.img` on it.
 //!
 //! It brings settings (`rescue.toml`) and takes reports, copies of the original archives, and what
-//! GRUB has to know for the next start. It is told by a file that names the image,
+//! GRUB has to know for the next start. It is identified by a file that names the image,
 //! `/.disk/esxi-rescue-IDENTITY`; nothing is ever mounted.
 //!
 //! Whatever happens to it, the repair of an ESXi disk goes on: work on it is done in a thread with
@@ -273,7 +273,7 @@ impl Medium {
             .run(timeout, move || place.put(disks.as_ref(), &files))
     }
 
-    /// Tells GRUB on it whether the next start of the host with this system UUID goes to its local
+    /// Sets for GRUB on it whether the next start of the host with this system UUID goes to its local
     /// disk. Nothing happens where that is no UUID.
     ///
     /// # Errors

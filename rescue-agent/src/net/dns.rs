@@ -32,8 +32,7 @@ const MAX_RECORDS: u16 = 64;
 pub enum LookupError {
     /// There is nobody to ask.
     #[error(
-        "the name {name} cannot be looked up, since the network names no name server; give one in \
-         the setting network, or use an address in the setting report"
+        "the name {name} cannot be looked up, because the network has no name server; give one in the setting network, or use an address in the setting report"
     )]
     NoServer {
         /// The name.
@@ -41,8 +40,7 @@ pub enum LookupError {
     },
     /// The name server says so.
     #[error(
-        "the name server {server} knows no IPv4 address of {name}; write the whole name, or use an \
-         address in the setting report"
+        "the name server {server} knows no IPv4 address of {name}; write the full name, or use an address in the setting report"
     )]
     UnknownName {
         /// The name.
@@ -51,7 +49,7 @@ pub enum LookupError {
         server: SocketAddr,
     },
     /// Nobody answered in a way that helps.
-    #[error("no name server told the address of {name}: {}", .problems.join("; "))]
+    #[error("no name server gave the address of {name}: {}", .problems.join("; "))]
     NoAnswer {
         /// The name.
         name: String,
@@ -72,7 +70,7 @@ enum Answer {
 /// Asks the servers, in order and again, for the IPv4 addresses of `name`; at least one.
 ///
 /// # Errors
-/// When no server tells one before `deadline`.
+/// When no server gives one before `deadline`.
 pub fn lookup(
     name: &str,
     servers: &[SocketAddr],
@@ -337,7 +335,7 @@ mod tests {
     #[test]
     fn nobody_to_ask_and_nobody_who_answers_are_said() {
         let none = lookup(NAME, &[], Instant::now() + Duration::from_secs(9)).unwrap_err();
-        assert!(none.to_string().contains("names no name server"), "{none}");
+        assert!(none.to_string().contains("has no name server"), "{none}");
         let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
         let server = silent.local_addr().unwrap();
         let error =

@@ -97,7 +97,7 @@ pub enum DeliveryError {
         /// What the kernel said.
         problem: String,
     },
-    /// The receiver did not take it.
+    /// The receiver does not handle it.
     #[error("{error} ({attempts} {})", if *attempts == 1 { "attempt" } else { "attempts" })]
     NotTaken {
         /// Why not, at the last attempt.

@@ -37,14 +37,14 @@ pub enum PostError {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// The receiver's machine is there, and nothing on it takes connections.
-    #[error("nobody listens at {at}; start the receiver there, or correct the setting report")]
+    #[error("nothing listens at {at}; start the receiver there, or correct the setting report")]
     Refused {
         /// Where.
         at: String,
     },
     /// The network does not lead there.
     #[error(
-        "no way leads to {at} ({problem}); check address, netmask and gateway, or the setting network"
+        "there is no route to {at} ({problem}); check address, netmask and gateway, or the setting network"
     )]
     Unreachable {
         /// Where.
@@ -77,8 +77,7 @@ pub enum PostError {
     },
     /// The receiver wants the report to go elsewhere.
     #[error(
-        "the receiver answers with HTTP {status} and points to {to}; that is not followed: put the \
-         right URL in the setting report"
+        "the receiver answers with HTTP {status} and points to {to}; redirects are not followed: put the right URL in the setting report"
     )]
     Redirect {
         /// The HTTP status.
@@ -95,7 +94,7 @@ pub enum PostError {
         text: String,
     },
     /// The connection or the answer was cut or is none.
-    #[error("the exchange with {at} broke off: {problem}")]
+    #[error("the exchange with {at} was interrupted: {problem}")]
     Broken {
         /// Where.
         at: String,
@@ -127,7 +126,7 @@ pub struct Accepted {
 /// Sends `report` once, and waits `timeout` at most in all.
 ///
 /// # Errors
-/// When the receiver did not take it, as far as can be told.
+/// When the receiver does not handle it, as far as can be told.
 pub fn post(
     target: &Target,
     pin: Option<Pin>,

@@ -39,7 +39,7 @@ pub enum Distrust {
     /// It shows another certificate than the pinned one.
     #[error(
         "the receiver shows the certificate {found}, the setting report_pin wants {wanted}; if the \
-         receiver has a new certificate, set its SHA-256 as report_pin, otherwise somebody else answers"
+         receiver has a new certificate, set its SHA-256 as report_pin, otherwise another machine answers"
     )]
     Pin {
         /// The certificate that was shown.

@@ -20,7 +20,7 @@ pub enum Verdict {
     Leave,
     /// It stays as it is: no device sits at its address now.
     Stale,
-    /// It stays as it is: what it drives cannot be told for certain.
+    /// It stays as it is: what it drives cannot be determined with certainty.
     Unsure,
 }
 
@@ -193,18 +193,23 @@ impl<'a> Judge<'a> {
         let unsure = |why: String| (Verdict::Unsure, why);
         let Some(host) = self.host else {
             return match self.selection.uses_auto() {
-                true => unsure("without the machine nothing tells what it drives".into()),
+                true => {
+                    unsure("without the machine it is not known which disks are behind it".into())
+                }
                 false => (Verdict::Leave, "not chosen".into()),
             };
         };
         let Some(address) = entry.address else {
-            return unsure("its address is spelled in no known way".into());
+            return unsure("its address has an unknown format".into());
         };
         if let Some(why) = self.ambiguity(entry) {
             return unsure(why);
         }
         let Some(function) = host.function(address) else {
-            return (Verdict::Stale, "no device sits at this address now".into());
+            return (
+                Verdict::Stale,
+                "there is no device at this address now".into(),
+            );
         };
         match self.needs.doubt(function) {
             Some(why) => unsure(why),
@@ -222,7 +227,7 @@ impl<'a> Judge<'a> {
         let there = host.function(other)?;
         match (host.function(address), entry.id) {
             (None, _) => Some(format!(
-                "nothing sits at {address}, but read as hex it would be {other}, which exists"
+                "there is no device at {address}, but read as hex it would be {other}, which exists"
             )),
             (Some(here), Some(id)) if here.id != id && there.id == id => Some(format!(
                 "it was recorded for {id}, which is not at {address} but at {other}, the address read as hex"

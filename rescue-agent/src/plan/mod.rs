@@ -168,8 +168,7 @@ pub fn missing_in<'c>(changes: &'c [DeviceChange], content: &Content) -> Vec<&'c
 pub enum PlanError {
     /// `auto` looks at the machine, and a disk image has none.
     #[error(
-        "a disk image has no machine around it, so `auto` cannot tell which devices ESXi needs; name them with \
-         --devices, or give the machine with --pci FILE (made on the host by `rescue-agent inspect --save-host \
+        "a disk image does not show its machine, so `auto` cannot determine which devices ESXi needs; choose them with --devices, or give the machine with --pci FILE (made on the host by `rescue-agent inspect --save-host \
          FILE`). Passed through: {passed_through}"
     )]
     AutoNeedsMachine {
@@ -178,8 +177,7 @@ pub enum PlanError {
     },
     /// `class:` looks at the machine where the configuration does not tell classes.
     #[error(
-        "--devices {selector} needs the machine, for this configuration does not tell the class of every device; \
-         name devices by address, or give the machine with --pci FILE (made on the host by `rescue-agent inspect \
+        "--devices {selector} needs the machine, because this configuration does not contain the class of every device; choose devices by address, or give the machine with --pci FILE (made on the host by `rescue-agent inspect \
          --save-host FILE`). Passed through: {passed_through}"
     )]
     ClassNeedsMachine {
@@ -190,7 +188,7 @@ pub enum PlanError {
     },
     /// A selector that names nothing.
     #[error(
-        "--devices {selector} names no device of this configuration or machine. Passed through: {passed_through}"
+        "--devices {selector} matches no device of this configuration or machine. Passed through: {passed_through}"
     )]
     NothingSelected {
         /// The selector.

@@ -1,5 +1,5 @@
 //! What ESXi needs of the machine: the PCI functions on the path of every disk that holds one of
-//! its boot banks or datastores, and those of which that cannot be told.
+//! its boot banks or datastores, and those for which that cannot be determined.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ impl Needs {
         }
         for function in host.pci.values().filter(|function| is_closed(function)) {
             let why = format!(
-                "leads to {}, a {} that no driver runs here, so what is behind it cannot be seen",
+                "leads to {}, a {} without a working driver, so the disks behind it are not visible",
                 function.address, function.class
             );
             needs
@@ -106,7 +106,7 @@ impl Needs {
         }
         if is_closed(function) {
             return Some(format!(
-                "{}; no driver runs it here, so what is behind it cannot be seen",
+                "{}; it has no working driver, so the disks behind it are not visible",
                 function.class
             ));
         }
@@ -147,7 +147,7 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
         .iter()
         .find(|disk| host.disk(&disk.path) == Some(node));
     match looked_at {
-        None => Some(format!("leads to {}, which was not looked at", node.name())),
+        None => Some(format!("leads to {}, which was not examined", node.name())),
         // A disk that cannot be opened has no size.
         Some(disk) if disk.size == 0 => {
             Some(format!("leads to {}, which cannot be read", node.name()))

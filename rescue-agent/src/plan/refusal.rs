@@ -46,7 +46,7 @@ pub(crate) enum BankRefusal {
     #[error("{0}")]
     Room(String),
     /// The undo copy that is there is no archive, and must not be overwritten.
-    #[error("a file named like our undo copy of {name} is no archive: {why}")]
+    #[error("a file named like the undo copy of {name} is no archive: {why}")]
     StrangeUndo {
         /// The archive.
         name: String,
@@ -115,7 +115,7 @@ impl BankRefusal {
         match self {
             Self::Archive { remedy, .. } | Self::Copy { remedy, .. } => remedy,
             Self::StillPassesThrough { .. } => {
-                "this program does not know this archive well enough to change it"
+                "this program cannot change this kind of archive safely"
             }
             Self::Unexpected => "use the other bank or a backup",
             Self::Unreadable { .. } => {
@@ -125,7 +125,7 @@ impl BankRefusal {
                 "let ESXi or fsck.fat repair this volume first, then run the rescue again"
             }
             Self::Room(_) => {
-                "free some space in this bank (old files of a repair by hand?) and run the rescue again"
+                "free some space in this bank (old files of a manual repair?) and run the rescue again"
             }
             Self::StrangeUndo { .. } => "rename or remove that file and run the rescue again",
             Self::BrokenUndo { .. } => "restore a backup of the host's configuration instead",

@@ -54,7 +54,7 @@ pub(crate) enum Sentence {
     #[error("The settings on the medium are not known. Nothing was written.")]
     UnknownSettings,
     #[error(
-        "Writing began, and how it ended was not noted: the run was cut off, or the medium was taken out."
+        "Writing began, and its end was not recorded: the run was interrupted, or the medium was removed."
     )]
     Started,
 }
@@ -131,9 +131,9 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
             return how_to_choose(plan).into_iter().collect();
         }
-        ResultWord::Started => &["Run the rescue again: it settles what was interrupted."],
+        ResultWord::Started => &["Run the rescue again: it cleans up what was interrupted."],
         ResultWord::Failed => &[
-            "Run the rescue again: it settles what was interrupted.",
+            "Run the rescue again: it cleans up what was interrupted.",
             "If it fails again, the disk itself is failing: image it first.",
         ],
         ResultWord::NoneFound => {

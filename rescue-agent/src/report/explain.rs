@@ -14,7 +14,7 @@ pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<L
     let mut lines =
         vec!["Why      what ESXi needs, from the root of the machine to each disk:".into()];
     match host {
-        None => lines.push("           unknown: no machine around this image".into()),
+        None => lines.push("           unknown: no information about this image's machine".into()),
         Some(host) => {
             for disk in &inventory.disks {
                 lines.extend(disk_lines(disk, host));
@@ -81,7 +81,7 @@ fn unseen_lines(inventory: &Inventory, host: &Host) -> Vec<String> {
         })
         .map(|node| {
             format!(
-                "  {}: not looked at, so what it needs is unknown",
+                "  {}: not examined, so what it needs is unknown",
                 node.node.display()
             )
         })
@@ -97,7 +97,7 @@ fn device_lines(device: &Judged, host: Option<&Host>) -> Vec<String> {
     let mut step = |text: String| lines.push(format!("           {text}"));
     step(match device.address {
         Some(address) => format!("{}: {address}", how_read(device)),
-        None => "read: as no PCI address".into(),
+        None => "read: not a PCI address".into(),
     });
     if let Some(other) = device.alternative {
         let there = host.map(|_| described_at(other, host)).unwrap_or_default();

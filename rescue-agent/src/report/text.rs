@@ -111,7 +111,7 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Lin
         Err(problem) => lines.push(warning(problem)),
         Ok(volume) if volume.unsettled => {
             lines.push(warning(
-                "an interrupted repair left traces; the next one settles them",
+                "an interrupted repair left traces; the next one cleans them up",
             ));
         }
         Ok(_) => {}
@@ -372,7 +372,7 @@ fn verdict_tone(verdict: Verdict) -> Tone {
 fn work_lines(plan: &BankPlan) -> Vec<Line> {
     let mut lines = Vec::new();
     if plan.settle {
-        lines.push(Line::plain("settle what an interrupted repair left"));
+        lines.push(Line::plain("clean up after an interrupted repair"));
     }
     match &plan.action {
         Action::Nothing { why } => lines.push(Line::plain(format!("nothing to do, {why}"))),

@@ -41,7 +41,7 @@ fn to_receiver(machine: &mut Machine, report: &Report) {
         }
         Some(Err(error)) => Line::new(
             Tone::Warning,
-            format!("Report   ! not taken by {to}: {error}. The result stands all the same."),
+            format!("Report   ! not taken by {to}: {error}. The result is not affected."),
         ),
     };
     let lines: Vec<Line> = line.folded(HEAD).collect();
@@ -103,7 +103,7 @@ fn addressing_of(machine: &mut Machine) -> (Addressing, Option<MacAddress>) {
 
 /// What is said of an `ip=` that is not understood.
 pub(crate) fn passed_over(text: &str, error: &AddressingError) -> String {
-    format!("ip={text} on the kernel command line is passed over: {error}")
+    format!("ip={text} on the kernel command line is ignored: {error}")
 }
 
 fn start_drivers(machine: &mut Machine) {

@@ -21,7 +21,7 @@ pub(crate) enum MediumWarning {
     #[error("no copy of the originals was kept: {0}")]
     Originals(MediumError),
     /// The note, before the repair.
-    #[error("what is about to be done was not noted: {0}")]
+    #[error("the start of the repair was not recorded: {0}")]
     Note(MediumError),
     /// The report, after it.
     #[error("the report was not written: {0}")]

@@ -57,8 +57,8 @@ fn remember(machine: &Machine, uuid: Option<&str>) -> Result<(), String> {
         .as_ref()
         .filter(|_| medium::started_from_stick(&machine.sources.command_line));
     let medium = started_from
-        .ok_or("this medium cannot remember that the host is done: it is a CD, or the network")?;
-    let uuid = uuid.ok_or("the host has no UUID by which the medium could know it")?;
+        .ok_or("this medium cannot record that the host is finished: it is a CD, or the network")?;
+    let uuid = uuid.ok_or("the host has no UUID to identify it on the medium")?;
     let written = medium.write_handover(uuid, true);
-    written.map_err(|error| format!("the medium could not remember the host: {error}"))
+    written.map_err(|error| format!("the medium could not record the host: {error}"))
 }

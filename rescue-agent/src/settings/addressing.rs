@@ -72,12 +72,10 @@ pub enum AddressingError {
         prefix: u8,
     },
     /// The name of the interface is none.
-    #[error("{0:?} is no name of a network interface")]
+    #[error("{0:?} is not the name of a network interface")]
     Interface(String),
     /// A way to get an address that is not known here.
-    #[error(
-        "{0:?} is no way to get an address that is known here; use dhcp, or give the address itself"
-    )]
+    #[error("{0:?} is not a known method to get an address; use dhcp, or give the address itself")]
     Method(String),
 }
 
@@ -354,10 +352,10 @@ mod tests {
     fn what_cannot_be_is_said() {
         let cases = [
             ("eth0:dhcp", "the address \"eth0\""),
-            ("off", "\"off\" is no way"),
-            ("bootp", "\"bootp\" is no way"),
-            ("::::::off", "\"off\" is no way"),
-            ("10.0.0.256", "\"10.0.0.256\" is no way"),
+            ("off", "\"off\" is not a known method"),
+            ("bootp", "\"bootp\" is not a known method"),
+            ("::::::off", "\"off\" is not a known method"),
+            ("10.0.0.256", "\"10.0.0.256\" is not a known method"),
             ("10.0.0.256::", "the address \"10.0.0.256\""),
             ("127.0.0.1", "the address \"127.0.0.1\""),
             ("255.255.255.255::", "the address"),
@@ -367,9 +365,9 @@ mod tests {
             ),
             ("10.0.0.1:::255.0.255.0", "ones after zeros"),
             ("10.0.0.1:::255.255.255.255", "leaves no addresses"),
-            ("10.0.0.1::::: eth0", "\" eth0\" is no name"),
-            ("10.0.0.1:::::../x", "\"../x\" is no name"),
-            ("10.0.0.1:::::a-name-that-is-too-long", "is no name"),
+            ("10.0.0.1::::: eth0", "\" eth0\" is not the name"),
+            ("10.0.0.1:::::../x", "\"../x\" is not the name"),
+            ("10.0.0.1:::::a-name-that-is-too-long", "is not the name"),
             ("10.0.0.1::::::none:224.0.0.1", "the name server"),
             ("1:2:3:4:5:6:7:8:9:10:11", "11 fields"),
             ("[fe80::1]:", "the address"),

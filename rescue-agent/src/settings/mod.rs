@@ -138,7 +138,7 @@ impl Key {
         match self {
             Key::Mode => "auto, inspect, restore",
             Key::Devices => {
-                "auto, all, VENDOR:DEVICE, a PCI address, class:WORD, or several separated by commas, taken away with a leading -"
+                "auto, all, VENDOR:DEVICE, a PCI address, class:WORD, or several separated by commas, excluded with a leading -"
             }
             Key::Banks => "all, active, or partition numbers such as 5,6",
             Key::Countdown | Key::Wait => "a whole number of seconds from 0 to 86400",
@@ -267,7 +267,7 @@ pub enum SettingsError {
     },
     /// A pin and a URL where nobody shows a certificate.
     #[error(
-        "{place}: report_pin is set, but report begins with http://, where the receiver shows no certificate; use https:// or take report_pin away"
+        "{place}: report_pin is set, but report begins with http://, where the receiver shows no certificate; use https:// or remove report_pin"
     )]
     PinWithoutTls {
         /// Where the pin was set.

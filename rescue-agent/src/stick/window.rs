@@ -209,8 +209,9 @@ impl<'d> Window<'d> {
             let mut found = vec![0; now.len()];
             self.device.read_medium(self.on_device(at), &mut found)?;
             if found != now {
-                let why =
-                    format!("what was written at byte {at} of the partition reads back otherwise");
+                let why = format!(
+                    "what was written at byte {at} of the partition is different when read back"
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }

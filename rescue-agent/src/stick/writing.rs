@@ -197,7 +197,7 @@ fn tidy(window: &mut Window<'_>, geometry: &Geometry, folder: &str) -> io::Resul
     let [long, dot, longer, mut dots] = slots;
     if !dot.starts_with(b".          ") || !dots.starts_with(b"..         ") {
         return Err(io::Error::other(format!(
-            "the new folder {folder} begins strangely"
+            "the new folder {folder} has an invalid beginning"
         )));
     }
     if !folder.contains('/') {

@@ -488,7 +488,7 @@ fn a_disk_that_was_not_looked_at_makes_its_controller_unsure() -> Result<()> {
     let report = run.report()?;
     let hba = device(&report, "0000:02:00.0")?;
     ensure!(
-        hba["verdict"] == "unsure" && hba["reason"] == "leads to sdb, which was not looked at",
+        hba["verdict"] == "unsure" && hba["reason"] == "leads to sdb, which was not examined",
         "{hba:#}"
     );
     Ok(())

@@ -263,7 +263,7 @@ fn two_sticks_of_the_same_image_stop_before_any_write() -> Result<()> {
     let machine = stick.machine(&made).disk(Bus::Usb, &second.image);
     let said = refuses(machine, &judge)?;
     ensure!(
-        said.contains("there are 2 media of this very image"),
+        said.contains("there are 2 media of this same image"),
         "{said}"
     );
     Ok(())
@@ -291,7 +291,7 @@ fn without_its_stick_nothing_is_written_for_its_settings_are_not_known() -> Resu
     let judge = Judge::new(&made, folder.path())?;
     let stick = Stick::with_settings(folder.path(), SETTINGS)?;
     let said = refuses(machine(&made).medium(kernel_of(&stick, 5)?), &judge)?;
-    ensure!(said.contains("has not shown up within 5 s"), "{said}");
+    ensure!(said.contains("did not appear within 5 s"), "{said}");
     Ok(())
 }
 

@@ -214,7 +214,7 @@ fn without_an_entry_nothing_is_set_unless_one_is_asked_for() -> Result<()> {
     let way = way_back(&finished)?;
     ensure!(way["by"] == "nothing", "{way}");
     let text = way["text"].as_str().unwrap_or_default();
-    ensure!(text.contains("pull the medium"), "{text}");
+    ensure!(text.contains("remove the medium"), "{text}");
 
     // The medium starts again, and makes an entry because that is asked for.
     let judge = uefi.judge()?;

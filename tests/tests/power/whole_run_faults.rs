@@ -317,7 +317,7 @@ impl Run {
             "was not written",
             "not written",
             "its archive is as it was",
-            "had read back right",
+            "was correct when read back",
             "nothing was written to it",
         ];
         ensure!(

@@ -83,7 +83,7 @@ pub(super) fn read(
         }
         Ok(_) => Err(PartitionError::GptUnusable {
             primary: primary_error,
-            backup: "whole, but there is no protective MBR to confirm it".to_owned(),
+            backup: "intact, but there is no protective MBR to confirm it".to_owned(),
         }),
         Err(error) => Err(PartitionError::GptUnusable {
             primary: primary_error,

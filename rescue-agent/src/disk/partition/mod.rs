@@ -168,7 +168,7 @@ pub enum TableWarning {
     /// A 4Kn disk behind 512-byte sectors, or the reverse.
     #[error(
         "the table counts sectors of {table} bytes, but the device has sectors of {device} bytes: \
-         a copy of a disk with other sectors; ESXi will not boot from this device as it is"
+         it was copied from a disk with another sector size; ESXi will not boot from this device as it is"
     )]
     SectorSize {
         /// Bytes per sector of the table.
@@ -178,8 +178,7 @@ pub enum TableWarning {
     },
     /// The records of the logical partitions end in the middle.
     #[error(
-        "the chain of logical partitions is broken at partition {number} ({reason}); it and those \
-         after it are not seen"
+        "the chain of logical partitions is broken at partition {number} ({reason}); it and the partitions after it are not found"
     )]
     BrokenChain {
         /// Number of the first logical partition that could not be read.

@@ -85,7 +85,7 @@ pub enum Refusal {
         cluster_bytes: u32,
     },
     /// No slot left in the root directory for the undo copy.
-    #[error("the root directory is full: no room for the undo copy's entry")]
+    #[error("the root directory is full: no space for the undo copy's entry")]
     NoSlot,
     /// There is nothing to exchange, or nothing that an undo copy could keep.
     #[error("{0} is empty, or was to become empty")]
@@ -100,7 +100,7 @@ pub enum Refusal {
     #[error("a file {0} that this program did not make is in the way")]
     NameTaken(ShortName),
     /// An interrupted exchange has to be settled first.
-    #[error("an interrupted repair has left traces that are not settled yet")]
+    #[error("an interrupted repair has left traces that are not cleaned up yet")]
     Unsettled,
 }
 

@@ -91,7 +91,7 @@ impl<'d> Work<'d> {
             .map_err(|error| error.to_string())?;
         match written.get(..content.len()) == Some(content) {
             true => Ok(()),
-            false => Err("the disk gave back other bytes than were written".into()),
+            false => Err("the disk returned other bytes than were written".into()),
         }
     }
 
@@ -165,7 +165,7 @@ impl<'d> Work<'d> {
                 })?;
             if found != *bytes {
                 return Err(format!(
-                    "the disk gave back other bytes at {offset} than were written"
+                    "the disk returned other bytes at {offset} than were written"
                 ));
             }
         }

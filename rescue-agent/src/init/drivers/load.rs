@@ -57,7 +57,7 @@ pub enum LoadError {
         file: PathBuf,
     },
     /// A person does not want it.
-    #[error("left out, as {EXCLUDE}= on the kernel command line says")]
+    #[error("excluded by {EXCLUDE}= on the kernel command line")]
     Excluded,
     /// Its parameters contain a zero byte.
     #[error("its parameters on the kernel command line contain a zero byte")]

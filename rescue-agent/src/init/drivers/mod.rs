@@ -64,7 +64,7 @@ pub enum NoDriverReason {
     NoDriver,
     /// Its driver could not be loaded.
     Failed(Vec<ModuleFailure>),
-    /// Its driver is there, or still starting, and did not take it.
+    /// Its driver is there, or still starting, and does not handle it.
     NotTaken(Vec<String>),
 }
 
@@ -83,10 +83,10 @@ impl std::fmt::Display for WithoutDriver {
                 f.write_str(&texts.collect::<Vec<String>>().join("; "))
             }
             NoDriverReason::NotTaken(names) => {
-                write!(f, "driver {} did not take it", names.join(", "))?;
+                write!(f, "driver {} does not handle it", names.join(", "))?;
                 match self.firmware.is_empty() {
                     true => Ok(()),
-                    false => f.write_str("; it may want firmware, and this image carries none"),
+                    false => f.write_str("; it may need firmware, which is not in this image"),
                 }
             }
         }
@@ -344,9 +344,9 @@ mod tests {
             shown,
             [
                 "0000:00:01.0 1000:005d class 010400: driver megaraid_sas failed: the kernel refused it: EKEYREJECTED: Key was rejected by service",
-                "0000:00:02.0 1b36:000d class 0c0330: driver xhci_pci did not take it",
+                "0000:00:02.0 1b36:000d class 0c0330: driver xhci_pci does not handle it",
                 "0000:00:03.0 9999:0001 class 010700: no driver for it in this image",
-                "0000:00:05.0 1077:2432 class 0c0400: driver qla2xxx did not take it; it may want firmware, and this image carries none",
+                "0000:00:05.0 1077:2432 class 0c0400: driver qla2xxx does not handle it; it may need firmware, which is not in this image",
                 "0000:00:06.0 9999:0002 class 080501: no driver for it in this image",
             ]
         );

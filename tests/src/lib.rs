@@ -20,3 +20,5 @@ pub mod server;
 pub mod sparse;
 pub mod sysfs;
 pub mod tools;
+#[cfg(test)]
+mod wording;

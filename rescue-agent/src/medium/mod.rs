@@ -13,8 +13,6 @@
 mod error;
 pub mod handover;
 mod records;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 use std::fs;

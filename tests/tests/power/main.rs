@@ -3,6 +3,6 @@
 mod device_faults;
 mod hostile_volumes;
 mod loader_is_sound;
-
+mod medium;
 mod power_cuts;
 mod whole_run_faults;

@@ -1,17 +1,30 @@
 //! The medium on volumes made and judged by outside programs: sgdisk, mkfs.fat, fsck.fat, mtools.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::*;
-use crate::bytes::sha256_hex;
-use crate::disk::{Access, ByteOffset, FileDevice, SectorSize, SystemDisks};
-use crate::originals::Original;
+use rescue_agent::bytes::sha256_hex;
+use rescue_agent::discover;
+use rescue_agent::disk::{
+    Access, BlockDevice, ByteOffset, Disks, FileDevice, SectorSize, SystemDisks,
+};
+use rescue_agent::inventory::Inventory;
+use rescue_agent::medium::{Identity, Medium, MediumError, TIMEOUT, find, started_from_stick};
+use rescue_agent::originals::Original;
+use rescue_agent::settings::MAX_FILE_BYTES;
+use rescue_agent::stick::{StickError, StickFile};
 
 const START: u64 = 2048 * 512;
 const KIB: u64 = 40_000;
@@ -615,7 +628,7 @@ fn a_medium_that_hangs_is_left_behind() {
     let stick = Stick::marked("16");
     let (disks, _) = odd(Duration::from_secs(2));
     let medium = stick.medium_through(disks).unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let error = medium
         .put(vec![file("reports/a", b"a")], Duration::from_millis(200))
         .unwrap_err();

@@ -337,3 +337,33 @@ impl BlockDevice for Slow {
         self.inner.flush()
     }
 }
+
+/// A device that is opened several times.
+#[derive(Debug)]
+pub struct Shared<D>(pub Arc<D>);
+
+impl<D: BlockDevice> BlockDevice for Shared<D> {
+    fn sector_size(&self) -> SectorSize {
+        self.0.sector_size()
+    }
+
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn read_medium(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_medium(offset, buf)
+    }
+
+    fn write_at(&self, offset: ByteOffset, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, data)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

@@ -25,9 +25,12 @@ use rescue_agent::medium::{Identity, Medium, MediumError, TIMEOUT, find, started
 use rescue_agent::originals::Original;
 use rescue_agent::settings::MAX_FILE_BYTES;
 use rescue_agent::stick::{StickError, StickFile};
+use rescue_tests::power::device::{Recorder, Shared};
+use rescue_tests::power::medium::{Image, Medium as Disk};
 
 const START: u64 = 2048 * 512;
 const KIB: u64 = 40_000;
+const SECTOR: u64 = 512;
 
 fn run(program: &str, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(program)
@@ -114,9 +117,7 @@ impl Stick {
     /// What fsck.fat says of the volume; it is to find nothing.
     fn fsck(&self) -> (bool, String) {
         let volume = self.folder.path().join("volume");
-        let bytes = fs::read(self.image()).unwrap();
-        let (start, length) = (place(START), place(KIB * 1024));
-        fs::write(&volume, &bytes[start..start + length]).unwrap();
+        self.disk().export(START, KIB * 1024, &volume).unwrap();
         run("fsck.fat", &["-n", "-v", volume.to_str().unwrap()])
     }
 
@@ -126,12 +127,12 @@ impl Stick {
     }
 
     /// Turns it into what a cut leaves of these writes.
-    fn become_cut(&self, before: &[u8], cut: &[Written]) {
-        let mut image = before.to_vec();
+    fn become_cut(&self, before: &Disk, cut: &[Written]) {
+        let mut disk = before.clone();
         for (at, sector) in cut {
-            image[place(*at)..][..sector.len()].copy_from_slice(sector);
+            disk.put(at / SECTOR, sector.as_slice().into());
         }
-        fs::write(self.image(), &image).unwrap();
+        disk.export(0, disk.size(), &self.image()).unwrap();
     }
 
     /// It is found and can be written, and then its tables are equal.
@@ -153,6 +154,14 @@ impl Stick {
 
     fn medium_through(&self, disks: Arc<dyn Disks>) -> Option<Medium> {
         find(&self.inventory(), &identity(), disks).unwrap()
+    }
+
+    /// The whole disk as it is now, in memory, without what is empty.
+    fn disk(&self) -> Disk {
+        let length = self.image().metadata().unwrap().len();
+        let mut image = Image::zeroed(length, place(SECTOR));
+        image.write_file(0, &self.image()).unwrap();
+        Disk::new(image)
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -502,17 +511,22 @@ fn tables_that_a_cut_write_let_differ_about_nobodys_clusters_are_made_equal() {
 
 #[test]
 fn hostile_first_sectors_are_no_medium() {
-    let stick = Stick::marked("32");
-    let original = stick.bytes();
+    let original = Stick::marked("32").disk();
     // Every byte of the parameter block, at its extremes: no panic, no endless walk.
     for at in 11..90 {
         for value in [0_u8, 1, 0x7f, 0x80, 0xff] {
-            stick.patch(at, &[value]);
-            if let Some(medium) = stick.medium_through(Arc::new(SystemDisks)) {
+            let mut disk = original.clone();
+            disk.patch(START + at, &[value]).unwrap();
+            let recorder = Arc::new(Recorder::new(disk));
+            let disks = move |_: &Path| -> io::Result<Box<dyn BlockDevice>> {
+                Ok(Box::new(Shared(Arc::clone(&recorder))))
+            };
+            let inventory = discover::discover(&["stick".into()], &disks);
+            let found = find(&inventory, &identity(), Arc::new(disks));
+            if let Some(medium) = found.unwrap() {
                 let _ = medium.settings();
                 let _ = medium.put(vec![file("reports/a", b"a")], TIMEOUT);
             }
-            fs::write(stick.image(), &original).unwrap();
         }
     }
 }
@@ -644,7 +658,7 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_report_and_a_medium_that_c
         let name = "reports/7XK2P03-20260102-030405.json";
         let (old, new) = (noise(1500), noise(2500));
         stick.medium().put(vec![file(name, &old)], TIMEOUT).unwrap();
-        let before = stick.bytes();
+        let before = stick.disk();
         let medium = stick.medium_through(disks).unwrap();
         medium.put(vec![file(name, &new)], TIMEOUT).unwrap();
         let epochs = epochs.lock().unwrap().clone();
@@ -677,7 +691,7 @@ fn a_power_cut_while_a_folder_grows_loses_nothing_and_leaves_a_medium_that_can_b
         let name = |name: &str| format!("{folder}{name}");
         let first = names.iter().map(|one| file(&name(one), one.as_bytes()));
         stick.medium().put(first.collect(), TIMEOUT).unwrap();
-        let before = stick.bytes();
+        let before = stick.disk();
         let medium = stick.medium_through(disks).unwrap();
         let (new, newer) = (noise(700), noise(800));
         let added = name("one-more-file-that-has-a-rather-long-name-so-that-it-needs-room.json");

@@ -28,7 +28,7 @@ use rescue_agent::repair::{Event, Outcome, Receipt};
 use rescue_agent::report::{self, Command, Report};
 use rescue_agent::{discover, verify};
 use rescue_tests::esxi::EsxiDisk;
-use rescue_tests::power::device::{Fault, Faulty, Landed, Operation, Recorder, Recording};
+use rescue_tests::power::device::{Fault, Faulty, Landed, Operation, Recorder, Recording, Shared};
 use rescue_tests::power::fsck::fsck;
 use rescue_tests::power::medium::{Image, Medium};
 use rescue_tests::power::reader::{Loader, gunzip};
@@ -38,36 +38,6 @@ const NODE: &str = "/dev/under_test";
 const BANKS: [u32; 2] = [5, 6];
 /// What the injected errors say.
 const INJECTED: &str = "injected";
-
-/// A device that is opened several times.
-#[derive(Debug)]
-struct Shared<D>(Arc<D>);
-
-impl<D: BlockDevice> BlockDevice for Shared<D> {
-    fn sector_size(&self) -> SectorSize {
-        self.0.sector_size()
-    }
-
-    fn size(&self) -> u64 {
-        self.0.size()
-    }
-
-    fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, buf)
-    }
-
-    fn read_medium(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
-        self.0.read_medium(offset, buf)
-    }
-
-    fn write_at(&self, offset: ByteOffset, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
 
 /// Everything a run hands over and says.
 struct Run {

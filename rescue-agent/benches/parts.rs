@@ -268,7 +268,6 @@ fn host() -> Host {
         above: Vec::new(),
         driver: Some("driver".into()),
         name: None,
-        modalias: String::new(),
     };
     let controller: PciAddress = CONTROLLER.parse().unwrap();
     let others = (0..250).map(|n| format!("0000:{:02x}:{:02x}.0", 1 + n / 32, n % 32));

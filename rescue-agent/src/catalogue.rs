@@ -421,7 +421,6 @@ fn without_driver() -> Vec<String> {
             above: Vec::new(),
             driver: None,
             name: None,
-            modalias: String::new(),
         },
         reason,
         firmware: Vec::new(),

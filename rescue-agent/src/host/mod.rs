@@ -42,9 +42,6 @@ pub struct PciFunction {
     /// Maker and model in words, where a `pci.ids` file was there to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it asks for drivers by; of a saved machine it is not known.
-    #[serde(skip)]
-    pub modalias: String,
 }
 
 impl PciFunction {

@@ -198,6 +198,7 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{PciClass, PciFunction};
     use super::*;
 
     fn host() -> Host {
@@ -210,7 +211,17 @@ mod tests {
             pci_paths: vec![vec!["0000:00:1f.2".parse().unwrap()]],
             image: None,
         };
+        let address = "0000:00:1f.2".parse().unwrap();
+        let controller = PciFunction {
+            address,
+            id: "8086:2922".parse().unwrap(),
+            class: PciClass(0x01_0601),
+            above: vec!["0000:00:01.0".parse().unwrap()],
+            driver: Some("ahci".into()),
+            name: Some("A controller".into()),
+        };
         Host {
+            pci: [(address, controller)].into(),
             disks: vec![
                 disk("/dev/sda", 10),
                 disk("/dev/sdb", 20),
@@ -228,7 +239,7 @@ mod tests {
         host().save(&file).unwrap();
         let loaded = Host::load(&file).unwrap();
         assert!(loaded.elsewhere);
-        assert_eq!(loaded.disks, host().disks);
+        assert_eq!((&loaded.pci, &loaded.disks), (&host().pci, &host().disks));
         // The node of the same name on this machine is another disk.
         assert!(loaded.disk(Path::new("/dev/sda")).is_none());
     }

@@ -58,7 +58,6 @@ pub(super) fn functions(root: &Path) -> BTreeMap<PciAddress, PciFunction> {
                 above,
                 driver: driver(&path),
                 name: None,
-                modalias: text(&path.join("modalias")).unwrap_or_default(),
             };
             Some((address, function))
         })
@@ -143,6 +142,12 @@ fn addresses(device: &Path) -> Vec<PciAddress> {
             (address.to_string() == text).then_some(address)
         })
         .collect()
+}
+
+/// What a function asks for drivers by; empty where there is no such function.
+pub(crate) fn modalias(root: &Path, address: PciAddress) -> String {
+    let devices = root.join("sys/bus/pci/devices");
+    text(&devices.join(address.to_string()).join("modalias")).unwrap_or_default()
 }
 
 /// The driver that is bound to a device, if any.

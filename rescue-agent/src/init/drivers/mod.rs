@@ -18,6 +18,7 @@ use load::{LoadedModule, Loading, ModuleFailure, ModuleLoader, StartingModule};
 use table::{Catalog, Class, ModuleId};
 
 use crate::host::PciFunction;
+use crate::host::sysfs::modalias;
 
 /// The drivers of USB keyboards. A machine with USB gets them even if no keyboard asks for them
 /// yet: whoever comes to a machine that waits for a key plugs one in.
@@ -201,10 +202,13 @@ impl Drivers {
         let functions = PciFunction::all(root).into_iter();
         functions
             .filter(|function| function.class.drives_storage() && function.driver.is_none())
-            .map(|function| WithoutDriver {
-                reason: self.reason_without_driver(&function.modalias),
-                firmware: self.firmware_for(&function.modalias),
-                function,
+            .map(|function| {
+                let modalias = modalias(root, function.address);
+                WithoutDriver {
+                    reason: self.reason_without_driver(&modalias),
+                    firmware: self.firmware_for(&modalias),
+                    function,
+                }
             })
             .collect()
     }

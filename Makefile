@@ -12,6 +12,7 @@ image:  ## build ISO, USB image and netboot tree in dist/, the programs in dist/
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
 	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
 	$(BIN)/rescue-image manual dist/man
+	$(BIN)/rescue-image fleet dist/fleet
 	install -D -t dist/bin $(BIN)/rescue-agent $(BIN)/rescue-image
 
 check:  ## format, clippy, unit tests, fuzz targets, documentation, licences: run it after each change

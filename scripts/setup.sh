@@ -12,6 +12,8 @@ test)
     need="$need curl jq ovmf groff-base gdisk fdisk sqlite3 openssl python3 python3-venv python3-cryptography kmod binutils cpio gzip tar zstd file shim-unsigned"
     # A browser, and the reader that BMCs name themselves as, for `collect`.
     need="$need chromium chromium-driver httpfs2 fuse"
+    # Machines behind BMCs. Not libvirt-daemon-system: the tests start libvirt by themselves, and only for themselves.
+    need="$need libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
 *) echo "usage: $0 image|check|test" >&2; exit 2 ;;

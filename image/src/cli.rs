@@ -10,6 +10,7 @@ use crate::build;
 use crate::collect::arguments::{self, CollectArgs, ReportsArgs};
 use crate::finished::Finished;
 use crate::finished::manifest;
+use crate::fleet;
 use crate::manual;
 use crate::options::{self, Choice, Options};
 use crate::parts::layout;
@@ -41,6 +42,7 @@ enum Action {
     #[command(after_long_help = arguments::HELP)]
     Collect(CollectArgs),
     Reports(ReportsArgs),
+    Fleet(FleetArgs),
     Manual(ManualArgs),
 }
 
@@ -124,6 +126,16 @@ struct ShowArgs {
     image: PathBuf,
 }
 
+/// Write the Ansible plays that repair a rack through its BMCs
+///
+/// Files that were changed in the folder are not overwritten, and others there are left alone.
+#[derive(Debug, Args)]
+struct FleetArgs {
+    /// Where the plays go
+    #[arg(value_name = "DIR", default_value = "dist/fleet")]
+    folder: PathBuf,
+}
+
 /// Write the manual pages of this program and of rescue-agent
 ///
 /// Read one with `man -l DIR/rescue-agent.1`.
@@ -145,6 +157,7 @@ pub fn main() -> ExitCode {
             Ok(found) => return ExitCode::from(found.status()),
             Err(error) => Err(error),
         },
+        Action::Fleet(args) => fleet::lay_out(&args.folder),
         Action::Manual(args) => run_manual(&args),
     };
     match result {

@@ -16,6 +16,7 @@ mod cli;
 mod collect;
 mod error;
 mod finished;
+mod fleet;
 mod hash;
 mod inputs;
 mod manual;

@@ -34,7 +34,7 @@ const BUILDER: &[&[&str]] = &[
     &["parts"],
     &["media"],
     &["finished"],
-    &["build", "collect"],
+    &["build", "collect", "fleet"],
     &["cli"],
 ];
 

@@ -27,6 +27,7 @@ pub struct Start {
     certificate: Option<Certificate>,
     arguments: Vec<String>,
     disk_kib: Option<u32>,
+    port: u16,
     ignored_errors: bool,
 }
 
@@ -42,6 +43,13 @@ impl Start {
     #[must_use]
     pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// On this port.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -96,7 +104,12 @@ impl Collector {
         fs::create_dir(&store)?;
         let mut command = how.program(&store)?;
         command
-            .args(["collect", "--listen", "127.0.0.1:0", "--store"])
+            .args([
+                "collect",
+                "--listen",
+                &format!("127.0.0.1:{}", how.port),
+                "--store",
+            ])
             .arg(&store);
         if let Some(certificate) = &how.certificate {
             command.arg("--tls-cert").arg(&certificate.certificate);

@@ -14,6 +14,7 @@ pub mod esxi;
 pub mod judge;
 pub mod machine;
 pub mod power;
+pub mod rack;
 pub mod receiver;
 pub mod replay;
 pub mod server;

@@ -6,6 +6,7 @@ mod boot_controllers;
 mod boot_devices;
 mod boot_matrix;
 mod boot_routes;
+mod fleet;
 mod killed_machines;
 mod machines_are_sound;
 mod medium;

@@ -40,7 +40,7 @@ use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
-use crate::report::{Sentence, Unread};
+use crate::report::{BadStart, Sentence, Unread};
 use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
@@ -83,6 +83,11 @@ fn results() -> Vec<String> {
         Sentence::NothingThere => Sentence::NothingThere,
         Sentence::NothingNeeded => Sentence::NothingNeeded,
         Sentence::NothingCertain => Sentence::NothingCertain,
+        Sentence::BadStart { .. } => Sentence::BadStart {
+            start: BadStart::Suspect { bank: text() },
+            banks: 0,
+        },
+        Sentence::Suspicious { .. } => Sentence::Suspicious { banks: 1 },
         Sentence::Refused => Sentence::Refused,
         Sentence::PartlyRefused { .. } => Sentence::PartlyRefused { banks: 1 },
         Sentence::Failed => Sentence::Failed,
@@ -99,6 +104,33 @@ fn unread() -> Vec<String> {
     samples![
         Unread::Disk { .. } => Unread::Disk { path: text(), why: text() },
         Unread::Partition { .. } => Unread::Partition { name: text(), why: text() },
+        Unread::Suspect { .. } => Unread::Suspect { name: text(), why: text() },
+        Unread::BootableSuspect { .. } => Unread::BootableSuspect { name: text(), why: text() },
+    ]
+}
+
+fn bad_starts() -> Vec<String> {
+    let (bank, device, why) = (text(), text(), text());
+    samples![
+        BadStart::LeftByRequest { .. } => BadStart::LeftByRequest {
+            device: device.clone(),
+            why: why.clone(),
+        },
+        BadStart::Unsure { .. } => BadStart::Unsure { device: device.clone(), why: why.clone() },
+        BadStart::NotRepaired { .. } => BadStart::NotRepaired {
+            bank: bank.clone(),
+            device: device.clone(),
+            why: why.clone(),
+        },
+        BadStart::Ends { .. } => BadStart::Ends { bank: bank.clone(), why: why.clone() },
+        BadStart::Unread { .. } => BadStart::Unread {
+            bank: bank.clone(),
+            name: text(),
+            why: why.clone(),
+        },
+        BadStart::Suspect { .. } => BadStart::Suspect { bank: bank.clone() },
+        BadStart::Uncertain { .. } => BadStart::Uncertain { bank: bank.clone(), others: text() },
+        BadStart::NoBank { .. } => BadStart::NoBank { disk: text() },
     ]
 }
 
@@ -203,6 +235,7 @@ fn volumes() -> Vec<String> {
         FatError::NotFat(_) => FatError::NotFat(text()),
         FatError::Damaged(_) => FatError::Damaged(Damage::MarkedDirty),
         FatError::NotFound(_) => FatError::NotFound(text()),
+        FatError::InTheWay { .. } => FatError::InTheWay { name: text(), what: "a directory" },
         FatError::TooLarge { .. } => FatError::TooLarge { name: text(), size: 2, limit: 1 },
     ]
 }
@@ -277,6 +310,7 @@ fn requests() -> Vec<String> {
             selector: text(),
             passed_through: text(),
         },
+        PlanError::NoSuchBank { .. } => PlanError::NoSuchBank { banks: text(), there: text() },
         PlanError::NothingSelected { .. } => PlanError::NothingSelected {
             selector: text(),
             passed_through: text(),
@@ -540,6 +574,7 @@ fn every_message() -> Vec<String> {
     [
         results(),
         unread(),
+        bad_starts(),
         refused_banks(),
         refused_copies(),
         medium(),

@@ -18,7 +18,7 @@ use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
 use crate::report::{self, Command, Detail, Line, Report};
-use crate::verify;
+use crate::verify::{self, Proof};
 
 /// Gives devices that are set to passthrough back to ESXi, while the host is offline.
 ///
@@ -198,7 +198,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
     let host = findings.host.as_ref();
     let plan = plan::revert(&findings.inventory, &Policy::default(), host)
         .unwrap_or_else(|_| plan::listing(&findings.inventory, host));
-    let report = findings.report(Command::Inspect, &plan, None, Vec::new());
+    let report = findings.report(Command::Inspect, &plan, None, Proof::default());
     let exit_status = report.result.exit_status();
     let explanation = findings.explanation(&plan, args.reasoning.explain);
     if args.common.json {
@@ -249,7 +249,9 @@ fn restore(args: &Restore) -> anyhow::Result<u8> {
             originals::offers(&findings.inventory, findings.host.as_ref(), &collection)
         }
     };
-    let plan = plan::restore(&findings.inventory, &args.banks, &offers);
+    plan::check_banks(&findings.inventory, &args.banks).map_err(InvalidRequest::refused)?;
+    let host = findings.host.as_ref();
+    let plan = plan::restore(&findings.inventory, &args.banks, &offers, host);
     carry_out(
         Command::Restore,
         &findings,
@@ -282,8 +284,8 @@ fn carry_out(
     if writes && !yes && !confirmed()? {
         return Ok(USAGE);
     }
-    let (receipt, broken) = match command {
-        Command::DryRun | Command::Inspect => (None, Vec::new()),
+    let (receipt, proof) = match command {
+        Command::DryRun | Command::Inspect => (None, Proof::default()),
         Command::Revert | Command::Restore => {
             let mut tell = |event: &repair::Event| {
                 say(format_args!(
@@ -292,12 +294,12 @@ fn carry_out(
                 ));
             };
             let (inventory, now) = (&findings.inventory, FatTime::now());
-            let (receipt, broken) =
+            let (receipt, proof) =
                 verify::repair_and_verify(plan, inventory, &SystemDisks, now, &mut tell);
-            (Some(receipt), broken)
+            (Some(receipt), proof)
         }
     };
-    let report = findings.report(command, plan, receipt.as_ref(), broken);
+    let report = findings.report(command, plan, receipt.as_ref(), proof);
     let exit_status = report.result.exit_status();
     match json {
         true => show(&[report.with_explanation(explanation).to_json()]),
@@ -404,7 +406,7 @@ impl Findings {
         command: Command,
         plan: &Plan,
         receipt: Option<&repair::Receipt>,
-        broken_promises: Vec<String>,
+        proof: Proof,
     ) -> Report {
         Report::new(
             command,
@@ -412,7 +414,8 @@ impl Findings {
             self.host.as_ref(),
             Some(plan),
             receipt,
-            broken_promises,
+            proof.broken,
+            proof.after.as_ref(),
         )
     }
 }

@@ -6,15 +6,19 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::libc::ENOMEDIUM;
+
 use crate::archive::StateArchive;
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::bytes::sha256_hex;
-use crate::disk::partition::{self, Partition, PartitionError, PartitionTable};
-use crate::disk::{BlockDevice, ByteOffset, Disks};
+use crate::disk::partition::{self, Partition, PartitionError, PartitionProblem, PartitionTable};
+use crate::disk::{BlockDevice, ByteOffset, Disks, SectorSize};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, NoTable, UndoContent, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, NextBoot, NoTable,
+    Suspect, UndoContent, UndoCopy,
 };
+use crate::loader::{self, LoadedArchive, LoaderView};
 use crate::parallel;
 
 /// Disks looked at side by side. They are waited for rather than computed with: enough that the
@@ -72,7 +76,15 @@ impl Look<'_> {
             Ok(device) => device,
             Err(error) => {
                 let why = format!("cannot be opened: {error}");
-                return without_table(path, 0, NoTable::Closed(why));
+                let no_medium = error.raw_os_error() == Some(ENOMEDIUM);
+                return without_table(
+                    path,
+                    0,
+                    match no_medium {
+                        true => NoTable::Absent(why),
+                        false => NoTable::Closed(why),
+                    },
+                );
             }
         };
         match partition::read(device.as_ref()) {
@@ -89,6 +101,8 @@ impl Look<'_> {
 
     fn partitioned(&self, path: &Path, device: &dyn BlockDevice, table: PartitionTable) -> Disk {
         let (mut found, mut not_banks, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut suspects, mut alike) = (Vec::new(), Vec::new());
+        let view = loader::look(device, &table);
         for partition in table
             .partitions
             .iter()
@@ -102,26 +116,69 @@ impl Look<'_> {
                 partition.length,
                 partition.start
             );
-            match bank_in(device, partition) {
-                Ok(Some(bank)) => found.push(bank),
-                Ok(None) => {}
+            match bank_in(device, partition, &view) {
+                Ok(bank) => found.push(bank),
+                Err(NoBank::Not) => {}
                 Err(NoBank::Is(why)) => not_banks.push((partition.number, why)),
+                Err(NoBank::MayBe(why)) => suspects.push(Suspect {
+                    partition: partition.number,
+                    why,
+                    may_boot: view.bank(partition.number).is_some(),
+                }),
+                Err(NoBank::IfOfSize(why)) => alike.push((partition, why)),
                 Err(NoBank::Unknown(why)) => unreadable.push((partition.number, why)),
             }
         }
-        let candidates: Vec<Candidate<'_>> = found
-            .iter()
-            .map(|bank| Candidate {
-                partition: bank.partition.number,
-                cfg: Some(&bank.boot_cfg),
-            })
-            .collect();
+        for (index, (partition, why)) in alike.iter().enumerate() {
+            let others = (0..).zip(&alike).filter(|(other, _)| *other != index);
+            let others = others.map(|(_, (other, _))| other.length);
+            let banks = found.iter().map(|bank| bank.partition.length);
+            match others.chain(banks).any(|length| length == partition.length) {
+                true => suspects.push(Suspect {
+                    partition: partition.number,
+                    why: why.clone(),
+                    may_boot: false,
+                }),
+                false => not_banks.push((
+                    partition.number,
+                    "VMware's mark but no boot.cfg (ESP, locker or scratch)".into(),
+                )),
+            }
+        }
+        suspects.extend(unlisted(&view, &table));
+        unreadable.extend(unread(&view, &unreadable));
+        let candidates = candidates(&found, &view);
         let election = bank::elect(&candidates);
+        let elected = election.next.map(|next| candidates[next].partition);
+        let to_bank = |candidate: Option<usize>| {
+            let partition = candidates[candidate?].partition;
+            let is_it = |bank: &Found<'_>| bank.partition.number == partition;
+            found.iter().position(is_it)
+        };
+        let (boots_next, boots_after_rollback) =
+            (to_bank(election.next), to_bank(election.after_shift_r));
+        let verdict_on = |bank: &Found<'_>| {
+            let number = bank.partition.number;
+            let its = candidates.iter().zip(&election.verdicts);
+            let mut its = its.filter(|(candidate, _)| candidate.partition == number);
+            its.next().map(|(_, verdict)| *verdict)
+        };
+        let standings: Vec<bank::Standing> = found
+            .iter()
+            .map(|bank| verdict_on(bank).unwrap_or(bank::Standing::NoBootCfg))
+            .collect();
         let archives = self.open_all(&mut found);
+        let next_boot = match (elected, boots_next) {
+            (None, _) => NextBoot::NoBank,
+            (Some(partition), bank) => {
+                let of_bank = bank.map_or(&[][..], |bank| archives[bank].as_slice());
+                self.next_boot(partition, of_bank, &view)
+            }
+        };
         let banks = found
             .into_iter()
             .zip(archives)
-            .zip(election.verdicts)
+            .zip(standings)
             .map(|((found, archives), standing)| found.into_bank(archives, standing))
             .collect();
         Disk {
@@ -131,8 +188,40 @@ impl Look<'_> {
             banks,
             not_banks,
             unreadable,
-            boots_next: election.next,
-            boots_after_rollback: election.after_shift_r,
+            suspects,
+            next_boot,
+            boots_next,
+            boots_after_rollback,
+        }
+    }
+
+    /// What the loader hands to ESXi when it boots a bank whose archives were opened here.
+    fn next_boot(&self, partition: u32, of_bank: &[ArchiveFile], view: &LoaderView) -> NextBoot {
+        let loaded = |archive: &LoadedArchive| {
+            let raw = Some(archive.bytes.as_slice());
+            let same = |own: &ArchiveFile| (own.name, own.raw.as_deref()) == (archive.name, raw);
+            match of_bank.iter().position(same) {
+                Some(index) => Loaded::OfBank(index),
+                None => {
+                    let content = self
+                        .open_archive(&archive.bytes, archive.name)
+                        .map_err(|error| error.to_string());
+                    Loaded::Other(archive.name, Box::new(content))
+                }
+            }
+        };
+        let Some(bank) = view.bank(partition) else {
+            // The loader could not read it just now; what it would load is what was read here.
+            return NextBoot::Bank {
+                partition,
+                archives: (0..of_bank.len()).map(Loaded::OfBank).collect(),
+                ends: None,
+            };
+        };
+        NextBoot::Bank {
+            partition,
+            archives: bank.archives.iter().map(loaded).collect(),
+            ends: bank.ends.clone(),
         }
     }
 
@@ -226,6 +315,8 @@ fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
         banks: Vec::new(),
         not_banks: Vec::new(),
         unreadable: Vec::new(),
+        suspects: Vec::new(),
+        next_boot: NextBoot::NoBank,
         boots_next: None,
         boots_after_rollback: None,
     }
@@ -255,10 +346,64 @@ impl Found<'_> {
     }
 }
 
+/// What the loader's rule is applied to: every partition that it takes for a bank, whether it was
+/// taken for one here or not.
+fn candidates<'c>(found: &'c [Found<'_>], view: &'c LoaderView) -> Vec<Candidate<'c>> {
+    let number = |bank: &&Found<'_>| bank.partition.number;
+    let of_loader = |partition: u32| view.bank(partition).map(|bank| &bank.boot_cfg);
+    let is_unread = |partition: u32| view.unread.iter().any(|(unread, _)| *unread == partition);
+    let own = found.iter().map(|bank| {
+        let partition = bank.partition.number;
+        let unread = Some(&bank.boot_cfg).filter(|_| is_unread(partition));
+        Candidate {
+            partition,
+            cfg: of_loader(partition).or(unread),
+        }
+    });
+    let others = view.banks.iter().filter(|bank| {
+        let mut own = found.iter();
+        !own.any(|found| number(&found) == bank.partition)
+    });
+    let others = others.map(|bank| Candidate {
+        partition: bank.partition,
+        cfg: Some(&bank.boot_cfg),
+    });
+    own.chain(others).collect()
+}
+
+/// Banks that the loader finds where the table lists no partition that may hold one.
+fn unlisted(view: &LoaderView, table: &PartitionTable) -> Vec<Suspect> {
+    let is_listed = |number: u32| {
+        let mut listed = table.partitions.iter();
+        listed.any(|partition| partition.number == number && partition.kind.may_hold_bank())
+    };
+    let banks = view.banks.iter().filter(|bank| !is_listed(bank.partition));
+    banks
+        .map(|bank| Suspect {
+            partition: bank.partition,
+            why: "ESXi's loader finds a bank there, by its own reading of the table".into(),
+            may_boot: true,
+        })
+        .collect()
+}
+
+/// Partitions that the loader would read and cannot, beyond those that are known already.
+fn unread(view: &LoaderView, known: &[(u32, String)]) -> Vec<(u32, String)> {
+    let is_known = |number: u32| known.iter().any(|(known, _)| *known == number);
+    let new = view.unread.iter().filter(|(number, _)| !is_known(*number));
+    new.cloned().collect()
+}
+
 /// Why a partition that may hold a bank is not taken for one.
 enum NoBank {
+    /// Nothing of VMware's is in it.
+    Not,
     /// It is none.
     Is(String),
+    /// It looks like one, or the loader takes it for one, and it is not a sound one.
+    MayBe(String),
+    /// It looks like one if it has the size of another one: scratch and locker can look the same.
+    IfOfSize(String),
     /// It may be one: the disk does not let it be read.
     Unknown(String),
 }
@@ -268,55 +413,134 @@ impl NoBank {
         let why = format!("{what}{error}");
         match error {
             FatError::Read { .. } => Self::Unknown(why),
-            _ => Self::Is(why),
+            _ => Self::MayBe(why),
         }
     }
 }
 
-/// The bank of a partition: VMware's mark, a boot.cfg that parses, and a `build` in it. `None`
-/// without the mark; a reason where the mark is there and the rest is not.
+/// The bank of a partition: VMware's mark, a boot.cfg that parses, and a `build` in it; and that the
+/// loader has the same boot.cfg, if it finds a bank there.
 fn bank_in<'p>(
     device: &dyn BlockDevice,
     partition: &'p Partition,
-) -> Result<Option<Found<'p>>, NoBank> {
-    if let Some(problem) = &partition.problem {
-        return Err(NoBank::Is(problem.to_string()));
-    }
+    view: &LoaderView,
+) -> Result<Found<'p>, NoBank> {
     let region = Region {
         start: partition.start,
         length: partition.length,
     };
+    if let Some(problem) = &partition.problem {
+        return Err(behind(problem, device, region));
+    }
     let volume = match Volume::open(device, region) {
         Ok(volume) => volume,
-        Err(FatError::NotFat(_)) => return Ok(None),
+        Err(error @ FatError::NotFat(_)) => {
+            return Err(match is_marked(device, region)? {
+                true => NoBank::MayBe(format!("VMware's mark, but {error}")),
+                false => NoBank::Not,
+            });
+        }
         Err(error) => return Err(NoBank::because(&error, "")),
     };
     let Some(marker) = marker(device, &volume, region)? else {
-        return Ok(None);
+        return Err(unmarked(&volume));
     };
-    let Some(entry) = volume.find(ShortName::BOOT_CFG) else {
-        let why = "VMware's mark but no boot.cfg (ESP, locker or scratch)";
-        return Err(NoBank::Is(why.into()));
-    };
-    let text = volume
-        .read(&entry)
-        .map_err(|error| NoBank::because(&error, "boot.cfg: "))?;
-    let boot_cfg =
-        BootCfg::parse(&text).map_err(|error| NoBank::Is(format!("boot.cfg: {error}")))?;
+    let text = boot_cfg(&volume)?;
+    let boot_cfg = BootCfg::parse(&text)
+        .map_err(|error| NoBank::MayBe(format!("VMware's mark, but boot.cfg: {error}")))?;
     if !boot_cfg.has_build() {
-        let why = "its boot.cfg names no build (installation medium?)";
-        return Err(NoBank::Is(why.into()));
+        return Err(without_build(&volume));
+    }
+    let of_loader = view.bank(partition.number);
+    if of_loader.is_some_and(|bank| bank.boot_cfg_bytes != text) {
+        let why = "ESXi's loader reads another boot.cfg there than the one of that name";
+        return Err(NoBank::MayBe(why.into()));
     }
     let files = files(&volume, &boot_cfg);
     let volume = exchange::assess(&volume);
-    Ok(Some(Found {
+    Ok(Found {
         partition,
         region,
         marker,
         boot_cfg,
         files,
         volume,
-    }))
+    })
+}
+
+/// A partition that contradicts the disk or the rest of the table.
+fn behind(problem: &PartitionProblem, device: &dyn BlockDevice, region: Region) -> NoBank {
+    match is_marked(device, region) {
+        Ok(true) => NoBank::MayBe(format!("VMware's mark, but {problem}")),
+        Ok(false) => NoBank::Is(problem.to_string()),
+        Err(_) if matches!(problem, PartitionProblem::OutsideDevice { .. }) => {
+            NoBank::Unknown(problem.to_string())
+        }
+        Err(_) => NoBank::Is(problem.to_string()),
+    }
+}
+
+/// Whether the second sector carries VMware's mark, whichever of the two sizes sectors have.
+fn is_marked(device: &dyn BlockDevice, region: Region) -> Result<bool, NoBank> {
+    let mut marked = false;
+    for sector_bytes in [SectorSize::S512, SectorSize::S4096] {
+        let mut start = [0; 32];
+        let offset = ByteOffset(region.start.0 + u64::from(sector_bytes.bytes()));
+        if offset.0 + start.len() as u64 > region.start.0 + region.length {
+            continue;
+        }
+        device.read_at(offset, &mut start).map_err(|error| {
+            NoBank::Unknown(format!("reading its second sector at {offset}: {error}"))
+        })?;
+        marked |= VmfatMarker::parse(&start).is_some();
+    }
+    Ok(marked)
+}
+
+/// A volume without VMware's mark, which the loader passes over.
+fn unmarked(volume: &Volume<'_>) -> NoBank {
+    let boot_cfg = volume.find(ShortName::BOOT_CFG);
+    let text = boot_cfg.and_then(|entry| volume.read(&entry).ok());
+    let has_build = text
+        .and_then(|text| BootCfg::parse(&text).ok())
+        .is_some_and(|cfg| cfg.has_build());
+    match has_build && holds_archive(volume) {
+        true => NoBank::Is(
+            "boot.cfg and a state archive as in a boot bank, but not VMware's mark, without which ESXi's loader passes over it".into(),
+        ),
+        false => NoBank::Not,
+    }
+}
+
+fn boot_cfg(volume: &Volume<'_>) -> Result<Vec<u8>, NoBank> {
+    if let Some((_, what)) = volume.in_the_way(ShortName::BOOT_CFG) {
+        let name = ShortName::BOOT_CFG.to_string();
+        let error = FatError::InTheWay { name, what };
+        return Err(NoBank::because(&error, "VMware's mark, but "));
+    }
+    let Some(entry) = volume.find(ShortName::BOOT_CFG) else {
+        return Err(match holds_archive(volume) {
+            true => NoBank::IfOfSize("VMware's mark and a state archive, but no boot.cfg".into()),
+            false => NoBank::Is("VMware's mark but no boot.cfg (ESP, locker or scratch)".into()),
+        });
+    };
+    let read = volume.read(&entry);
+    read.map_err(|error| NoBank::because(&error, "VMware's mark, but boot.cfg: "))
+}
+
+/// A volume with VMware's mark whose boot.cfg names no build: the loader does not boot it.
+fn without_build(volume: &Volume<'_>) -> NoBank {
+    match holds_archive(volume) {
+        true => NoBank::MayBe(
+            "VMware's mark and a state archive, but its boot.cfg names no build".into(),
+        ),
+        false => NoBank::Is("its boot.cfg names no build (installation medium?)".into()),
+    }
+}
+
+fn holds_archive(volume: &Volume<'_>) -> bool {
+    let mut names = [ShortName::STATE, ShortName::LOCAL].into_iter();
+    names.any(|name| volume.find(name).is_some() || volume.in_the_way(name).is_some())
 }
 
 /// Reads the second sector of a volume, where VMware leaves its mark.
@@ -341,29 +565,52 @@ struct Files {
     undo: Option<(Entry, Result<Vec<u8>, FatError>)>,
 }
 
-/// The archives of a bank: `STATE.TGZ`; without it `LOCAL.TGZ` (4.x embedded); and `ONETIME.TGZ`
-/// where boot.cfg has the loader load it.
+/// The archives of a bank: those of `STATE.TGZ`, `LOCAL.TGZ` (4.x embedded) and `ONETIME.TGZ` that
+/// boot.cfg has the loader load. Where it names neither of the first two, the one that is there: a
+/// reset to factory defaults takes the name out of boot.cfg, and ESXi puts it back.
 fn files(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<Files> {
-    let state = volume
-        .find(ShortName::STATE)
-        .or_else(|| volume.find(ShortName::LOCAL));
-    let loads_onetime = boot_cfg
-        .modules()
+    let loads = |name: &ShortName| {
+        let mut modules = boot_cfg.modules().iter();
+        modules.any(|module| loader::name_of(module) == *name)
+    };
+    let own = [ShortName::STATE, ShortName::LOCAL];
+    let there = |name: &ShortName| file(volume, *name);
+    let mut files: Vec<Files> = own
         .iter()
-        .any(|module| module.eq_ignore_ascii_case("onetime.tgz"));
-    let onetime = volume.find(ShortName::ONETIME).filter(|_| loads_onetime);
-    state
-        .into_iter()
-        .chain(onetime)
-        .map(|entry| Files {
-            archive: volume.read(&entry),
-            undo: exchange::undo_copy(volume, entry.name()).map(|undo| {
-                let raw = volume.read(&undo);
-                (undo, raw)
-            }),
-            entry,
-        })
-        .collect()
+        .filter(|name| loads(name))
+        .filter_map(there)
+        .collect();
+    if files.is_empty() {
+        files.extend(own.iter().find_map(there));
+    }
+    let onetime = [ShortName::ONETIME];
+    files.extend(onetime.iter().filter(|name| loads(name)).filter_map(there));
+    files
+}
+
+/// The archive of that name as the loader finds it, or what stands in its place.
+fn file(volume: &Volume<'_>, name: ShortName) -> Option<Files> {
+    let in_the_way = volume.in_the_way(name);
+    let entry = match in_the_way {
+        Some((entry, _)) => entry,
+        None => volume.find(name)?,
+    };
+    let archive = match in_the_way {
+        Some((_, what)) => Err(FatError::InTheWay {
+            name: name.to_string(),
+            what,
+        }),
+        None => volume.read(&entry),
+    };
+    let undo = exchange::undo_copy(volume, name).map(|undo| {
+        let raw = volume.read(&undo);
+        (undo, raw)
+    });
+    Some(Files {
+        entry,
+        archive,
+        undo,
+    })
 }
 
 impl Files {

@@ -36,9 +36,18 @@ impl Inventory {
         let none_found = self.banks().next().is_none();
         let closed = self.disks.iter().filter(move |_| none_found);
         closed.filter_map(|disk| match &disk.table {
-            Err(NoTable::Unreadable(why)) => Some((disk.path.as_path(), why.as_str())),
+            Err(NoTable::Unreadable(why) | NoTable::Closed(why)) => {
+                Some((disk.path.as_path(), why.as_str()))
+            }
             _ => None,
         })
+    }
+
+    /// Partitions that may be banks and are not taken for banks, each with its disk.
+    pub fn suspects(&self) -> impl Iterator<Item = (&Disk, &Suspect)> {
+        self.disks
+            .iter()
+            .flat_map(|disk| disk.suspects.iter().map(move |suspect| (disk, suspect)))
     }
 
     /// Partitions that may be banks and cannot be read, by name, and why.
@@ -66,10 +75,60 @@ pub struct Disk {
     pub not_banks: Vec<(u32, String)>,
     /// Partitions that may be banks and cannot be read, and why.
     pub unreadable: Vec<(u32, String)>,
+    /// Partitions that look like banks, or that the loader takes for banks, and are not taken here.
+    pub suspects: Vec<Suspect>,
+    /// What the loader does at the next start from this disk.
+    pub next_boot: NextBoot,
     /// The bank that boots next: an index into `banks`.
     pub boots_next: Option<usize>,
     /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
     pub boots_after_rollback: Option<usize>,
+}
+
+/// A partition that may be a boot bank and is not taken for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Its number.
+    pub partition: u32,
+    /// What was found, and why it is not taken.
+    pub why: String,
+    /// Whether ESXi's loader takes it for a bank that it may boot.
+    pub may_boot: bool,
+}
+
+/// What ESXi's loader does with a disk, by its own reading of it ([`crate::loader`]).
+#[derive(Debug)]
+pub enum NextBoot {
+    /// It finds no bank that it may boot.
+    NoBank,
+    /// It boots a bank.
+    Bank {
+        /// Number of its partition.
+        partition: u32,
+        /// The archives that it hands to ESXi.
+        archives: Vec<Loaded>,
+        /// Why the start ends with an error of the loader, if it does.
+        ends: Option<String>,
+    },
+}
+
+impl NextBoot {
+    /// The partition of the bank that boots.
+    pub fn partition(&self) -> Option<u32> {
+        match self {
+            Self::NoBank => None,
+            Self::Bank { partition, .. } => Some(*partition),
+        }
+    }
+}
+
+/// An archive that the loader hands to ESXi.
+#[derive(Debug)]
+pub enum Loaded {
+    /// The archive of that index in the bank.
+    OfBank(usize),
+    /// Bytes that are none of the bank's archives, of that name.
+    Other(ShortName, Box<Result<Content, String>>),
 }
 
 /// Why a disk shows no partitions, in words.
@@ -108,7 +167,7 @@ impl Disk {
 
     /// Whether ESXi keeps anything on it.
     pub fn belongs_to_esxi(&self) -> bool {
-        !self.banks.is_empty() || self.datastores().next().is_some()
+        !self.banks.is_empty() || !self.suspects.is_empty() || self.datastores().next().is_some()
     }
 
     /// In a few words, what it is and, if it is no ESXi disk, why not.
@@ -117,6 +176,9 @@ impl Disk {
             Err(why) => why.to_string(),
             Ok(_) if !self.banks.is_empty() => {
                 format!("ESXi boot disk, {} banks", self.banks.len())
+            }
+            Ok(_) if !self.suspects.is_empty() => {
+                "what may be a boot bank is not taken for one".into()
             }
             Ok(_) if !self.unreadable.is_empty() => {
                 "cannot be read where boot banks may lie".into()

@@ -16,7 +16,7 @@ const AGENT: &[&[&str]] = &[
     &["files", "bytes", "parallel"],
     &["disk", "config"],
     &["fat", "host", "archive", "bank"],
-    &["policy", "inventory", "stick"],
+    &["policy", "inventory", "loader", "stick"],
     &["settings", "discover", "originals"],
     &["firmware", "plan", "medium"],
     &["repair"],

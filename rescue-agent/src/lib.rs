@@ -39,6 +39,7 @@ mod init;
 pub mod inventory;
 #[cfg(test)]
 mod layers;
+mod loader;
 mod logging;
 pub mod medium;
 pub mod net;

@@ -38,6 +38,15 @@ pub(crate) enum Broken<'n> {
     StillPassedThrough { name: &'n str, device: &'n str },
 }
 
+/// What a fresh look showed.
+#[derive(Debug, Default)]
+pub struct Proof {
+    /// The promises that were not kept, in words; none is the good answer.
+    pub broken: Vec<String>,
+    /// What there is now; `None` where nothing was written, and nobody looked again.
+    pub after: Option<Inventory>,
+}
+
 /// What hears how the work goes on.
 pub trait Watcher {
     /// Something is about to be done, or is done.
@@ -58,29 +67,28 @@ impl<F: FnMut(&Event)> Watcher for F {
 }
 
 /// Carries a plan out, and proves it where it writes anything. Returns what became of the plan, and
-/// the promises that were not kept, as [`verify`] does.
+/// what a fresh look showed.
 pub fn repair_and_verify(
     plan: &Plan,
     before: &Inventory,
     disks: &dyn Disks,
     now: FatTime,
     watcher: &mut dyn Watcher,
-) -> (Receipt, Vec<String>) {
+) -> (Receipt, Proof) {
     let receipt = repair::carry_out(plan, before, disks, now, &mut |event| watcher.event(event));
     watcher.repaired();
     if !plan.writes() {
-        return (receipt, Vec::new());
+        return (receipt, Proof::default());
     }
-    let broken = verify(plan, &receipt, before, disks);
+    let proof = verify(plan, &receipt, before, disks);
     watcher.verified();
-    (receipt, broken)
+    (receipt, proof)
 }
 
 /// Looks again at every disk that was looked at for the plan, and compares.
 ///
-/// Returns the promises that were not kept, in words; none is the good answer. A bank whose repair
-/// failed is not judged here: its outcome says what is active.
-fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, disks: &dyn Disks) -> Vec<String> {
+/// A bank whose repair failed is not judged here: its outcome says what is active.
+fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, disks: &dyn Disks) -> Proof {
     let paths: Vec<PathBuf> = before.disks.iter().map(|disk| disk.path.clone()).collect();
     let after = discover::discover_again(&paths, disks, &known(plan, before));
     let banks = plan
@@ -97,7 +105,10 @@ fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, disks: &dyn Disks)
                 .into_iter()
                 .chain(newly_unreadable(before, after))
         });
-    around_banks.chain(banks).collect()
+    Proof {
+        broken: around_banks.chain(banks).collect(),
+        after: Some(after),
+    }
 }
 
 /// What archives say whose bytes may be found: those from before, and those of the plan. Each was

@@ -181,6 +181,16 @@ impl Entry {
         self.0[11] & ATTR_DIRECTORY != 0
     }
 
+    /// What the entry is in words, unless it is a file.
+    pub(super) fn is_no_file(&self) -> Option<&'static str> {
+        match self.0[11] {
+            kind if kind & ATTR_LONG_NAME == ATTR_LONG_NAME => Some("a part of a long name"),
+            kind if kind & ATTR_VOLUME != 0 => Some("the label of the volume"),
+            kind if kind & ATTR_DIRECTORY != 0 => Some("a directory"),
+            _ => None,
+        }
+    }
+
     /// A part of a long name, or the volume's label.
     fn is_not_a_file(&self) -> bool {
         self.0[11] & ATTR_LONG_NAME == ATTR_LONG_NAME || self.0[11] & ATTR_VOLUME != 0
@@ -237,6 +247,15 @@ pub(super) fn live_entries(bytes: &[u8]) -> impl Iterator<Item = (usize, Entry)>
         .filter(|(_, raw)| raw[0] != DELETED)
         .map(|(index, raw)| (index, Entry(raw)))
         .filter(|(_, entry)| !entry.is_not_a_file() && !entry.is_dot())
+}
+
+/// The first entry whose eleven bytes are that name, whatever it is.
+pub(super) fn first_of_name(bytes: &[u8], name: ShortName) -> Option<Entry> {
+    (0..bytes.len() / ENTRY_BYTES)
+        .map_while(|index| slot(bytes, index))
+        .take_while(|raw| raw[0] != END)
+        .find(|raw| raw.starts_with(name.raw()))
+        .map(Entry)
 }
 
 /// The slots of a directory's bytes that may take a new entry.

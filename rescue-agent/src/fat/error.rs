@@ -24,6 +24,16 @@ pub enum FatError {
     /// No such file in the root directory.
     #[error("no file {0} in the root directory")]
     NotFound(String),
+    /// What the loader takes for the file is none.
+    #[error(
+        "{what} stands where ESXi's loader looks for {name}, which takes the first entry of that name whatever it is"
+    )]
+    InTheWay {
+        /// The name.
+        name: String,
+        /// What has it.
+        what: &'static str,
+    },
     /// A file larger than this program is willing to load.
     #[error("{name} says it is {size} bytes long, more than the {limit} bytes this program loads")]
     TooLarge {

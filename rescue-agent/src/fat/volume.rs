@@ -108,6 +108,13 @@ impl<'d> Volume<'d> {
             .find(|entry| entry.name() == name && !entry.is_directory())
     }
 
+    /// The first entry of that name, where it is no file: what a loader takes, which does not look at
+    /// attributes. And what it is.
+    pub fn in_the_way(&self, name: ShortName) -> Option<(Entry, &'static str)> {
+        let first = directory::first_of_name(&self.root, name)?;
+        Some((first, first.is_no_file()?))
+    }
+
     /// Reads a file of the root directory through the first table, as a loader does.
     ///
     /// # Errors

@@ -389,6 +389,7 @@ mod tests {
     use super::*;
     use crate::disk::partition::{Guid, TableKind};
     use crate::disk::{ByteOffset, SectorSize};
+    use crate::inventory::NextBoot;
 
     const ESP: [u8; 16] = [0x11; 16];
     const OTHER: [u8; 16] = [0x22; 16];
@@ -539,6 +540,8 @@ mod tests {
             banks: Vec::new(),
             not_banks: Vec::new(),
             unreadable: Vec::new(),
+            suspects: Vec::new(),
+            next_boot: NextBoot::NoBank,
             boots_next: None,
             boots_after_rollback: None,
         }

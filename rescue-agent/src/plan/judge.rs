@@ -24,6 +24,71 @@ pub enum Verdict {
     Unsure,
 }
 
+/// Whether ESXi needs a device, by what is known of the machine and its disks. What was asked for has
+/// no part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// It does.
+    Needed {
+        /// What for, in words.
+        what_for: String,
+    },
+    /// Every disk was looked at, and none of ESXi's is behind it.
+    NotNeeded {
+        /// What it is, in words.
+        what: String,
+    },
+    /// No device sits at its address now.
+    Absent,
+    /// It cannot be determined.
+    Unknown {
+        /// Why, in words.
+        why: String,
+        /// Whether one of its readings is an address that ESXi needs.
+        may_be: bool,
+    },
+}
+
+/// What was asked for with respect to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// To give it back, because of what ESXi needs.
+    ByNeed,
+    /// To give it back, by this selector.
+    Chosen(String),
+    /// To leave it, by this selector.
+    Excepted(String),
+    /// Nothing.
+    NotNamed,
+}
+
+/// The one place where need and request become a verdict, and its words.
+fn verdict(need: &Need, request: &Request) -> (Verdict, String) {
+    match (request, need) {
+        (Request::Chosen(term), _) => (Verdict::GiveBack, format!("chosen by {term}")),
+        (Request::Excepted(term), Need::Needed { what_for }) => (
+            Verdict::Leave,
+            format!("excepted by -{term}, although ESXi needs it: it {what_for}"),
+        ),
+        (Request::Excepted(term), _) => (Verdict::Leave, format!("excepted by -{term}")),
+        (Request::ByNeed, Need::Needed { what_for }) => (Verdict::GiveBack, what_for.clone()),
+        (Request::NotNamed, Need::Needed { what_for }) => (
+            Verdict::Leave,
+            format!("not named by `devices`, although ESXi needs it: it {what_for}"),
+        ),
+        (Request::ByNeed | Request::NotNamed, Need::Unknown { why, .. }) => {
+            (Verdict::Unsure, why.clone())
+        }
+        (Request::ByNeed | Request::NotNamed, Need::Absent) => (
+            Verdict::Stale,
+            "there is no device at this address now".into(),
+        ),
+        (Request::ByNeed | Request::NotNamed, Need::NotNeeded { what }) => {
+            (Verdict::Leave, what.clone())
+        }
+    }
+}
+
 /// A device that is passed through in at least one bank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -45,7 +110,11 @@ pub struct Judged {
     pub recorded: Option<VendorDevice>,
     /// The same, where something else sits there now: a card was moved.
     pub was: Option<VendorDevice>,
-    /// What happens to it.
+    /// Whether ESXi needs it.
+    pub need: Need,
+    /// What was asked for.
+    pub request: Request,
+    /// What happens to it: what follows from the two.
     pub verdict: Verdict,
     /// Why, in words.
     pub reason: String,
@@ -115,24 +184,39 @@ impl<'a> Judge<'a> {
 
     /// The verdict on an entry that is passed through.
     pub(super) fn judge(&self, entry: &DeviceEntry) -> (Verdict, String) {
-        let mut current = self.unasked(entry);
+        let (need, request) = (self.need(entry), self.request(entry));
+        verdict(&need, &request)
+    }
+
+    /// What was asked for: the last term that names the entry counts.
+    fn request(&self, entry: &DeviceEntry) -> Request {
+        let mut request = Request::NotNamed;
         for (adds, term) in self.selection.terms() {
             match (adds, term) {
-                (true, Term::Auto) => {
-                    if let Some(purpose) = self.purpose(entry) {
-                        current = (Verdict::GiveBack, purpose);
-                    }
-                }
+                (true, Term::Auto) if self.purpose(entry).is_some() => request = Request::ByNeed,
+                (true, Term::Auto) => {}
                 (true, term) if self.matches(term, entry) => {
-                    current = (Verdict::GiveBack, format!("chosen by {term}"));
+                    request = Request::Chosen(term.to_string());
                 }
                 (false, term) if self.matches(term, entry) => {
-                    current = (Verdict::Leave, format!("excepted by -{term}"));
+                    request = Request::Excepted(term.to_string());
                 }
                 _ => {}
             }
         }
-        current
+        request
+    }
+
+    /// Why ESXi needs a device that an archive passes through; `None` where it does not, as far as is
+    /// known. Without a machine, what was asked for is what is needed.
+    pub(super) fn why_needed(&self, entry: &DeviceEntry) -> Option<String> {
+        match (self.host, self.need(entry), self.request(entry)) {
+            (None, _, Request::Chosen(term)) => Some(format!("was chosen by {term}")),
+            (None, _, _) => None,
+            (_, Need::Needed { what_for }, _) => Some(what_for),
+            (_, Need::Unknown { why, may_be: true }, _) => Some(why),
+            _ => None,
+        }
     }
 
     /// All devices that are passed through somewhere, each once.
@@ -167,7 +251,8 @@ impl<'a> Judge<'a> {
     }
 
     fn judged(&self, entry: &DeviceEntry) -> Judged {
-        let (verdict, reason) = self.judge(entry);
+        let (need, request) = (self.need(entry), self.request(entry));
+        let (verdict, reason) = verdict(&need, &request);
         let present = self.present(entry).cloned();
         let differs = |id: &VendorDevice| present.as_ref().is_some_and(|there| there.id != *id);
         let was = entry
@@ -183,40 +268,47 @@ impl<'a> Judge<'a> {
             present,
             recorded: entry.id,
             was,
+            need,
+            request,
             verdict,
             reason,
         }
     }
 
-    /// The verdict on an entry that no selector names.
-    fn unasked(&self, entry: &DeviceEntry) -> (Verdict, String) {
-        let unsure = |why: String| (Verdict::Unsure, why);
+    /// Whether ESXi needs an entry's device.
+    pub(super) fn need(&self, entry: &DeviceEntry) -> Need {
+        let unknown = |why: String, may_be: bool| Need::Unknown { why, may_be };
         let Some(host) = self.host else {
             return match self.selection.uses_auto() {
-                true => {
-                    unsure("without the machine it is not known which disks are behind it".into())
-                }
-                false => (Verdict::Leave, "not chosen".into()),
+                true => unknown(
+                    "without the machine it is not known which disks are behind it".into(),
+                    false,
+                ),
+                false => Need::NotNeeded {
+                    what: "not chosen".into(),
+                },
             };
         };
         let Some(address) = entry.address else {
-            return unsure("its address has an unknown format".into());
+            return unknown("its address has an unknown format".into(), false);
         };
         if let Some(why) = self.ambiguity(entry) {
-            return unsure(why);
+            let readings = [Some(address), entry.alternative];
+            let mut purposes = readings.into_iter().flatten();
+            let may_be = purposes.any(|at| self.needs.purpose(at).is_some());
+            return unknown(why, may_be);
+        }
+        if let Some(what_for) = self.needs.purpose(address) {
+            return Need::Needed { what_for };
         }
         let Some(function) = host.function(address) else {
-            return (
-                Verdict::Stale,
-                "there is no device at this address now".into(),
-            );
+            return Need::Absent;
         };
         match self.needs.doubt(function) {
-            Some(why) => unsure(why),
-            None => (
-                Verdict::Leave,
-                format!("{}; no ESXi disk or datastore behind it", function.class),
-            ),
+            Some(why) => unknown(why, false),
+            None => Need::NotNeeded {
+                what: format!("{}; no ESXi disk or datastore behind it", function.class),
+            },
         }
     }
 

@@ -6,15 +6,19 @@
 
 mod judge;
 mod needs;
+mod next_start;
 pub(crate) mod refusal;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+
+use next_start::Needed;
 
 use thiserror::Error;
 
 use self::refusal::BankRefusal;
 
-pub use judge::{DeviceIdentity, Judged, Verdict};
+pub use judge::{DeviceIdentity, Judged, Need, Request, Verdict};
+pub use next_start::{Cause, NextStart, StillPassed};
 
 use crate::archive::{ArchiveError, Edit, StateArchive};
 use crate::bytes::sha256_hex;
@@ -36,6 +40,8 @@ pub struct Plan {
     pub banks: Vec<BankPlan>,
     /// Every device that is passed through somewhere, with the verdict on it.
     pub devices: Vec<Judged>,
+    /// What ESXi needs, for the question what the next start comes to.
+    needed: Needed,
 }
 
 impl Plan {
@@ -186,6 +192,16 @@ pub enum PlanError {
         /// What could be named.
         passed_through: String,
     },
+    /// A choice of banks that names nothing.
+    #[error(
+        "--banks {banks} names no boot bank, or one that is not there. Boot banks lie on partitions {there}"
+    )]
+    NoSuchBank {
+        /// The choice.
+        banks: String,
+        /// What could be named.
+        there: String,
+    },
     /// A selector that names nothing.
     #[error(
         "--devices {selector} matches no device of this configuration or machine. Passed through: {passed_through}"
@@ -207,6 +223,7 @@ pub fn revert(
     policy: &Policy,
     host: Option<&Host>,
 ) -> Result<Plan, PlanError> {
+    check_banks(inventory, &policy.banks)?;
     let judge = judge::Judge::new(inventory, &policy.devices, host)?;
     let plan_bank = |disk: &Disk, bank: &Bank| match policy.source {
         Source::Own => revert_bank(bank, &judge),
@@ -217,6 +234,7 @@ pub fn revert(
             plan_bank(disk, bank).unwrap_or_else(|action| action)
         }),
         devices: judge.devices(inventory),
+        needed: Needed::of(inventory, &judge),
     })
 }
 
@@ -228,6 +246,7 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
     Plan {
         banks: Vec::new(),
         devices: judge.devices(inventory),
+        needed: Needed::of(inventory, &judge),
     }
 }
 
@@ -238,7 +257,14 @@ pub fn passed_through(inventory: &Inventory) -> String {
 
 /// Plans a return to the originals: to the undo copies in the banks, and where one is missing, to
 /// the copy that was kept elsewhere, if `offers` has one.
-pub fn restore(inventory: &Inventory, banks: &BankChoice, offers: &[Offer]) -> Plan {
+pub fn restore(
+    inventory: &Inventory,
+    banks: &BankChoice,
+    offers: &[Offer],
+    host: Option<&Host>,
+) -> Plan {
+    let selection = Selection::default();
+    let judge = judge::Judge::unchecked(inventory, &selection, host);
     let banks = each_bank(inventory, banks, |disk, bank| {
         let offered = |archive: &ArchiveFile| {
             let mut offers = offers.iter();
@@ -249,6 +275,29 @@ pub fn restore(inventory: &Inventory, banks: &BankChoice, offers: &[Offer]) -> P
     Plan {
         banks,
         devices: Vec::new(),
+        needed: Needed::of(inventory, &judge),
+    }
+}
+
+/// A choice of banks that names nothing is a mistake, not a request for nothing.
+///
+/// # Errors
+/// [`PlanError::NoSuchBank`].
+pub fn check_banks(inventory: &Inventory, choice: &BankChoice) -> Result<(), PlanError> {
+    let numbers: BTreeSet<u32> = inventory.banks().map(|(_, bank)| bank.partition).collect();
+    let names_nothing = match choice {
+        _ if numbers.is_empty() => false,
+        BankChoice::All => false,
+        BankChoice::Active => inventory.disks.iter().all(|disk| disk.boots_next.is_none()),
+        BankChoice::Partitions(chosen) => chosen.iter().any(|number| !numbers.contains(number)),
+    };
+    let there: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    match names_nothing {
+        false => Ok(()),
+        true => Err(PlanError::NoSuchBank {
+            banks: choice.to_string(),
+            there: there.join(", "),
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::pci::PciAddress;
 use crate::host::{DiskNode, Host, PciFunction};
-use crate::inventory::{Disk, Inventory};
+use crate::inventory::{Disk, Inventory, NoTable};
 
 /// Intel's chipsets have their USB controllers on the root bus of segment 0, and can switch their
 /// ports from one to another.
@@ -152,6 +152,17 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
         Some(disk) if disk.size == 0 => {
             Some(format!("leads to {}, which cannot be read", node.name()))
         }
+        Some(Disk {
+            table: Err(NoTable::Unreadable(_)),
+            ..
+        }) => Some(format!(
+            "leads to {}, whose partition table cannot be read",
+            node.name()
+        )),
+        Some(disk) if !disk.suspects.is_empty() => Some(format!(
+            "leads to {}, of which a partition that may be a boot bank is not taken for one",
+            node.name()
+        )),
         Some(disk) if !disk.unreadable.is_empty() => Some(format!(
             "leads to {}, of which a partition that may be a boot bank cannot be read",
             node.name()

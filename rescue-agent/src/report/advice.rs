@@ -4,10 +4,10 @@ use thiserror::Error;
 
 use super::ResultWord;
 use crate::inventory::Inventory;
-use crate::plan::{Judged, Plan, Verdict};
+use crate::plan::{Cause, Judged, NextStart, Plan, StillPassed, Verdict};
 
 /// The sentence that a run ends with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Sentence {
     #[error("{banks} boot {} found. Nothing was written.", plural(*banks, "bank was", "banks were"))]
     Inspected { banks: usize },
@@ -36,6 +36,10 @@ pub(crate) enum Sentence {
         "Nothing was written: no passed-through device is certainly needed by ESXi, but not all are certain."
     )]
     NothingCertain,
+    #[error("{start}. {}", written(*banks))]
+    BadStart { start: BadStart, banks: usize },
+    #[error("What may be a boot bank was not understood, so nothing is certain. {}", written(*banks))]
+    Suspicious { banks: usize },
     #[error("Refused. Nothing was written.")]
     Refused,
     #[error(
@@ -47,7 +51,7 @@ pub(crate) enum Sentence {
     Failed,
     #[error("No ESXi installation was found. Nothing was written.")]
     NoneFound,
-    #[error("The setting `devices` does not fit this machine. Nothing was written.")]
+    #[error("A setting does not fit this machine. Nothing was written.")]
     InvalidRequest,
     #[error("The settings are wrong. Nothing was written.")]
     BadSettings,
@@ -66,6 +70,117 @@ pub(crate) enum Unread {
     Disk { path: String, why: String },
     #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
     Partition { name: String, why: String },
+    #[error(
+        "REFUSED  {name} may be a boot bank and was not taken for one ({why}); it was not written"
+    )]
+    Suspect { name: String, why: String },
+    #[error(
+        "REFUSED  {name} is a boot bank to ESXi's loader, and was not taken for one ({why}); it was not written"
+    )]
+    BootableSuspect { name: String, why: String },
+}
+
+/// Why the next start does not end with an ESXi that has its disks.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum BadStart {
+    #[error(
+        "At the next start ESXi will not have what it needs: the request leaves {device} passed through, which {why}"
+    )]
+    LeftByRequest { device: String, why: String },
+    #[error(
+        "At the next start ESXi may not have what it needs: {device} stays passed through, and {why}"
+    )]
+    Unsure { device: String, why: String },
+    #[error(
+        "The next start is not repaired: {bank} boots next and still passes {device} through, which {why}"
+    )]
+    NotRepaired {
+        bank: String,
+        device: String,
+        why: String,
+    },
+    #[error("The next start fails: {bank} boots next, and {why}")]
+    Ends { bank: String, why: String },
+    #[error(
+        "What the next start comes to is not known: {bank} boots next, and its {name} cannot be read ({why})"
+    )]
+    Unread {
+        bank: String,
+        name: String,
+        why: String,
+    },
+    #[error(
+        "What the next start comes to is not known: {bank} boots next, which was not taken for a boot bank"
+    )]
+    Suspect { bank: String },
+    #[error("{bank} boots next, unless {others}, which cannot be read")]
+    Uncertain { bank: String, others: String },
+    #[error("ESXi does not start from {disk}: none of its banks may boot")]
+    NoBank { disk: String },
+}
+
+impl BadStart {
+    /// The first reason against a start; `None` where there is none.
+    pub(super) fn of(start: &NextStart, inventory: &Inventory) -> Option<Self> {
+        let disk = &inventory.disks[start.disk];
+        let Some(partition) = start.partition else {
+            let disk = disk.path.display().to_string();
+            return Some(Self::NoBank { disk });
+        };
+        let bank = disk.partition_name(partition);
+        if !start.is_known_bank {
+            return Some(Self::Suspect { bank });
+        }
+        if let Some(still) = start.passed_through.first() {
+            let more = match start.passed_through.len() {
+                1 => String::new(),
+                several => format!(" and {} more", several - 1),
+            };
+            let device = format!("{}{more}", still.device);
+            let why = still.why_needed.clone();
+            return Some(match still.cause {
+                Cause::LeftByRequest => Self::LeftByRequest { device, why },
+                Cause::Unsure => Self::Unsure { device, why },
+                Cause::NotRepaired => Self::NotRepaired { bank, device, why },
+            });
+        }
+        if let Some(why) = start.ends.clone() {
+            return Some(Self::Ends { bank, why });
+        }
+        if let Some((name, why)) = start.unread.first().cloned() {
+            return Some(Self::Unread { bank, name, why });
+        }
+        let others: Vec<String> = start.unless.iter().map(u32::to_string).collect();
+        let others = match others.len() {
+            0 => return None,
+            1 => format!("partition {}", others[0]),
+            _ => format!("one of the partitions {}", others.join(", ")),
+        };
+        Some(Self::Uncertain { bank, others })
+    }
+}
+
+/// The first start that does not end well. A disk from which nothing boots does not matter as long as
+/// ESXi starts from another one.
+pub(super) fn bad_start<'s>(
+    starts: &'s [NextStart],
+    inventory: &Inventory,
+) -> Option<(&'s NextStart, BadStart)> {
+    let one_is_good = starts.iter().any(NextStart::is_good);
+    let matters = |start: &&NextStart| start.partition.is_some() || !one_is_good;
+    starts
+        .iter()
+        .filter(matters)
+        .find_map(|start| Some((start, BadStart::of(start, inventory)?)))
+}
+
+/// What was written, for a sentence that begins with something else.
+fn written(banks: usize) -> String {
+    match banks {
+        0 => "Nothing was written.".into(),
+        1 => "1 bank was repaired.".into(),
+        several => format!("{several} banks were repaired."),
+    }
 }
 
 fn plural(number: usize, one: &'static str, several: &'static str) -> &'static str {
@@ -81,8 +196,15 @@ pub(super) fn summary(
     inventory: &Inventory,
     plan: Option<&Plan>,
     changed: (usize, usize),
+    bad_start: Option<BadStart>,
 ) -> Sentence {
     let (banks, devices) = changed;
+    if let (ResultWord::Refused, Some(start)) = (result, bad_start) {
+        return Sentence::BadStart { start, banks };
+    }
+    if result == ResultWord::Refused && inventory.suspects().next().is_some() {
+        return Sentence::Suspicious { banks };
+    }
     match result {
         ResultWord::Inspected => Sentence::Inspected {
             banks: inventory.banks().count(),
@@ -116,7 +238,11 @@ fn clean(inventory: &Inventory, plan: Option<&Plan>) -> Sentence {
 }
 
 /// What the administrator can do now, one sentence each.
-pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String> {
+pub(super) fn next_steps(
+    result: ResultWord,
+    plan: Option<&Plan>,
+    bad_start: Option<&NextStart>,
+) -> Vec<String> {
     let unsure = plan.is_some_and(|plan| {
         let mut verdicts = plan.devices.iter().map(|device| device.verdict);
         verdicts.any(|verdict| verdict == Verdict::Unsure)
@@ -139,13 +265,48 @@ pub(super) fn next_steps(result: ResultWord, plan: Option<&Plan>) -> Vec<String>
         ResultWord::NoneFound => {
             &["Check that the disk is connected and its controller has a driver."]
         }
-        ResultWord::Refused => &[],
+        ResultWord::Refused => return bad_start.map(cures).unwrap_or_default(),
     };
     let steps = steps.iter().map(|step| (*step).to_owned());
     match result == ResultWord::Reverted && unsure {
         true => steps.chain(how_to_choose(plan)).collect(),
         false => steps.collect(),
     }
+}
+
+/// What can be done about a next start that is not repaired.
+fn cures(start: &NextStart) -> Vec<String> {
+    let mut steps = Vec::new();
+    let left = |still: &StillPassed| still.cause == Cause::LeftByRequest;
+    if start.passed_through.iter().any(left) {
+        let devices = start
+            .passed_through
+            .iter()
+            .map(|still| still.device.clone());
+        let devices: Vec<String> = devices.take(CHOICES_NAMED).collect();
+        steps.push(format!(
+            "Run it again without that exception, or choose what is left: --devices={} on the command line, rescue.devices= in the boot menu.",
+            devices.join(",")
+        ));
+    }
+    if start.newest_helps {
+        steps.push(
+            "`rescue-agent revert --source newest` gives this bank the configuration of the other one, repaired."
+                .into(),
+        );
+    }
+    if let (Some(next), Some(other)) = (start.partition, start.other) {
+        steps.push(format!(
+            "To start the other bank: press Shift+R at ESXi's loader and confirm. It boots partition {other}, where nothing that ESXi needs is passed through, and gives partition {next} up for good."
+        ));
+    }
+    if steps.is_empty() {
+        steps.push(
+            "Do not leave the host to itself: it starts as it did before. `rescue-agent inspect` shows each bank; docs/troubleshooting.md says what can be done."
+                .into(),
+        );
+    }
+    steps
 }
 
 /// Devices up to which all that are left are named in one word.

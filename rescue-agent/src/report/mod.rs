@@ -11,7 +11,7 @@ mod text;
 
 pub(crate) use advice::Sentence;
 #[cfg(test)]
-pub(crate) use advice::Unread;
+pub(crate) use advice::{BadStart, Unread};
 pub use explain::explain;
 pub(crate) use line::{HEAD, RULE};
 pub use line::{Line, Mood, Tone, WIDTH, framed};

@@ -9,12 +9,17 @@ use super::advice;
 use crate::disk::partition::TableKind;
 use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
-use crate::plan::{Action, BankPlan, DeviceChange, DeviceIdentity, Judged, Plan, Verdict};
+use crate::plan::{
+    Action, BankPlan, Cause, DeviceChange, DeviceIdentity, Judged, Need, NextStart, Plan, Request,
+    Verdict,
+};
 use crate::repair::{BankReceipt, Outcome, Receipt};
 use crate::report::text::is_steering;
 
-/// The version of the fields below.
+/// The version of the fields below: what is documented under it keeps its name and meaning.
 pub const SCHEMA: &str = "esxi-rescue/1";
+/// How many times fields were added. Since 2 a report knows suspects and the next start.
+const REVISION: u32 = 2;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,6 +97,7 @@ pub fn last_line(result: ResultWord, banks: usize, devices: usize) -> String {
 #[derive(Debug, Serialize)]
 pub struct Report {
     schema: &'static str,
+    revision: u32,
     version: &'static str,
     command: Command,
     /// The outcome in one word.
@@ -101,6 +107,7 @@ pub struct Report {
     next_steps: Vec<String>,
     host: Option<SystemInfo>,
     disks: Vec<DiskReport>,
+    next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
     banks_changed: usize,
     devices_changed: usize,
@@ -127,7 +134,35 @@ struct DiskReport {
     boots_after_rollback: Option<u32>,
     datastores: Vec<u32>,
     unreadable: Vec<UnreadableReport>,
+    suspects: Vec<SuspectReport>,
+    boots_next_uncertain: bool,
     banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct SuspectReport {
+    partition: u32,
+    why: String,
+    loader_takes_it: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct NextStartReport {
+    disk: String,
+    partition: Option<u32>,
+    good: bool,
+    ends: Option<String>,
+    passed_through: Vec<StillPassedReport>,
+    unread: Vec<String>,
+    unless_partitions: Vec<u32>,
+    other_bank: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct StillPassedReport {
+    device: String,
+    why_needed: String,
+    cause: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -213,13 +248,15 @@ struct DeviceReport {
     present_class: Option<String>,
     present_name: Option<String>,
     recorded_id: Option<String>,
+    need: &'static str,
+    request: &'static str,
     verdict: &'static str,
     reason: String,
 }
 
 impl Report {
-    /// Puts together what a run saw (`inventory`), meant (`plan`), did (`receipt`) and could not
-    /// prove (`broken_promises`).
+    /// Puts together what a run saw (`inventory`), meant (`plan`), did (`receipt`), could not prove
+    /// (`broken_promises`) and saw afterwards (`after`, where it looked again).
     pub fn new(
         command: Command,
         inventory: &Inventory,
@@ -227,8 +264,25 @@ impl Report {
         plan: Option<&Plan>,
         receipt: Option<&Receipt>,
         broken_promises: Vec<String>,
+        after: Option<&Inventory>,
     ) -> Self {
-        let result = result_word(command, inventory, plan, receipt, &broken_promises);
+        let now = after.unwrap_or(inventory);
+        let predicted = command == Command::DryRun;
+        let next_starts = plan.map_or_else(Vec::new, |plan| plan.next_starts(now, predicted));
+        let bad_start = match command {
+            Command::Inspect => None,
+            _ => advice::bad_start(&next_starts, now),
+        };
+        let suspicious = [inventory, now].iter().any(|one| is_suspicious(one));
+        let result = match result_word(command, inventory, plan, receipt, &broken_promises) {
+            ResultWord::NoneFound if suspicious => ResultWord::Refused,
+            ResultWord::Inspected => ResultWord::Inspected,
+            ResultWord::Failed => ResultWord::Failed,
+            ResultWord::Restored if !suspicious => ResultWord::Restored,
+            _ if suspicious || bad_start.is_some() => ResultWord::Refused,
+            other => other,
+        };
+        let (bad_start, why_bad) = bad_start.unzip();
         let disks = inventory
             .disks
             .iter()
@@ -241,15 +295,26 @@ impl Report {
             .map_or(0, |(plan, receipt)| devices_changed(plan, receipt));
         Self {
             schema: SCHEMA,
+            revision: REVISION,
             version: env!("CARGO_PKG_VERSION"),
             command,
             result,
             exit_status: result.exit_status(),
-            summary: advice::summary(result, inventory, plan, (banks_changed, devices_changed))
-                .to_string(),
-            next_steps: advice::next_steps(result, plan),
+            summary: advice::summary(
+                result,
+                inventory,
+                plan,
+                (banks_changed, devices_changed),
+                why_bad,
+            )
+            .to_string(),
+            next_steps: advice::next_steps(result, plan, bad_start),
             host: host.map(|host| host.name_plate.clone()),
             disks,
+            next_starts: next_starts
+                .iter()
+                .map(|start| next_start_report(start, now))
+                .collect(),
             devices: plan
                 .map(|plan| plan.devices.iter().map(device_report).collect())
                 .unwrap_or_default(),
@@ -267,7 +332,7 @@ impl Report {
         self.result = ResultWord::Started;
         self.exit_status = self.result.exit_status();
         self.summary = advice::Sentence::Started.to_string();
-        self.next_steps = advice::next_steps(self.result, None);
+        self.next_steps = advice::next_steps(self.result, None, None);
         self
     }
 
@@ -318,6 +383,37 @@ impl Report {
     /// The last line on the serial console.
     pub fn last_line(&self) -> String {
         last_line(self.result, self.banks_changed, self.devices_changed)
+    }
+}
+
+/// Whether there is something that may be a bank and is not taken for one.
+fn is_suspicious(inventory: &Inventory) -> bool {
+    inventory.suspects().next().is_some() || inventory.unreadable().next().is_some()
+}
+
+fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartReport {
+    let still = start.passed_through.iter().map(|still| StillPassedReport {
+        device: still.device.clone(),
+        why_needed: still.why_needed.clone(),
+        cause: match still.cause {
+            Cause::LeftByRequest => "left-by-request",
+            Cause::NotRepaired => "not-repaired",
+            Cause::Unsure => "unsure",
+        },
+    });
+    let unread = start
+        .unread
+        .iter()
+        .map(|(name, why)| format!("{name}: {why}"));
+    NextStartReport {
+        disk: inventory.disks[start.disk].path.display().to_string(),
+        partition: start.partition,
+        good: start.is_good(),
+        ends: start.ends.clone(),
+        passed_through: still.collect(),
+        unread: unread.collect(),
+        unless_partitions: start.unless.clone(),
+        other_bank: start.other,
     }
 }
 
@@ -413,7 +509,7 @@ fn disk_report(
             sector_bytes: table.sector_size.bytes(),
             warnings: table.warnings.iter().map(ToString::to_string).collect(),
         }),
-        boots_next: number(disk.boots_next),
+        boots_next: disk.next_boot.partition(),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),
         unreadable: disk
@@ -424,6 +520,16 @@ fn disk_report(
                 why: why.clone(),
             })
             .collect(),
+        suspects: disk
+            .suspects
+            .iter()
+            .map(|suspect| SuspectReport {
+                partition: suspect.partition,
+                why: suspect.why.clone(),
+                loader_takes_it: suspect.may_boot,
+            })
+            .collect(),
+        boots_next_uncertain: !disk.unreadable.is_empty(),
         banks: (0..disk.banks.len())
             .map(|bank| bank_report(disk, index, bank, plan, receipt))
             .collect(),
@@ -603,6 +709,18 @@ fn device_report(device: &Judged) -> DeviceReport {
             .as_ref()
             .and_then(|function| function.name.clone()),
         recorded_id: device.was.map(|id| id.to_string()),
+        need: match device.need {
+            Need::Needed { .. } => "needed",
+            Need::NotNeeded { .. } => "not-needed",
+            Need::Absent => "absent",
+            Need::Unknown { .. } => "unknown",
+        },
+        request: match device.request {
+            Request::ByNeed => "by-need",
+            Request::Chosen(_) => "chosen",
+            Request::Excepted(_) => "excepted",
+            Request::NotNamed => "not-named",
+        },
         verdict: match device.verdict {
             Verdict::GiveBack => "give-back",
             Verdict::Leave => "leave",

@@ -7,7 +7,7 @@ use super::advice::Unread;
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::BackupCounter;
 use crate::host::{Host, PciFunction};
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, Suspect};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
@@ -68,11 +68,40 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
         for (index, bank) in disk.banks.iter().enumerate() {
             lines.extend(bank_lines(disk, index, bank, detail));
         }
+        lines.extend(disk.suspects.iter().map(suspect_line));
     }
     if inventory.disks.is_empty() {
         lines.push(Line::plain("Disk     none"));
     }
     laid_out(&lines)
+}
+
+fn suspect_line(suspect: &Suspect) -> Line {
+    let (partition, why) = (suspect.partition, &suspect.why);
+    let loader = match suspect.may_boot {
+        true => "; ESXi's loader takes it for one",
+        false => "",
+    };
+    warning(format!(
+        "partition {partition} may be a boot bank and is not taken for one: {why}{loader}"
+    ))
+}
+
+/// What may boot instead of the bank that is said to boot next.
+fn unless(disk: &Disk) -> String {
+    let numbers: Vec<String> = disk
+        .unreadable
+        .iter()
+        .map(|(number, _)| number.to_string())
+        .collect();
+    match numbers.as_slice() {
+        [] => String::new(),
+        [one] => format!(", unless partition {one}, which cannot be read"),
+        several => format!(
+            ", unless one of the partitions {}, which cannot be read",
+            several.join(", ")
+        ),
+    }
 }
 
 fn warning(text: impl std::fmt::Display) -> Line {
@@ -123,7 +152,7 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Lin
 fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
     let build = bank.boot_cfg.build.as_deref().unwrap_or_default();
     let standing = match (disk.boots_next, disk.boots_after_rollback) {
-        (Some(next), _) if next == index => "boots next".into(),
+        (Some(next), _) if next == index => format!("boots next{}", unless(disk)),
         (_, Some(after)) if after == index => "boots after Shift+R".into(),
         _ => bank.standing.to_string(),
     };
@@ -147,6 +176,7 @@ fn bank_in_full(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
     let build = cfg.build.as_deref().unwrap_or_default();
     let standing = match disk.boots_after_rollback == Some(index) {
         true => format!("boots after Shift+R: {}", bank.standing),
+        false if disk.boots_next == Some(index) => format!("{}{}", bank.standing, unless(disk)),
         false => bank.standing.to_string(),
     };
     let partition = bank.partition;
@@ -192,7 +222,7 @@ fn uncompressed(archive: &ArchiveFile) -> Option<Line> {
     let content = archive.content.as_ref().ok()?;
     content
         .uncompressed
-        .then(|| warning("left uncompressed by a repair by hand: ESXi cannot load it"))
+        .then(|| warning("left uncompressed by a repair by hand; a repair writes it compressed"))
 }
 
 fn undo_line(archive: &ArchiveFile) -> Option<Line> {
@@ -443,6 +473,14 @@ pub fn result(
         bad(Unread::Partition {
             name,
             why: why.to_owned(),
+        }
+        .to_string())
+    }));
+    lines.extend(inventory.suspects().map(|(disk, suspect)| {
+        let (name, why) = (disk.partition_name(suspect.partition), suspect.why.clone());
+        bad(match suspect.may_boot {
+            true => Unread::BootableSuspect { name, why },
+            false => Unread::Suspect { name, why },
         }
         .to_string())
     }));

@@ -15,27 +15,29 @@ use crate::init::{Machine, PhaseTimes};
 use crate::repair::{Event, Receipt};
 use crate::report::{self, Command, Line, Report, Tone, framed};
 use crate::settings::Key;
-use crate::verify::{self, Watcher};
+use crate::verify::{self, Proof, Watcher};
 
 /// Does it, and shows how it ended.
 pub(super) fn carry_out(machine: &mut Machine, seen: &Findings, task: &Task) -> Report {
     if task.writes() {
         before_first_write(machine, seen, task);
     }
-    let (receipt, broken) = match task.command {
+    let (receipt, proof) = match task.command {
         Command::Revert | Command::Restore => {
-            let (receipt, broken) = write_and_verify(machine, seen, task);
-            (Some(receipt), broken)
+            let (receipt, proof) = write_and_verify(machine, seen, task);
+            (Some(receipt), proof)
         }
-        Command::Inspect | Command::DryRun => (None, Vec::new()),
+        Command::Inspect | Command::DryRun => (None, Proof::default()),
     };
+    let (broken, after) = (proof.broken, proof.after);
     let explanation = match task.command {
         Command::Inspect => seen.explanation(&task.plan),
         _ => Vec::new(),
     };
     let (plan, host) = (Some(&task.plan), Some(&seen.host));
     let receipt = receipt.as_ref();
-    let report = Report::new(task.command, &seen.inventory, host, plan, receipt, broken)
+    let (inventory, after) = (&seen.inventory, after.as_ref());
+    let report = Report::new(task.command, inventory, host, plan, receipt, broken, after)
         .with_explanation(explanation);
     let result = report::result(&report, &seen.inventory, plan, receipt);
     say(machine, &framed(result));
@@ -50,7 +52,7 @@ fn before_first_write(machine: &mut Machine, seen: &Findings, task: &Task) {
     machine.times.mark("decision");
 }
 
-fn write_and_verify(machine: &mut Machine, seen: &Findings, task: &Task) -> (Receipt, Vec<String>) {
+fn write_and_verify(machine: &mut Machine, seen: &Findings, task: &Task) -> (Receipt, Proof) {
     let mut watch = Watch {
         consoles: &machine.consoles,
         times: &mut machine.times,

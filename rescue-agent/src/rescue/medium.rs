@@ -53,7 +53,16 @@ pub(super) fn note_before_writing(
             }
         }
     }
-    let report = Report::new(command, &seen.inventory, host, Some(plan), None, Vec::new()).begun();
+    let report = Report::new(
+        command,
+        &seen.inventory,
+        host,
+        Some(plan),
+        None,
+        Vec::new(),
+        None,
+    )
+    .begun();
     if let Err(error) = medium.report_begun(&label, report.to_json()) {
         warn(machine, &MediumWarning::Note(error));
     }

@@ -35,7 +35,10 @@ impl Task {
         let command = match machine.settings.mode {
             Mode::Auto => Command::Revert,
             Mode::Inspect => Command::Inspect,
-            Mode::Restore => return Ok(Self::restore(machine, seen)),
+            Mode::Restore => {
+                plan::check_banks(&seen.inventory, &machine.settings.banks)?;
+                return Ok(Self::restore(machine, seen));
+            }
         };
         let plan = revert(machine, seen, machine.settings.devices.clone())?;
         Ok(Self { command, plan })
@@ -66,10 +69,11 @@ impl Task {
 
     /// To bring the originals back.
     pub(super) fn restore(machine: &Machine, seen: &Findings) -> Self {
+        let (banks, host) = (&machine.settings.banks, Some(&seen.host));
         let offers = medium::offers(machine, seen);
         Self {
             command: Command::Restore,
-            plan: plan::restore(&seen.inventory, &machine.settings.banks, &offers),
+            plan: plan::restore(&seen.inventory, banks, &offers, host),
         }
     }
 

@@ -182,8 +182,8 @@ fn repaired(made: &Made) -> Result<Transfers> {
     let plan = plan::revert(&inventory, &policy, None)?;
     let time = FatTime::from_unix(1_767_225_600);
     let mut unheard = |_: &Event| ();
-    let (_, broken) = verify::repair_and_verify(&plan, &inventory, &disks, time, &mut unheard);
-    ensure!(broken.is_empty(), "{broken:?}");
+    let (_, proof) = verify::repair_and_verify(&plan, &inventory, &disks, time, &mut unheard);
+    ensure!(proof.broken.is_empty(), "{:?}", proof.broken);
     let (written, archives) = (
         counts.written.load(Ordering::Relaxed),
         archives(&plan, made),

@@ -9,6 +9,7 @@ mod collect_shows;
 mod fixtures_are_sound;
 mod judges_are_sound;
 mod network_reports;
+mod next_start;
 mod originals;
 mod partition_tables;
 mod settings_doc;

@@ -366,7 +366,7 @@ fn after_the_fix_it_says_what_a_vm_that_owned_the_device_needs() -> Result<()> {
 /// The verdicts of a dry run, `give-back` only.
 fn given_back(case: &Case, devices: &str) -> Result<Vec<String>> {
     let run = case.run(&["revert", "--dry-run", "--json", "--devices", devices])?;
-    let report = run.expect(DONE)?.report()?;
+    let report = run.report()?;
     let all = report["devices"].as_array().into_iter().flatten();
     Ok(all
         .filter(|device| device["verdict"] == "give-back")
@@ -391,6 +391,44 @@ fn selectors_add_up_and_take_away() -> Result<()> {
     ];
     for (selection, expected) in cases {
         assert_eq!(given_back(&case, selection)?, expected, "{selection}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_needed_controller_that_the_request_leaves_is_said_in_the_result() -> Result<()> {
+    let case = Case::new("onboard-sata")?;
+    for devices in [
+        "10de:1b80",
+        "0000:01:00.0",
+        "-0000:00:1f.2",
+        "class:display",
+    ] {
+        for mode in [&["--dry-run"][..], &["--yes"]] {
+            let words = ["revert", "--json", "--devices", devices];
+            let run = case.run(&[&words[..], mode].concat())?.expect(REFUSED)?;
+            let report = run.report()?;
+            let summary = report["summary"].to_string();
+            ensure!(
+                summary.contains("the request leaves 0000:00:1f.2 passed through")
+                    && summary.contains("drives the boot disk"),
+                "{devices}: {summary}"
+            );
+            ensure!(
+                report["next_steps"]
+                    .to_string()
+                    .contains("--devices=0000:00:1f.2")
+            );
+            let all = report["devices"].as_array().into_iter().flatten();
+            let of_boot: Vec<_> = all
+                .filter(|device| device["address"] == "0000:00:1f.2")
+                .collect();
+            ensure!(
+                of_boot.len() == 1 && of_boot[0]["need"] == "needed",
+                "{of_boot:?}"
+            );
+            ensure!(!of_boot[0]["reason"].to_string().contains("no ESXi disk"));
+        }
     }
     Ok(())
 }

@@ -62,14 +62,15 @@ fn run<D: BlockDevice + 'static>(device: &Arc<D>) -> Run {
     text.extend(report::intentions(&inventory, &plan, report::Detail::Full));
     let now = FatTime::from_unix(1_767_225_600);
     let mut hear = |event: &Event| text.push(report::Line::plain(event.to_string()));
-    let (receipt, broken) = verify::repair_and_verify(&plan, &inventory, &opened, now, &mut hear);
+    let (receipt, proof) = verify::repair_and_verify(&plan, &inventory, &opened, now, &mut hear);
     let report = Report::new(
         Command::Revert,
         &inventory,
         None,
         Some(&plan),
         Some(&receipt),
-        broken,
+        proof.broken,
+        proof.after.as_ref(),
     );
     text.extend(report::result(
         &report,

@@ -259,7 +259,7 @@ impl PartitionKind {
         matches!(self, Self::Vmfs | Self::OsData)
     }
 
-    fn from_gpt(guid: Guid) -> Self {
+    pub(crate) fn from_gpt(guid: Guid) -> Self {
         match guid.0 {
             0xC12A7328_F81F_11D2_BA4B_00A0C93EC93B => Self::EfiSystem,
             0xEBD0A0A2_B9E5_4433_87C0_68B6B72699C7 => Self::BasicData,
@@ -272,7 +272,7 @@ impl PartitionKind {
         }
     }
 
-    fn from_mbr(sys: u8) -> Self {
+    pub(crate) fn from_mbr(sys: u8) -> Self {
         match sys {
             0x01 | 0x04 | 0x06 | 0x0B | 0x0C | 0x0E => Self::Fat(sys),
             0x05 | 0x0F | 0x85 => Self::Extended,

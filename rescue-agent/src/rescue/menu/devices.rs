@@ -180,6 +180,7 @@ impl DeviceList {
 mod tests {
     use super::*;
     use crate::config::pci::Reading;
+    use crate::plan::{Need, Request};
 
     fn device(address: &str, verdict: Verdict) -> Judged {
         Judged {
@@ -192,6 +193,8 @@ mod tests {
             present: None,
             recorded: None,
             was: None,
+            need: Need::Absent,
+            request: Request::NotNamed,
             verdict,
             reason: "because".into(),
         }

@@ -1,0 +1,335 @@
+//! No run says that all is well while the bank that boots next still passes a device through that ESXi
+//! needs: what the agent's own reader does not take, what the loader takes first, what was not chosen.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
+use rescue_tests::esxi::fat::Volume;
+use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::{EsxiDisk, Made};
+use rescue_tests::judge::Judge;
+use rescue_tests::tools::Tool;
+use serde_json::Value;
+
+/// The boot controller, as a selector.
+const BOOT: &str = "0000:00:1f.2";
+
+struct Case {
+    folder: tempfile::TempDir,
+    made: Made,
+    judge: Judge,
+}
+
+impl Case {
+    fn new(disk: &EsxiDisk) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let made = disk.make(folder.path(), "disk")?;
+        let judge = Judge::new(&made, folder.path())?;
+        Ok(Self {
+            folder,
+            made,
+            judge,
+        })
+    }
+
+    /// The disk as it is now is what is judged against.
+    fn judged_from_here(mut self) -> Result<Self> {
+        self.judge = Judge::new(&self.made, self.folder.path())?;
+        Ok(self)
+    }
+
+    fn image(&self) -> Result<File> {
+        Ok(File::options()
+            .read(true)
+            .write(true)
+            .open(&self.made.image)?)
+    }
+
+    /// Where a bank begins on the disk.
+    fn start(&self, bank: usize) -> Result<u64> {
+        Ok(self.judge.bank(bank)?.bytes().start)
+    }
+
+    fn volume(&self, bank: usize) -> Result<Volume<'_>> {
+        Ok(Volume::at(&self.made.image, self.start(bank)?))
+    }
+}
+
+fn le16(bytes: &[u8], at: usize) -> u64 {
+    u64::from(bytes[at]) | u64::from(bytes[at + 1]) << 8
+}
+
+/// A FAT16 volume's places, read here by the specification.
+struct Places {
+    table: u64,
+    root: u64,
+    root_bytes: usize,
+}
+
+impl Places {
+    fn of(image: &File, start: u64) -> Result<Self> {
+        let mut boot = [0; 512];
+        image.read_exact_at(&mut boot, start)?;
+        let table = start + le16(&boot, 14) * 512;
+        Ok(Self {
+            table,
+            root: table + u64::from(boot[16]) * le16(&boot, 22) * 512,
+            root_bytes: usize::try_from(le16(&boot, 17) * 32)?,
+        })
+    }
+
+    /// Where on the disk the directory entry is for which something holds.
+    fn entry(&self, image: &File, wanted: impl Fn(&[u8]) -> bool) -> Result<(u64, Vec<u8>)> {
+        let mut root = vec![0; self.root_bytes];
+        image.read_exact_at(&mut root, self.root)?;
+        let mut slots = (0..).zip(root.chunks_exact(32));
+        let found = slots
+            .find(|(_, slot)| wanted(slot))
+            .context("no such entry")?;
+        Ok((self.root + found.0 * 32, found.1.to_vec()))
+    }
+}
+
+/// Makes boot.cfg's chain go on behind its end: to `next`, given the cluster that ends it.
+fn lengthen_boot_cfg(case: &Case, next: fn(u16) -> u16) -> Result<()> {
+    let image = case.image()?;
+    let places = Places::of(&image, case.start(0)?)?;
+    let (_, entry) = places.entry(&image, |slot| slot.starts_with(b"BOOT    CFG"))?;
+    let cluster = le16(&entry, 26);
+    let place = places.table + cluster * 2;
+    let mut link = [0; 2];
+    image.read_exact_at(&mut link, place)?;
+    ensure!(
+        u16::from_le_bytes(link) >= 0xfff8,
+        "boot.cfg has one cluster"
+    );
+    let next = next(u16::try_from(cluster)?);
+    Ok(image.write_all_at(&next.to_le_bytes(), place)?)
+}
+
+/// Damage of the first bank, which boots next, after which VMware's loader boots it all the same.
+type Damage = fn(&Case) -> Result<()>;
+
+const STILL_BOOTED: [(&str, Damage); 5] = [
+    ("no signature in the boot sector", |case| {
+        let at = case.start(0)? + 510;
+        Ok(case.image()?.write_all_at(&[0, 0], at)?)
+    }),
+    ("a volume one sector larger than its partition", |case| {
+        let (image, at) = (case.image()?, case.start(0)? + 32);
+        let mut sectors = [0; 4];
+        image.read_exact_at(&mut sectors, at)?;
+        let larger = u32::from_le_bytes(sectors) + 1;
+        Ok(image.write_all_at(&larger.to_le_bytes(), at)?)
+    }),
+    ("boot.cfg with a cluster too many", |case| {
+        // The first free-looking high cluster is named; the loader never goes there.
+        lengthen_boot_cfg(case, |_| 60_000)
+    }),
+    ("boot.cfg with a loop behind its end", |case| {
+        lengthen_boot_cfg(case, |cluster| cluster)
+    }),
+    ("a partition one sector too short", |case| {
+        let said = Tool::new("sgdisk")?
+            .arg("-i=5")
+            .arg(&case.made.image)
+            .run_text()?;
+        let field = |name: &str| -> Result<u64> {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            let word = line.and_then(|line| line.split_whitespace().next());
+            Ok(word.context("sgdisk tells it")?.parse()?)
+        };
+        let (first, last) = (field("First sector: ")?, field("Last sector: ")?);
+        Tool::new("sgdisk")?
+            .arg("--set-alignment=1")
+            .arg("-d=5")
+            .arg(format!("-n=5:{first}:{}", last - 1))
+            .arg("-t=5:0700")
+            .arg(&case.made.image)
+            .run_text()?;
+        Ok(())
+    }),
+];
+
+/// Either the bank that boots next is repaired, or the run does not say that all is well, and says
+/// which bank boots next.
+fn ends_honestly(what: &str, run: &agent::Run, repaired: &dyn Fn() -> Result<()>) -> Result<()> {
+    let (result, report) = (run.result()?, run.report()?);
+    match result.as_str() {
+        "reverted" => repaired().with_context(|| format!("{what}: said to be repaired")),
+        "refused" => {
+            let disk = &report["disks"][0];
+            ensure!(disk["boots_next"] == 5, "{what}: {disk}");
+            let names = |list: &Value| {
+                let mut all = list.as_array().into_iter().flatten();
+                all.any(|one| one["partition"] == 5)
+            };
+            ensure!(
+                names(&disk["suspects"]) || names(&disk["banks"]),
+                "{what}: {disk}"
+            );
+            ensure!(
+                run.output.code() == REFUSED && report["next_starts"][0]["good"] == false,
+                "{what}: {report}"
+            );
+            Ok(())
+        }
+        other => anyhow::bail!("{what} ends as {other}: {}", run.said()),
+    }
+}
+
+#[test]
+fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<()> {
+    for (what, damage) in STILL_BOOTED {
+        let case = Case::new(&EsxiDisk::v67())?;
+        damage(&case)?;
+        let case = case.judged_from_here()?;
+        let run = agent::revert(BOOT, &case.made.image)?;
+        let devices = case.judge.bank(0);
+        ends_honestly(what, &run, &|| {
+            devices
+                .as_ref()
+                .map_err(|error| anyhow::anyhow!("{error}"))?;
+            let owners = case.judge.owners(0)?;
+            ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_image_that_ends_inside_the_bank_is_no_success() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let end = case.start(0)? + (1 << 20);
+    case.image()?.set_len(end)?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    ensure!(
+        run.report()?["disks"][0]["suspects"][0]["partition"] == 5
+            || run.said().contains("partition 5"),
+        "{}",
+        run.said()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_choice_of_banks_that_names_none_is_a_usage_error() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    for command in [&["revert", "--devices", BOOT][..], &["restore"]] {
+        for banks in ["99", "5,99"] {
+            let words = [command, &["--yes", "--banks", banks]].concat();
+            let run = agent::run(&words, &case.made.image)?.expect(USAGE)?;
+            ensure!(run.said().contains("5, 6"), "{}", run.said());
+        }
+    }
+    case.judge.nothing_changed()
+}
+
+#[test]
+fn a_bank_that_boots_next_and_was_not_chosen_is_no_success() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let words = [
+        "revert",
+        "--devices",
+        BOOT,
+        "--banks",
+        "6",
+        "--yes",
+        "--json",
+    ];
+    let run = agent::run(&words, &case.made.image)?.expect(REFUSED)?;
+    let report = run.report()?;
+    ensure!(
+        report["summary"]
+            .to_string()
+            .contains("partition 5 boots next and still passes"),
+        "{report}"
+    );
+    ensure!(
+        report["next_steps"].to_string().contains("Shift+R"),
+        "{report}"
+    );
+    // What was chosen is done all the same.
+    case.judge.repaired(&[1], &[SATA])
+}
+
+#[test]
+fn an_archive_that_is_a_directory_is_refused() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    case.volume(0)?.remove("STATE.TGZ")?;
+    case.volume(0)?.make_directory("STATE.TGZ")?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    ensure!(
+        run.said()
+            .contains("a directory stands where ESXi's loader looks for STATE.TGZ"),
+        "{}",
+        run.said()
+    );
+    Ok(())
+}
+
+#[test]
+fn an_archive_that_is_missing_where_the_loader_wants_it_is_no_success() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    case.volume(0)?.remove("STATE.TGZ")?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let report = run.report()?;
+    ensure!(
+        report["summary"].to_string().contains("is missing"),
+        "{report}"
+    );
+    ensure!(report["next_starts"][0]["other_bank"] == 6, "{report}");
+    Ok(())
+}
+
+#[test]
+fn the_archive_that_boot_cfg_loads_is_the_one_that_is_repaired() -> Result<()> {
+    let stray = b"not what the loader loads".to_vec();
+    let disk = EsxiDisk::v41_embedded()
+        .every_bank(|bank| bank.files.push(("state.tgz".into(), stray.clone())));
+    let case = Case::new(&disk)?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(DONE)?;
+    ensure!(run.result()? == "reverted", "{}", run.said());
+    for bank in [0, 1] {
+        ensure!(case.judge.bank(bank)?.read("STATE.TGZ")? == stray);
+        let owners = case.judge.owners(bank)?;
+        ensure!(owners["000:31.2"] == "vmkernel", "{owners:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_has_the_archives_name_before_it_is_refused() -> Result<()> {
+    // (what stands in front, its attributes, what is said)
+    let cases = [
+        (0x08, "the label of the volume"),
+        (0x0f, "a part of a long name"),
+        (0x10, "a directory"),
+    ];
+    for (attributes, said) in cases {
+        let case = Case::new(&EsxiDisk::v67())?;
+        let image = case.image()?;
+        let places = Places::of(&image, case.start(0)?)?;
+        // The archive moves to a slot further back, and what is called like it stays in its place.
+        let (at, archive) = places.entry(&image, |slot| slot.starts_with(b"STATE   TGZ"))?;
+        let (end, _) = places.entry(&image, |slot| slot[0] == 0)?;
+        image.write_all_at(&archive, end)?;
+        image.write_all_at(&[attributes], at + 11)?;
+        let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+        ensure!(run.said().contains(said), "{said}: {}", run.said());
+        let next = &run.report()?["next_starts"][0];
+        ensure!(next["good"] == false, "{said}: {next}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_cannot_be_opened_is_not_taken_for_one_without_esxi() -> Result<()> {
+    let run = agent::run(&["inspect", "--json"], Path::new("/dev/null"))?.expect(REFUSED)?;
+    ensure!(run.said().contains("cannot be opened"), "{}", run.said());
+    Ok(())
+}

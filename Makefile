@@ -25,15 +25,15 @@ check:  ## format, clippy, unit tests, fuzz targets, documentation, licences: ru
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps --document-private-items
 	scripts/deny.sh
 
-test:   ## build the image and run all tests, with virtual machines
+test:   ## build the image and run all tests but the unit tests (those are in check), with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release --workspace --no-fail-fast
+	cargo test --locked --release --workspace --no-fail-fast --test '*'
 
 test-boot: ## run all boot tests: every boot method, firmware and controller
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release -p esxi-rescue-tests --no-fail-fast --test fast --test machines -- \
+	cargo test --locked --release --workspace --no-fail-fast --test fast --test machines -- \
 		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: \
 		partition_tables:: menu::a_key_stops_the_countdown
 
@@ -45,17 +45,19 @@ test-deep: ## run many more power cuts and kills (takes hours)
 screenshot: ## make screenshots of a repair in a virtual machine, for the documentation
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo run --quiet --locked --release -p esxi-rescue-tests --bin screenshot
+	cargo build --quiet --locked --release --workspace --bins
+	$(BIN)/screenshot
 
 demo:   ## show a repair in a virtual machine: the disk before, the boot, the disk after
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo run --quiet --locked --release -p esxi-rescue-tests --bin demo
+	cargo build --quiet --locked --release --workspace --bins
+	$(BIN)/demo
 
 bench:  ## measure the promised values (4 minutes, on an idle machine) and write dist/bench.json
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo build --quiet --locked --release -p esxi-rescue-tests --bins
+	cargo build --quiet --locked --release --workspace --bins
 	$(BIN)/bench
 
 fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)

@@ -365,6 +365,12 @@ fn eight_bmcs_at_once_and_none_is_forgotten() -> Result<()> {
         told.text
     );
     plays.host("fake0", good);
+    // One that says nothing: its medium stays in, and the next run goes on waiting for it.
+    let silent = plays.play(
+        "repair.yml",
+        &["--limit", "fake1", "-e", "esxi_rescue_wait=2"],
+    )?;
+    silent.row_has("fake1", &["no report", "Nobody read the image", "still in"])?;
     plays
         .hosts
         .entry("fake5".to_owned())
@@ -399,6 +405,8 @@ fn eight_bmcs_at_once_and_none_is_forgotten() -> Result<()> {
     let rest = plays.play("repair.yml", &["--limit", "@repair.retry"])?;
     rest.row_has("fake7", &["restored", "already"])?;
     ensure!(rest.code == 0 && rest.rows.len() == 1, "{}", rest.text);
+    let ejected = plays.play("eject.yml", &["--limit", "fake2,fake7"])?;
+    ensure!(ejected.code == 0, "{}", ejected.text);
     Ok(())
 }
 

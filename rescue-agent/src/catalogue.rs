@@ -104,6 +104,7 @@ fn unread() -> Vec<String> {
     samples![
         Unread::Disk { .. } => Unread::Disk { path: text(), why: text() },
         Unread::Partition { .. } => Unread::Partition { name: text(), why: text() },
+        Unread::Loader { .. } => Unread::Loader { name: text(), why: text() },
         Unread::Suspect { .. } => Unread::Suspect { name: text(), why: text() },
         Unread::BootableSuspect { .. } => Unread::BootableSuspect { name: text(), why: text() },
     ]

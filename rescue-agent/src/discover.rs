@@ -146,7 +146,7 @@ impl Look<'_> {
             }
         }
         suspects.extend(unlisted(&view, &table));
-        unreadable.extend(unread(&view, &unreadable));
+        let loader_unread = unread(&view, &unreadable);
         let candidates = candidates(&found, &view);
         let election = bank::elect(&candidates);
         let elected = election.next.map(|next| candidates[next].partition);
@@ -189,6 +189,7 @@ impl Look<'_> {
             not_banks,
             unreadable,
             suspects,
+            loader_unread,
             next_boot,
             boots_next,
             boots_after_rollback,
@@ -316,6 +317,7 @@ fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
         not_banks: Vec::new(),
         unreadable: Vec::new(),
         suspects: Vec::new(),
+        loader_unread: Vec::new(),
         next_boot: NextBoot::NoBank,
         boots_next: None,
         boots_after_rollback: None,

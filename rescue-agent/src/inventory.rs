@@ -50,6 +50,14 @@ impl Inventory {
             .flat_map(|disk| disk.suspects.iter().map(move |suspect| (disk, suspect)))
     }
 
+    /// Partitions that could not be read as the loader would, by name, and why.
+    pub fn loader_unread(&self) -> impl Iterator<Item = (String, &str)> {
+        self.disks.iter().flat_map(|disk| {
+            let unread = disk.loader_unread.iter();
+            unread.map(|(number, why)| (disk.partition_name(*number), why.as_str()))
+        })
+    }
+
     /// Partitions that may be banks and cannot be read, by name, and why.
     pub fn unreadable(&self) -> impl Iterator<Item = (String, &str)> {
         self.disks.iter().flat_map(|disk| {
@@ -77,6 +85,8 @@ pub struct Disk {
     pub unreadable: Vec<(u32, String)>,
     /// Partitions that look like banks, or that the loader takes for banks, and are not taken here.
     pub suspects: Vec<Suspect>,
+    /// Partitions that were read here, and could not be read as the loader would, and why.
+    pub loader_unread: Vec<(u32, String)>,
     /// What the loader does at the next start from this disk.
     pub next_boot: NextBoot,
     /// The bank that boots next: an index into `banks`.

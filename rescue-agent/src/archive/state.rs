@@ -27,6 +27,17 @@ use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConfError};
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
 pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
+/// What a small archive may unpack to, twice what any real one does.
+const SMALL_UNPACKED_BYTES: usize = 24 << 20;
+/// Beyond that, so many times its own size. Real configurations take a tenth when packed; deflate
+/// could make a thousandth of zeros, and so a file of a kilobyte fill the memory.
+const MAX_UNPACKED_RATIO: usize = 24;
+
+/// How many bytes each layer of an archive may unpack to: memory follows the archive's size.
+fn unpacked_limit(raw: &[u8]) -> usize {
+    let of_its_size = raw.len().saturating_mul(MAX_UNPACKED_RATIO);
+    of_its_size.clamp(SMALL_UNPACKED_BYTES, MAX_UNPACKED_BYTES)
+}
 
 /// Size of a `local.tgz` up to which it is proven while the layers around it are made, which needs
 /// the unpacked configuration for longer.
@@ -213,7 +224,8 @@ impl StateArchive {
     /// # Errors
     /// [`ArchiveError`], naming the layer.
     pub fn open(raw: &[u8]) -> Result<Self, ArchiveError> {
-        let (outer, outer_gzip) = unwrap(raw, OUTER)?;
+        let limit = unpacked_limit(raw);
+        let (outer, outer_gzip) = unwrap(raw, OUTER, limit)?;
         let members = tar::members(&outer).map_err(in_tar(OUTER))?;
         let (wrapping, etc, inner_gzip) = match (
             member(&members, SEALED, OUTER)?,
@@ -223,11 +235,11 @@ impl StateArchive {
             (Some(member), None) => {
                 let key = key(&outer, &members)?;
                 let local = Envelope::parse(&outer[member.data.clone()])?.open(&key)?;
-                let (etc, gzip) = unwrap(&local, LOCAL)?;
+                let (etc, gzip) = unwrap(&local, LOCAL, limit)?;
                 (Wrapping::Sealed { outer, member, key }, etc, gzip)
             }
             (None, Some(member)) => {
-                let (etc, gzip) = unwrap(&outer[member.data.clone()], LOCAL)?;
+                let (etc, gzip) = unwrap(&outer[member.data.clone()], LOCAL, limit)?;
                 (Wrapping::Nested { outer, member }, etc, gzip)
             }
             (None, None) => (Wrapping::Bare, outer, outer_gzip),
@@ -406,12 +418,13 @@ fn around<'a>(archive: &'a [u8], member: &Member) -> (&'a [u8], &'a [u8]) {
 }
 
 /// Takes the gzip layer off, where there is one; returns whether there was.
-fn unwrap(bytes: &[u8], layer: &'static str) -> Result<(Vec<u8>, bool), ArchiveError> {
+fn unwrap(
+    bytes: &[u8],
+    layer: &'static str,
+    limit: usize,
+) -> Result<(Vec<u8>, bool), ArchiveError> {
     if gzip::is_gzip(bytes) {
-        return Ok((
-            gzip::inflate(bytes, MAX_UNPACKED_BYTES).map_err(in_gzip(layer))?,
-            true,
-        ));
+        return Ok((gzip::inflate(bytes, limit).map_err(in_gzip(layer))?, true));
     }
     match tar::is_tar(bytes) {
         true => Ok((bytes.to_vec(), false)),

@@ -541,6 +541,7 @@ mod tests {
             not_banks: Vec::new(),
             unreadable: Vec::new(),
             suspects: Vec::new(),
+            loader_unread: Vec::new(),
             next_boot: NextBoot::NoBank,
             boots_next: None,
             boots_after_rollback: None,

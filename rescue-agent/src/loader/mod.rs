@@ -115,7 +115,17 @@ pub fn look(device: &dyn BlockDevice, known: &PartitionTable) -> LoaderView {
         bytes: known.sector_size.bytes(),
     };
     let mut view = LoaderView::default();
-    for partition in table::partitions(sectors, known) {
+    let partitions = match table::partitions(sectors, known) {
+        Ok(partitions) => partitions,
+        Err(why) => {
+            let all = table::listed(sectors, known);
+            let why = why.to_string();
+            view.unread
+                .extend(all.iter().map(|one| (one.number, why.clone())));
+            all
+        }
+    };
+    for partition in partitions {
         match bank(sectors, partition.first) {
             Ok(bank) => view.banks.push(LoaderBank {
                 partition: partition.number,

@@ -7,7 +7,7 @@
 
 use crate::bytes::u32_at;
 use crate::disk::PartitionTable;
-use crate::disk::partition::{Guid, PartitionKind, TableKind};
+use crate::disk::partition::{Guid, Health, PartitionKind, TableKind};
 use libdeflater::crc32;
 
 use super::{Refused, Sectors, not};
@@ -31,25 +31,39 @@ const MBR_ENTRY_BYTES: usize = 16;
 const MBR_PROTECTIVE: u8 = 0xee;
 
 /// Those that the loader looks into, by their numbers.
-pub(super) fn partitions(disk: Sectors<'_>, known: &PartitionTable) -> Vec<Partition> {
+pub(super) fn partitions(
+    disk: Sectors<'_>,
+    known: &PartitionTable,
+) -> Result<Vec<Partition>, Refused> {
     let mut found = match known.kind {
-        TableKind::Gpt { .. } => behind_protective_mbr(disk).unwrap_or_default(),
+        TableKind::Gpt { ref primary, .. } => match behind_protective_mbr(disk) {
+            Err(unread @ Refused::Unread { .. }) if *primary == Health::Good => {
+                return Err(unread);
+            }
+            // Where the primary is damaged, a warning says so already.
+            found => found.unwrap_or_default(),
+        },
         TableKind::Mbr => Vec::new(),
     };
     if found.is_empty() {
         // An MBR; or a GPT that the loader does not take: what it would find once that is repaired.
-        let sector = u64::from(disk.bytes);
-        let listed = known
-            .partitions
-            .iter()
-            .filter(|one| one.kind.may_hold_bank());
-        found.extend(listed.map(|one| Partition {
-            number: one.number,
-            first: one.start.0 / sector,
-        }));
+        found = listed(disk, known);
     }
     found.sort_by_key(|partition| partition.number);
-    found
+    Ok(found)
+}
+
+/// Those that the other reader lists.
+pub(super) fn listed(disk: Sectors<'_>, known: &PartitionTable) -> Vec<Partition> {
+    let sector = u64::from(disk.bytes);
+    let candidates = known.partitions.iter();
+    candidates
+        .filter(|one| one.kind.may_hold_bank())
+        .map(|one| Partition {
+            number: one.number,
+            first: one.start.0 / sector,
+        })
+        .collect()
 }
 
 fn behind_protective_mbr(disk: Sectors<'_>) -> Result<Vec<Partition>, Refused> {
@@ -59,6 +73,7 @@ fn behind_protective_mbr(disk: Sectors<'_>) -> Result<Vec<Partition>, Refused> {
     if (first[0], first[4], u32_at(first, 8)) == (0, MBR_PROTECTIVE, 1) {
         match in_gpt(disk) {
             Ok(partitions) => return Ok(partitions),
+            Err(unread @ Refused::Unread { .. }) => return Err(unread),
             Err(why) => log::debug!("the loader does not take the primary GPT: {why}"),
         }
     }

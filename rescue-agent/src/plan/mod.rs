@@ -231,7 +231,8 @@ pub fn revert(
     };
     Ok(Plan {
         banks: each_bank(inventory, &policy.banks, |disk, bank| {
-            plan_bank(disk, bank).unwrap_or_else(|action| action)
+            let action = plan_bank(disk, bank).unwrap_or_else(|action| action);
+            with_true_remedy(disk, bank, action)
         }),
         devices: judge.devices(inventory),
         needed: Needed::of(inventory, &judge),
@@ -354,6 +355,32 @@ fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
         BankChoice::Active => disk.boots_next == Some(index),
         BankChoice::Partitions(numbers) => numbers.contains(&disk.banks[index].partition),
     }
+}
+
+/// What cures a bank whose own archive is of no use, if another bank of the same build has a sound one.
+const TAKE_NEWEST: &str = "run `rescue-agent revert --source newest`: it gives this bank the configuration of the other bank, repaired";
+/// What is left where no other bank has an archive that can be read.
+const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read: restore a backup of the host's configuration, or, while the host still runs, clear the passthrough in ESXi";
+
+/// A remedy that can be followed: other banks are named only where one of them is of use.
+fn with_true_remedy(disk: &Disk, bank: &Bank, action: Action) -> Action {
+    let Action::Refuse { why, remedy } = action else {
+        return action;
+    };
+    let is_it = |other: &&Bank| other.partition == bank.partition;
+    let index = disk.banks.iter().position(|other| is_it(&other));
+    let others = disk.banks.iter().filter(|other| !is_it(other));
+    let other_is_read = others
+        .flat_map(|other| &other.archives)
+        .any(|archive| archive.content.is_ok());
+    let own_is_read = bank.archives.iter().all(|archive| archive.content.is_ok());
+    let remedy = match remedy.contains("other bank") || remedy.contains("Shift+R") {
+        _ if own_is_read => remedy,
+        _ if index.is_some_and(|index| next_start::newest_helps(disk, index)) => TAKE_NEWEST.into(),
+        true if !other_is_read && !remedy.contains("Shift+O") => NO_OTHER_BANK.into(),
+        _ => remedy,
+    };
+    Action::Refuse { why, remedy }
 }
 
 /// The action, or the reason why it is another one: both are actions.

@@ -138,7 +138,12 @@ impl Plan {
             ends: None,
             passed_through: Vec::new(),
             unread: Vec::new(),
-            unless: disk.unreadable.iter().map(|(number, _)| *number).collect(),
+            unless: disk
+                .unreadable
+                .iter()
+                .chain(&disk.loader_unread)
+                .map(|(number, _)| *number)
+                .collect(),
             other: self.sound_other(disk),
             newest_helps: disk.boots_next.is_some_and(|next| newest_helps(disk, next)),
         };

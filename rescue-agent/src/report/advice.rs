@@ -71,6 +71,10 @@ pub(crate) enum Unread {
     #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
     Partition { name: String, why: String },
     #[error(
+        "REFUSED  {name} could not be read as ESXi's loader reads it ({why}); what it starts from there is not known. Its archive is active as described above, or was not written"
+    )]
+    Loader { name: String, why: String },
+    #[error(
         "REFUSED  {name} may be a boot bank and was not taken for one ({why}); it was not written"
     )]
     Suspect { name: String, why: String },
@@ -148,6 +152,14 @@ impl BadStart {
             return Some(Self::Ends { bank, why });
         }
         if let Some((name, why)) = start.unread.first().cloned() {
+            return Some(Self::Unread { bank, name, why });
+        }
+        let itself = disk
+            .loader_unread
+            .iter()
+            .find(|(number, _)| *number == partition);
+        if let Some((_, why)) = itself {
+            let (name, why) = ("content".to_owned(), why.clone());
             return Some(Self::Unread { bank, name, why });
         }
         let others: Vec<String> = start.unless.iter().map(u32::to_string).collect();

@@ -113,6 +113,9 @@ pub struct Report {
     devices_changed: usize,
     /// Promises that the verification did not find kept.
     broken_promises: Vec<String>,
+    /// What could not be read as the loader would, as lines for a person.
+    #[serde(skip)]
+    loader_unread: Vec<String>,
     /// The reasoning behind the verdicts, where it was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     explanation: Vec<String>,
@@ -321,6 +324,7 @@ impl Report {
             banks_changed,
             devices_changed,
             broken_promises,
+            loader_unread: loader_unread([Some(inventory), after]),
             explanation: Vec::new(),
             image: None,
         }
@@ -363,6 +367,11 @@ impl Report {
         &self.broken_promises
     }
 
+    /// Lines of what could not be read as ESXi's loader would.
+    pub(super) fn loader_unread(&self) -> &[String] {
+        &self.loader_unread
+    }
+
     /// The JSON text. It goes to terminals too, so it holds nothing that steers one.
     pub fn to_json(&self) -> String {
         // Plain values of owned strings and numbers: there is nothing that could fail.
@@ -386,9 +395,23 @@ impl Report {
     }
 }
 
+fn loader_unread(inventories: [Option<&Inventory>; 2]) -> Vec<String> {
+    let unread = inventories
+        .into_iter()
+        .flatten()
+        .flat_map(Inventory::loader_unread);
+    let lines = unread.map(|(name, why)| {
+        let why = why.to_owned();
+        advice::Unread::Loader { name, why }.to_string()
+    });
+    lines.collect()
+}
+
 /// Whether there is something that may be a bank and is not taken for one.
 fn is_suspicious(inventory: &Inventory) -> bool {
-    inventory.suspects().next().is_some() || inventory.unreadable().next().is_some()
+    inventory.suspects().next().is_some()
+        || inventory.unreadable().next().is_some()
+        || inventory.loader_unread().next().is_some()
 }
 
 fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartReport {

@@ -484,6 +484,7 @@ pub fn result(
         }
         .to_string())
     }));
+    lines.extend(report.loader_unread().iter().map(|line| bad(line.clone())));
     let broken = report.broken_promises().iter();
     lines.extend(broken.map(|promise| bad(format!("FAILED   {promise}"))));
     let banner = Tone::Banner(mood(report.result));

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
+use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, Made};
@@ -331,5 +332,58 @@ fn what_has_the_archives_name_before_it_is_refused() -> Result<()> {
 fn a_disk_that_cannot_be_opened_is_not_taken_for_one_without_esxi() -> Result<()> {
     let run = agent::run(&["inspect", "--json"], Path::new("/dev/null"))?.expect(REFUSED)?;
     ensure!(run.said().contains("cannot be opened"), "{}", run.said());
+    Ok(())
+}
+
+#[test]
+fn a_damaged_archive_is_refused_with_a_remedy_that_can_be_followed() -> Result<()> {
+    let damaged = |bank: &mut rescue_tests::esxi::Bank| {
+        bank.flaw(Flaw::Truncated);
+    };
+    // The other bank has a sound archive of the same build: that is the cure.
+    let case = Case::new(&EsxiDisk::v67().bank(0, damaged))?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    ensure!(run.said().contains("--source newest"), "{}", run.said());
+    // Both are damaged: neither is of any use to the other.
+    let case = Case::new(&EsxiDisk::v67().every_bank(damaged))?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let banks = run.report()?["disks"][0]["banks"].clone();
+    for bank in banks.as_array().context("banks")? {
+        let remedy = bank["remedy"].to_string();
+        ensure!(
+            remedy.contains("no other bank") && !remedy.contains("Shift+R"),
+            "{remedy}"
+        );
+    }
+    case.judge.nothing_changed()
+}
+
+#[test]
+fn a_small_archive_that_unpacks_without_end_takes_little_memory() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    // 300 MiB of zeros.
+    let bomb = case.folder.path().join("bomb");
+    Tool::new("sh")?
+        .arg("-c")
+        .arg("head -c 314572800 /dev/zero | gzip -9 > \"$0\"")
+        .arg(&bomb)
+        .run_text()?;
+    for bank in [0, 1] {
+        case.volume(bank)?.remove("STATE.TGZ")?;
+        case.volume(bank)?.put(&bomb, "STATE.TGZ")?;
+    }
+    let agent = rescue_tests::artefacts::agent()?;
+    // 128 MiB for all of it, by the system's own limit.
+    let output = Tool::new("prlimit")?
+        .arg("--data=134217728")
+        .arg(agent)
+        .args(["inspect", "--json"])
+        .arg(&case.made.image)
+        .output()?;
+    let said = format!("{}{}", output.text(), output.errors());
+    ensure!(
+        output.code() == REFUSED && said.contains("expands to more than"),
+        "{said}"
+    );
     Ok(())
 }

@@ -20,9 +20,11 @@ use crate::cli;
 use crate::config::configstore::ConfigStoreError;
 use crate::config::esx_conf::EsxConfError;
 use crate::config::pci::{PciAddress, VendorDevice};
+use crate::disk::lock::{Holder, LockError};
 use crate::disk::partition::TableWarning;
+use crate::disk::usage::User;
 use crate::fat::exchange::{ActiveArchive, ExchangeError, Refusal, Stage};
-use crate::fat::{Damage, FatError, ShortName};
+use crate::fat::{Damage, FatError, Note, ShortName};
 use crate::firmware::Way;
 use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
 use crate::init::drivers::load::ModuleFailure;
@@ -153,7 +155,15 @@ fn refused_banks() -> Vec<String> {
         },
         BankRefusal::Volume(_) => BankRefusal::Volume(Refusal::Unsettled.to_string()),
         BankRefusal::Room(_) => BankRefusal::Room(Refusal::NoSlot.to_string()),
-        BankRefusal::StrangeUndo { .. } => BankRefusal::StrangeUndo { name: text(), why: text() },
+        BankRefusal::SavedSince { .. } => BankRefusal::SavedSince {
+            name: text(),
+            in_place: text(),
+            copy: text(),
+            original: text(),
+        },
+        BankRefusal::InUse { .. } => BankRefusal::InUse {
+            used: format!("X is {}", User::Mount("/Y".into())),
+        },
         BankRefusal::BrokenUndo { .. } => BankRefusal::BrokenUndo { name: text(), why: text() },
         BankRefusal::Copy { .. } => BankRefusal::copy(&Objection::Damaged {
             file: text(),
@@ -226,6 +236,7 @@ fn refused_exchanges() -> Vec<String> {
         Refusal::Changed(_) => Refusal::Changed(name()),
         Refusal::NoUndo(_) => Refusal::NoUndo(name()),
         Refusal::NameTaken(_) => Refusal::NameTaken(name()),
+        Refusal::NoName(_) => Refusal::NoName(name()),
         Refusal::Unsettled => Refusal::Unsettled,
     ]
 }
@@ -234,10 +245,44 @@ fn volumes() -> Vec<String> {
     samples![
         FatError::Read { .. } => FatError::Read { what: text(), source: failure() },
         FatError::NotFat(_) => FatError::NotFat(text()),
-        FatError::Damaged(_) => FatError::Damaged(Damage::MarkedDirty),
+        FatError::Damaged(_) => FatError::Damaged(Damage::TooDeep(8)),
         FatError::NotFound(_) => FatError::NotFound(text()),
         FatError::InTheWay { .. } => FatError::InTheWay { name: text(), what: "a directory" },
         FatError::TooLarge { .. } => FatError::TooLarge { name: text(), size: 2, limit: 1 },
+    ]
+}
+
+fn notes() -> Vec<String> {
+    samples![
+        Note::MarkedDirty => Note::MarkedDirty,
+        Note::Lost { .. } => Note::Lost { clusters: 2 },
+        Note::TablesDiffer { .. } => Note::TablesDiffer { entries: 2 },
+        Note::OtherFile { .. } => Note::OtherFile { first: Damage::TooDeep(8), more: 1 },
+        Note::Copy(_) => Note::Copy(Damage::TooDeep(8)),
+        Note::ForeignName(_) => Note::ForeignName(text()),
+        Note::Unsigned => Note::Unsigned,
+    ]
+}
+
+fn users() -> Vec<String> {
+    samples![
+        User::Mount(_) => User::Mount("/X".into()),
+        User::Swap => User::Swap,
+        User::Device(_) => User::Device(text()),
+    ]
+    .into_iter()
+    .map(|user| format!("X is {user}"))
+    .collect()
+}
+
+fn locks() -> Vec<String> {
+    let holder = Holder::Process {
+        pid: 1,
+        command: text(),
+    };
+    samples![
+        LockError::Held { .. } => LockError::Held { path: text(), holder: holder.clone() },
+        LockError::NoLocks { .. } => LockError::NoLocks { path: text(), error: failure() },
     ]
 }
 
@@ -581,6 +626,9 @@ fn every_message() -> Vec<String> {
         medium(),
         refused_exchanges(),
         volumes(),
+        notes(),
+        users(),
+        locks(),
         archives(),
         troubles(),
         broken_promises(),

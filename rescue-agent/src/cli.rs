@@ -8,7 +8,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::discover;
-use crate::disk::SystemDisks;
+use crate::disk::lock::{LockError, Locks};
+use crate::disk::{Access, SystemDisks, origin};
 use crate::fat::FatTime;
 use crate::host::{AssignError, Host};
 use crate::inventory::Inventory;
@@ -17,7 +18,7 @@ use crate::originals::{self, Collection};
 use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
-use crate::report::{self, Command, Detail, Line, Report};
+use crate::report::{self, Command, Detail, Line, Report, ResultWord};
 use crate::verify::{self, Proof};
 
 /// Gives devices that are set to passthrough back to ESXi, while the host is offline.
@@ -133,6 +134,11 @@ struct Restore {
     /// medium, or that of one host in it.
     #[arg(long, value_name = "DIR")]
     originals: Option<PathBuf>,
+    /// Restore the original also where ESXi has saved its configuration since the repair, or was
+    /// upgraded. What is in place is not lost: it is kept in the bank as STATE.ORG (or STATE.OR1 to
+    /// STATE.OR9), and restoring with this option once more brings it back.
+    #[arg(long)]
+    discard_newer: bool,
     /// Which banks to restore: all, active (the one that boots next), or partition numbers (5,6).
     #[arg(long, value_name = "BANKS", default_value = "all")]
     banks: BankChoice,
@@ -175,15 +181,19 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         Action::Restore(args) => restore(&args),
     };
     match done {
-        Err(error) if error.is::<InvalidRequest>() => {
-            say(format_args!(
-                "rescue-agent: {}",
-                report::escape(&error.to_string())
-            ));
-            Ok(USAGE)
+        Err(error) if error.is::<InvalidRequest>() => Ok(stopped(&error, USAGE)),
+        Err(error) if error.is::<LockError>() => {
+            Ok(stopped(&error, ResultWord::Refused.exit_status()))
         }
         done => done,
     }
+}
+
+/// Says why nothing was done; returns the exit status.
+fn stopped(why: &anyhow::Error, exit_status: u8) -> u8 {
+    let why = report::escape(&why.to_string());
+    say(format_args!("rescue-agent: {why}"));
+    exit_status
 }
 
 fn inspect(args: &Inspect) -> anyhow::Result<u8> {
@@ -194,7 +204,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
             file.display()
         ));
     }
-    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref())?;
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), Access::Read)?;
     let host = findings.host.as_ref();
     let plan = plan::revert(&findings.inventory, &Policy::default(), host)
         .unwrap_or_else(|_| plan::listing(&findings.inventory, host));
@@ -213,7 +223,11 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
 }
 
 fn revert(args: &Revert) -> anyhow::Result<u8> {
-    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref())?;
+    let access = match args.dry_run {
+        true => Access::Read,
+        false => Access::Write,
+    };
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), access)?;
     let policy = Policy {
         devices: findings.selection(&args.devices)?,
         banks: args.banks.clone(),
@@ -241,7 +255,7 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
 }
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
-    let findings = Findings::at(&args.common, None)?;
+    let findings = Findings::at(&args.common, None, Access::Write)?;
     let offers = match &args.originals {
         None => Vec::new(),
         Some(folder) => {
@@ -251,7 +265,8 @@ fn restore(args: &Restore) -> anyhow::Result<u8> {
     };
     plan::check_banks(&findings.inventory, &args.banks).map_err(InvalidRequest::refused)?;
     let host = findings.host.as_ref();
-    let plan = plan::restore(&findings.inventory, &args.banks, &offers, host);
+    let discard = args.discard_newer;
+    let plan = plan::restore(&findings.inventory, &args.banks, &offers, discard, host);
     carry_out(
         Command::Restore,
         &findings,
@@ -336,19 +351,22 @@ fn confirmed() -> anyhow::Result<bool> {
 struct Findings {
     host: Option<Host>,
     inventory: Inventory,
+    /// Kept until the run ends: what was looked at is what is written.
+    _locks: Option<Locks>,
 }
 
 impl Findings {
     /// The disks named, or all of this machine; on the machine they are from, if `snapshot` is one.
-    fn at(common: &Common, snapshot: Option<&Path>) -> anyhow::Result<Self> {
+    /// Nobody else may write to them meanwhile if this run is to.
+    fn at(common: &Common, snapshot: Option<&Path>, access: Access) -> anyhow::Result<Self> {
         match snapshot {
-            Some(snapshot) => Self::elsewhere(&common.disks, snapshot),
-            None => Self::here(&common.disks),
+            Some(snapshot) => Self::elsewhere(&common.disks, snapshot, access),
+            None => Self::here(&common.disks, access),
         }
     }
 
     /// This machine counts only if every disk is one of its own: an image has no place in it.
-    fn here(disks: &[PathBuf]) -> anyhow::Result<Self> {
+    fn here(disks: &[PathBuf], access: Access) -> anyhow::Result<Self> {
         let named: Vec<PathBuf> = disks
             .iter()
             .map(|path| real_path(path))
@@ -356,32 +374,43 @@ impl Findings {
         let machine = Host::read(Path::new("/"));
         let paths = match named.is_empty() {
             true => machine.disks.iter().map(|disk| disk.node.clone()).collect(),
-            false => named,
+            false => each_once(named),
         };
         let host = paths
             .iter()
             .all(|path| machine.disk(path).is_some())
             .then_some(machine);
-        Ok(Self {
-            inventory: discover::discover(&paths, &SystemDisks),
-            host,
-        })
+        Self::of(&paths, host, access)
     }
 
     /// Images, or disks that were carried here, in their places on a saved machine.
-    fn elsewhere(disks: &[PathBuf], snapshot: &Path) -> anyhow::Result<Self> {
-        let mut host = Host::load(snapshot).map_err(InvalidRequest::refused)?;
+    fn elsewhere(disks: &[PathBuf], snapshot: &Path, access: Access) -> anyhow::Result<Self> {
+        let host = Host::load(snapshot).map_err(InvalidRequest::refused)?;
         let (mut paths, mut nodes) = (Vec::new(), Vec::new());
         for disk in disks {
             let (path, node) = image_and_node(disk);
             paths.push(real_path(&path)?);
             nodes.push(node);
         }
-        let inventory = discover::discover(&paths, &SystemDisks);
-        assign_images(&mut host, &inventory, &nodes).map_err(InvalidRequest::refused)?;
+        let mut findings = Self::of(&paths, Some(host), access)?;
+        if let Some(host) = &mut findings.host {
+            assign_images(host, &findings.inventory, &nodes).map_err(InvalidRequest::refused)?;
+        }
+        Ok(findings)
+    }
+
+    fn of(paths: &[PathBuf], host: Option<Host>, access: Access) -> anyhow::Result<Self> {
+        let root = Path::new("/");
+        let locks = match access {
+            Access::Read => None,
+            Access::Write => Some(Locks::take(root, paths)?),
+        };
+        let mut inventory = discover::discover(paths, &SystemDisks);
+        discover::note_uses(&mut inventory, root);
         Ok(Self {
+            host,
             inventory,
-            host: Some(host),
+            _locks: locks,
         })
     }
 
@@ -418,6 +447,21 @@ impl Findings {
             proof.after.as_ref(),
         )
     }
+}
+
+/// Leaves out what is the same disk under another name: a link, or a loop device over an image.
+fn each_once(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = Vec::new();
+    let is_new = |path: &PathBuf| match origin::identity(Path::new("/"), path) {
+        Ok(identity) if seen.contains(&identity) => false,
+        Ok(identity) => {
+            seen.push(identity);
+            true
+        }
+        // What is wrong with it is said when it is opened.
+        Err(_) => true,
+    };
+    paths.into_iter().filter(is_new).collect()
 }
 
 /// Splits `disk.img=/dev/sda`; a path that exists as it stands is no such pair.

@@ -12,8 +12,11 @@ use crate::archive::StateArchive;
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::bytes::sha256_hex;
 use crate::disk::partition::{self, Partition, PartitionError, PartitionProblem, PartitionTable};
+use crate::disk::usage;
 use crate::disk::{BlockDevice, ByteOffset, Disks, SectorSize};
-use crate::fat::{Entry, FatError, Region, ShortName, Volume, exchange};
+use crate::fat::exchange::{self, Link};
+use crate::fat::names::{ARCHIVES, Mark};
+use crate::fat::{Entry, FatError, Region, ShortName, Volume};
 use crate::inventory::{
     ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, NextBoot, NoTable,
     Suspect, UndoContent, UndoCopy,
@@ -60,6 +63,13 @@ pub fn discover_again(paths: &[PathBuf], disks: &dyn Disks, known: &Known) -> In
             .zip(paths)
             .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
             .collect(),
+    }
+}
+
+/// Notes what the machine whose `/` is `root` uses of each disk.
+pub fn note_uses(inventory: &mut Inventory, root: &Path) {
+    for disk in &mut inventory.disks {
+        disk.in_use = usage::of(root, &disk.path);
     }
 }
 
@@ -193,6 +203,7 @@ impl Look<'_> {
             next_boot,
             boots_next,
             boots_after_rollback,
+            in_use: Vec::new(),
         }
     }
 
@@ -263,19 +274,37 @@ impl Look<'_> {
             }
             Err(error) => (None, None, Err(ContentError::File(error))),
         };
+        let ties = Ties {
+            link: exchange::link_in(&files.entry),
+            build: &files.build,
+            raw: raw.as_deref(),
+        };
+        let copies = files
+            .copies
+            .into_iter()
+            .map(|(entry, copy)| {
+                let content = copy
+                    .map_err(|error| error.to_string())
+                    .map(|copy| self.open_undo(copy));
+                UndoCopy {
+                    entry,
+                    belongs: content.as_ref().is_ok_and(|one| ties.bind(&one.raw)),
+                    content,
+                }
+            })
+            .collect();
+        let made_anew = ties.are_to_nothing();
+        let (undo, set_aside) = sorted(copies);
         ArchiveFile {
             name: files.entry.name(),
             size: files.entry.size(),
             modified: files.entry.modified(),
+            made_anew,
             raw,
             sha256,
             content,
-            undo: files.undo.map(|(entry, raw)| UndoCopy {
-                entry,
-                content: raw
-                    .map_err(|error| error.to_string())
-                    .and_then(|raw| self.open_undo(&raw)),
-            }),
+            undo,
+            set_aside,
         }
     }
 
@@ -298,13 +327,76 @@ impl Look<'_> {
         Ok(content)
     }
 
-    fn open_undo(&self, raw: &[u8]) -> Result<UndoContent, String> {
-        let sha256 = sha256_hex(raw);
-        if !self.known.contains_key(&sha256) {
-            StateArchive::open(raw).map_err(|error| error.to_string())?;
+    fn open_undo(&self, raw: Vec<u8>) -> UndoContent {
+        let sha256 = sha256_hex(&raw);
+        let (saved, problem) = match self.known.get(&sha256) {
+            Some(content) => (content.saved.clone(), None),
+            None => match StateArchive::open(&raw) {
+                Ok(archive) => (archive.configuration().ok().and_then(|one| one.saved), None),
+                Err(error) => (None, Some(error.to_string())),
+            },
+        };
+        UndoContent {
+            raw,
+            sha256,
+            saved,
+            problem,
         }
-        let raw = raw.to_vec();
-        Ok(UndoContent { raw, sha256 })
+    }
+}
+
+/// The undo copy of an archive among its copies, and those that were set aside, the latest first.
+fn sorted(copies: Vec<UndoCopy>) -> (Option<UndoCopy>, Vec<UndoCopy>) {
+    let rank = |copy: &UndoCopy| match (copy.belongs, copy.entry.mark()) {
+        (true, _) => Some(0),
+        (false, Some(Mark::Kept)) => Some(1),
+        (false, Some(Mark::Superseded)) => Some(2),
+        (false, Some(Mark::SetAside) | None) => None,
+    };
+    let undo = copies
+        .iter()
+        .filter_map(|copy| Some((rank(copy)?, copy)))
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, copy)| copy.clone());
+    let name = undo.as_ref().map(|undo| undo.entry.name());
+    let mut set_aside: Vec<UndoCopy> = copies
+        .into_iter()
+        .filter(|copy| Some(copy.entry.name()) != name)
+        .filter(|copy| copy.entry.mark() == Some(Mark::SetAside))
+        .collect();
+    set_aside.sort_by_key(|copy| std::cmp::Reverse(copy.entry.modified()));
+    (undo, set_aside)
+}
+
+/// What identifies the original that an archive in place belongs to.
+struct Ties<'t> {
+    link: Option<Link>,
+    build: &'t str,
+    raw: Option<&'t [u8]>,
+}
+
+impl Ties<'_> {
+    /// Whether the archive is what a repair made of this original. Where its entry holds no link, as
+    /// in a bank whose files were copied by hand, their contents tell.
+    fn bind(&self, original: &[u8]) -> bool {
+        match (self.link, self.raw) {
+            (Some(link), Some(raw)) => link == Link::of(self.build, Some(original), raw),
+            (None, Some(raw)) => is_made_from(raw, original),
+            (_, None) => false,
+        }
+    }
+
+    /// Whether a repair put it where there was none.
+    fn are_to_nothing(&self) -> bool {
+        let raw = self.raw.filter(|_| self.link.is_some());
+        raw.is_some_and(|raw| self.link == Some(Link::of(self.build, None, raw)))
+    }
+}
+
+fn is_made_from(raw: &[u8], original: &[u8]) -> bool {
+    match (StateArchive::open(raw), StateArchive::open(original)) {
+        (Ok(archive), Ok(original)) => archive.is_made_from(&original),
+        _ => false,
     }
 }
 
@@ -321,6 +413,7 @@ fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
         next_boot: NextBoot::NoBank,
         boots_next: None,
         boots_after_rollback: None,
+        in_use: Vec::new(),
     }
 }
 
@@ -331,6 +424,7 @@ struct Found<'p> {
     marker: VmfatMarker,
     boot_cfg: BootCfg,
     files: Vec<Files>,
+    missing: Vec<ShortName>,
     volume: Result<exchange::Assessment, exchange::Refusal>,
 }
 
@@ -343,6 +437,7 @@ impl Found<'_> {
             boot_cfg: self.boot_cfg,
             standing,
             archives,
+            missing: self.missing,
             volume: self.volume,
         }
     }
@@ -459,13 +554,17 @@ fn bank_in<'p>(
         return Err(NoBank::MayBe(why.into()));
     }
     let files = files(&volume, &boot_cfg);
-    let volume = exchange::assess(&volume);
+    let missing = missing(&volume, &boot_cfg);
+    let names = files.iter().map(|files| files.entry.name());
+    let names: Vec<ShortName> = names.chain(missing.iter().copied()).collect();
+    let volume = exchange::assess(&volume, &names);
     Ok(Found {
         partition,
         region,
         marker,
         boot_cfg,
         files,
+        missing,
         volume,
     })
 }
@@ -564,7 +663,10 @@ fn marker(
 struct Files {
     entry: Entry,
     archive: Result<Vec<u8>, FatError>,
-    undo: Option<(Entry, Result<Vec<u8>, FatError>)>,
+    /// Files that have the name of a copy of it.
+    copies: Vec<(Entry, Result<Vec<u8>, FatError>)>,
+    /// The build of ESXi in this bank.
+    build: String,
 }
 
 /// The archives of a bank: those of `STATE.TGZ`, `LOCAL.TGZ` (4.x embedded) and `ONETIME.TGZ` that
@@ -576,22 +678,23 @@ fn files(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<Files> {
         modules.any(|module| loader::name_of(module) == *name)
     };
     let own = [ShortName::STATE, ShortName::LOCAL];
-    let there = |name: &ShortName| file(volume, *name);
+    let build = boot_cfg.build.as_deref().unwrap_or_default();
+    let there = |name: &ShortName| file(volume, *name, build);
     let mut files: Vec<Files> = own
         .iter()
         .filter(|name| loads(name))
-        .filter_map(there)
+        .filter_map(&there)
         .collect();
     if files.is_empty() {
-        files.extend(own.iter().find_map(there));
+        files.extend(own.iter().find_map(&there));
     }
     let onetime = [ShortName::ONETIME];
-    files.extend(onetime.iter().filter(|name| loads(name)).filter_map(there));
+    files.extend(onetime.iter().filter(|name| loads(name)).filter_map(&there));
     files
 }
 
 /// The archive of that name as the loader finds it, or what stands in its place.
-fn file(volume: &Volume<'_>, name: ShortName) -> Option<Files> {
+fn file(volume: &Volume<'_>, name: ShortName, build: &str) -> Option<Files> {
     let in_the_way = volume.in_the_way(name);
     let entry = match in_the_way {
         Some((entry, _)) => entry,
@@ -604,23 +707,38 @@ fn file(volume: &Volume<'_>, name: ShortName) -> Option<Files> {
         }),
         None => volume.read(&entry),
     };
-    let undo = exchange::undo_copy(volume, name).map(|undo| {
-        let raw = volume.read(&undo);
-        (undo, raw)
-    });
+    let copies = exchange::copies(volume, name)
+        .into_iter()
+        .map(|copy| (copy, volume.read(&copy)))
+        .collect();
     Some(Files {
         entry,
         archive,
-        undo,
+        copies,
+        build: build.to_owned(),
     })
+}
+
+/// Archives that boot.cfg has the loader load, and that it will not find. It looks for the name alone,
+/// whatever has it.
+fn missing(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ShortName> {
+    let modules = boot_cfg.modules();
+    let is_loaded = |name: &ShortName| {
+        let name = name.to_string();
+        modules.iter().any(|one| one.eq_ignore_ascii_case(&name))
+    };
+    ARCHIVES
+        .into_iter()
+        .filter(is_loaded)
+        .filter(|name| !volume.has_name(*name))
+        .collect()
 }
 
 impl Files {
     fn bytes(&self) -> usize {
-        let undo = self.undo.as_ref().map(|(_, raw)| raw);
-        [Some(&self.archive), undo]
-            .into_iter()
-            .flatten()
+        let copies = self.copies.iter().map(|(_, raw)| raw);
+        std::iter::once(&self.archive)
+            .chain(copies)
             .filter_map(|raw| raw.as_ref().ok())
             .map(Vec::len)
             .sum()

@@ -11,6 +11,7 @@ use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
 use crate::disk::partition::PartitionTable;
+use crate::disk::usage::InUse;
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
 use crate::host::PciClass;
@@ -93,6 +94,8 @@ pub struct Disk {
     pub boots_next: Option<usize>,
     /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
     pub boots_after_rollback: Option<usize>,
+    /// What this machine uses of it. It must not be written then.
+    pub in_use: Vec<InUse>,
 }
 
 /// A partition that may be a boot bank and is not taken for one.
@@ -170,6 +173,18 @@ impl Disk {
             .map(|partition| partition.number)
     }
 
+    /// What this machine uses of it, in words: which part, and by what.
+    pub fn use_in_words(&self) -> Option<String> {
+        let used = self.in_use.first()?;
+        let partitions = self.table.iter().flat_map(|table| &table.partitions);
+        let part = partitions
+            .filter(|partition| partition.start == used.start)
+            .map(|partition| self.partition_name(partition.number))
+            .next();
+        let part = part.unwrap_or_else(|| self.path.display().to_string());
+        Some(format!("{part} is {}", used.by))
+    }
+
     /// What a partition of this disk is called in messages.
     pub fn partition_name(&self, number: u32) -> String {
         format!("{} partition {number}", self.path.display())
@@ -233,6 +248,8 @@ pub struct Bank {
     /// Its archives: `STATE.TGZ`, or `LOCAL.TGZ` of 4.x embedded; `ONETIME.TGZ` where boot.cfg
     /// names it. Empty in the spare bank of a fresh installation.
     pub archives: Vec<ArchiveFile>,
+    /// Archives that boot.cfg has the loader load and that are not there.
+    pub missing: Vec<ShortName>,
     /// Whether its volume may be written, and how much room it has.
     pub volume: Result<Assessment, Refusal>,
 }
@@ -254,6 +271,10 @@ pub struct ArchiveFile {
     pub content: Result<Content, ContentError>,
     /// The copy that a repair kept.
     pub undo: Option<UndoCopy>,
+    /// Newer archives that a person let an original take the place of, the latest first.
+    pub set_aside: Vec<UndoCopy>,
+    /// Whether a repair put it where there was none.
+    pub made_anew: bool,
 }
 
 /// Why an archive cannot be read.
@@ -349,17 +370,24 @@ impl fmt::Debug for Kept {
 pub struct UndoCopy {
     /// Its directory entry.
     pub entry: Entry,
-    /// SHA-256 of its content, or why it cannot be restored.
+    /// Whether the archive in place is what a repair made of it, under the build of ESXi that is in
+    /// the bank now. If not, ESXi has saved its configuration since, or was upgraded.
+    pub belongs: bool,
+    /// Its content, or why it cannot be read.
     pub content: Result<UndoContent, String>,
 }
 
-/// What is known of an undo copy that can be restored.
+/// What is known of an undo copy that can be read.
 #[derive(Debug, Clone)]
 pub struct UndoContent {
     /// Its bytes.
     pub raw: Vec<u8>,
     /// SHA-256 of its bytes, hex.
     pub sha256: String,
+    /// When ESXi saved it.
+    pub saved: Option<BackupCounter>,
+    /// Why it is no archive that ESXi could load, if it is none.
+    pub problem: Option<String>,
 }
 
 /// Where in an archive a device's owner stands.

@@ -124,8 +124,8 @@ impl Original {
         now: FatTime,
     ) -> Option<(Self, Vec<u8>)> {
         let bytes = match &archive.undo {
-            Some(undo) => undo.content.as_ref().ok()?.raw.clone(),
-            None => archive.raw.clone()?,
+            Some(undo) if undo.belongs => undo.content.as_ref().ok()?.raw.clone(),
+            _ => archive.raw.clone()?,
         };
         let sha256 = sha256_hex(&bytes);
         let plate = host.map(|host| &host.name_plate);

@@ -13,9 +13,11 @@ use thiserror::Error;
 
 use crate::disk::{BlockDevice, Disks};
 use crate::fat::FatTime;
-use crate::fat::exchange::{self, ActiveArchive, ExchangeError, Refusal};
+use crate::fat::exchange::{
+    self, ActiveArchive, ExchangeError, Replaced, Replacement, Restoration,
+};
 use crate::inventory::{Bank, Disk, Inventory};
-use crate::plan::{Action, BankPlan, FileRestore, Plan, RestoreFrom};
+use crate::plan::{Action, BankPlan, FileChange, FileRestore, Plan, RestoreFrom};
 
 /// What became of a plan.
 #[derive(Debug, Default)]
@@ -259,27 +261,16 @@ impl Work<'_> {
             Action::Replace(changes) => {
                 for (earlier, change) in changes.iter().enumerate() {
                     let file = change.name.to_string();
-                    let old = self.bank.archives[change.archive]
-                        .raw
-                        .as_deref()
-                        .unwrap_or_default();
                     self.intend(&file, &change.before, &change.after);
-                    exchange::replace(
-                        device,
-                        self.bank.region,
-                        change.name,
-                        old,
-                        &change.new,
-                        self.now,
-                    )
-                    .map_err(|error| match earlier {
-                        0 => self.outcome(&error),
-                        _ => {
-                            let done = changes[..earlier].iter();
-                            let done = done.map(|change| change.name.to_string());
-                            self.half_way(done.collect(), &file, &error)
-                        }
-                    })?;
+                    self.replaced(device, change)
+                        .map_err(|error| match earlier {
+                            0 => self.outcome(&error),
+                            _ => {
+                                let done = changes[..earlier].iter();
+                                let done = done.map(|change| change.name.to_string());
+                                self.half_way(done.collect(), &file, &error)
+                            }
+                        })?;
                     self.done(file);
                 }
                 Ok(Outcome::Replaced)
@@ -289,8 +280,7 @@ impl Work<'_> {
                     let file = restore.name.to_string();
                     self.intend(&file, &restore.before, &restore.after);
                     match self.restored(device, restore) {
-                        // Settling may have restored it already.
-                        Ok(()) | Err(ExchangeError::Refused(Refusal::NoUndo(_))) => {}
+                        Ok(()) => {}
                         Err(error) if earlier > 0 => {
                             let done = &restores[..earlier];
                             let done = done.iter().map(|restore| restore.name.to_string());
@@ -305,18 +295,55 @@ impl Work<'_> {
         }
     }
 
+    fn replaced(&self, device: &dyn BlockDevice, change: &FileChange) -> Result<(), ExchangeError> {
+        let build = self.bank.boot_cfg.build.as_deref().unwrap_or_default();
+        let in_place = change
+            .archive
+            .map(|index| self.bank.archives[index].raw.as_deref());
+        let replacement = Replacement {
+            archive: change.name,
+            old: in_place.map(Option::unwrap_or_default),
+            new: &change.new,
+            replaced: change.replaced,
+            build,
+        };
+        exchange::replace(device, self.bank.region, &replacement, self.now).map(|_| ())
+    }
+
     fn restored(
         &self,
         device: &dyn BlockDevice,
         restore: &FileRestore,
     ) -> Result<(), ExchangeError> {
-        let (region, name) = (self.bank.region, restore.name);
+        let (region, archive) = (self.bank.region, restore.name);
+        let in_place = self.bank.archives[restore.archive].raw.as_deref();
+        let in_place = in_place.unwrap_or_default();
         match &restore.from {
-            RestoreFrom::UndoCopy => exchange::restore(device, region, name, self.now),
+            RestoreFrom::UndoCopy {
+                name,
+                bytes,
+                sets_aside,
+            } => {
+                let restoration = Restoration {
+                    archive,
+                    in_place,
+                    copy: *name,
+                    original: bytes,
+                };
+                match sets_aside {
+                    true => exchange::swap(device, region, &restoration).map(|_| ()),
+                    false => exchange::restore(device, region, &restoration),
+                }
+            }
             RestoreFrom::Copy { bytes, .. } => {
-                let in_place = self.bank.archives[restore.archive].raw.as_deref();
-                let repaired = in_place.unwrap_or_default();
-                exchange::put_back(device, region, name, repaired, bytes, self.now)
+                let replacement = Replacement {
+                    archive,
+                    old: Some(in_place),
+                    new: bytes,
+                    replaced: Replaced::Freed,
+                    build: self.bank.boot_cfg.build.as_deref().unwrap_or_default(),
+                };
+                exchange::replace(device, region, &replacement, self.now).map(|_| ())
             }
         }
     }

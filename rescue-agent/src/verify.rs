@@ -6,9 +6,10 @@ use thiserror::Error;
 
 use crate::discover::{self, Known};
 use crate::disk::Disks;
-use crate::fat::FatTime;
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory};
-use crate::plan::{self, Action, BankPlan, FileChange, Plan};
+use crate::fat::exchange::Replaced;
+use crate::fat::{FatTime, ShortName};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
+use crate::plan::{self, Action, BankPlan, FileChange, Plan, RestoreFrom};
 use crate::repair::{self, Event, Outcome, Receipt, bank_name};
 
 /// A promise that was not kept.
@@ -191,8 +192,7 @@ fn broken_promises(
         return vec![not_as_planned(&name, what, outcome)];
     };
     let mut broken = Vec::new();
-    for (archive, expected) in expected_hashes(plan, outcome, was) {
-        let file = was.archives[archive].name;
+    for (file, expected) in expected_hashes(plan, outcome, was) {
         let found = now.archives.iter().find(|candidate| candidate.name == file);
         if let Some(what) = wrong_content(found, &expected) {
             broken.push(not_as_planned(&name, format!("{file} {what}"), outcome));
@@ -203,10 +203,12 @@ fn broken_promises(
     {
         broken.push(not_as_planned(&name, what, outcome));
     }
-    if *outcome == Outcome::Replaced {
+    if matches!(outcome, Outcome::Replaced | Outcome::Restored) {
         broken.extend(
             lost_originals(plan, was, now).map(|what| not_as_planned(&name, what, outcome)),
         );
+    }
+    if *outcome == Outcome::Replaced {
         broken.extend(still_passed_through(plan, now).into_iter().map(|device| {
             Broken::StillPassedThrough {
                 name: &name,
@@ -272,62 +274,85 @@ fn unsound(bank: &Bank) -> Option<String> {
     }
 }
 
-/// Every replaced archive has its original beside it: the one of the first repair of all.
+/// Every replaced archive has its original beside it, to the byte, and one that was set aside is kept.
 fn lost_originals<'p>(
     plan: &'p BankPlan,
     was: &'p Bank,
     now: &'p Bank,
 ) -> impl Iterator<Item = String> + 'p {
-    let changes = match &plan.action {
-        Action::Replace(changes) => changes.as_slice(),
-        _ => &[],
+    let (changes, restores) = match &plan.action {
+        Action::Replace(changes) => (changes.as_slice(), [].as_slice()),
+        Action::Restore(restores) => ([].as_slice(), restores.as_slice()),
+        _ => ([].as_slice(), [].as_slice()),
     };
-    changes.iter().filter_map(|change| {
-        let kept = match &was.archives[change.archive].undo {
-            Some(undo) => undo.content.as_ref().ok()?.sha256.clone(),
-            None => change.before.clone(),
-        };
-        let undo = now
-            .archives
+    let find = |name| {
+        now.archives
             .iter()
-            .find(|archive| archive.name == change.name)
-            .and_then(|archive| archive.undo.as_ref());
-        match undo.map(|undo| &undo.content) {
-            Some(Ok(found)) if found.sha256 == kept => None,
-            Some(Ok(_)) => Some(format!(
-                "the kept original of {} is another one",
-                change.name
-            )),
-            Some(Err(why)) => Some(format!(
-                "the kept original of {} cannot be read: {why}",
-                change.name
-            )),
-            None => Some(format!("the original of {} was not kept", change.name)),
+            .find(move |archive| archive.name == name)
+    };
+    let originals = changes.iter().filter_map(move |change| {
+        let archive = &was.archives[change.archive?];
+        if archive.size == 0 {
+            return None;
         }
-    })
+        let kept = match (&archive.undo, change.replaced) {
+            (Some(undo), Replaced::Original(_)) => undo.content.as_ref().ok()?.sha256.clone(),
+            _ => change.before.clone(),
+        };
+        let undo = find(change.name).and_then(|archive| archive.undo.as_ref());
+        lost_copy(change.name, undo, &kept)
+    });
+    let aside = restores.iter().filter_map(move |restore| {
+        let RestoreFrom::UndoCopy { sets_aside, .. } = &restore.from else {
+            return None;
+        };
+        let copies = find(restore.name)
+            .into_iter()
+            .flat_map(|archive| &archive.set_aside);
+        let has = |copy: &UndoCopy| {
+            let content = copy.content.as_ref();
+            content.is_ok_and(|content| content.sha256 == restore.before)
+        };
+        let lost = *sets_aside && !copies.into_iter().any(has);
+        lost.then(|| format!("the newer {} was not kept", restore.name))
+    });
+    originals.chain(aside)
 }
 
-/// The hash every archive of a bank should have now, by the archive's index.
-fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(usize, String)> {
-    was.archives
+fn lost_copy(archive: ShortName, undo: Option<&UndoCopy>, kept: &str) -> Option<String> {
+    let Some(undo) = undo else {
+        return Some(format!("the original of {archive} was not kept"));
+    };
+    match &undo.content {
+        Ok(found) if found.sha256 == kept && undo.belongs => None,
+        Ok(_) => Some(format!("the kept original of {archive} is another one")),
+        Err(why) => Some(format!(
+            "the kept original of {archive} cannot be read: {why}"
+        )),
+    }
+}
+
+/// The hash every archive of a bank should have now.
+fn expected_hashes(plan: &BankPlan, outcome: &Outcome, was: &Bank) -> Vec<(ShortName, String)> {
+    let mut expected: Vec<(ShortName, String)> = was
+        .archives
         .iter()
-        .enumerate()
-        .filter_map(|(index, archive)| {
-            let planned = match (&plan.action, outcome) {
-                (Action::Replace(changes), Outcome::Replaced) => changes
-                    .iter()
-                    .find(|change| change.archive == index)
-                    .map(|change| change.after.clone()),
-                (Action::Restore(restores), Outcome::Restored) => restores
-                    .iter()
-                    .find(|restore| restore.name == archive.name)
-                    .map(|restore| restore.after.clone()),
-                _ => None,
-            };
-            let expected = planned.or_else(|| archive.sha256.clone())?;
-            Some((index, expected))
-        })
-        .collect()
+        .filter_map(|archive| Some((archive.name, archive.sha256.clone()?)))
+        .collect();
+    let planned: Vec<(ShortName, String)> = match (&plan.action, outcome) {
+        (Action::Replace(changes), Outcome::Replaced) => changes
+            .iter()
+            .map(|change| (change.name, change.after.clone()))
+            .collect(),
+        (Action::Restore(restores), Outcome::Restored) => restores
+            .iter()
+            .map(|restore| (restore.name, restore.after.clone()))
+            .collect(),
+        _ => Vec::new(),
+    };
+    expected.retain(|(name, _)| planned.iter().all(|(other, _)| other != name));
+    expected.extend(planned);
+    expected
 }
 
 /// Devices that the plan gave back and that the bank still passes through.

@@ -329,6 +329,33 @@ impl StateArchive {
         Ok(())
     }
 
+    /// Whether it is what a repair makes of `original`: only owners differ, and each of those that do was
+    /// passed through and is given back.
+    pub fn is_made_from(&self, original: &Self) -> bool {
+        let (Ok(was), Ok(is)) = (tar::members(&original.etc), tar::members(&self.etc)) else {
+            return false;
+        };
+        let same_names =
+            was.len() == is.len() && was.iter().zip(&is).all(|(was, is)| was.path == is.path);
+        let is_file = |member: &Member, found: &Option<Member>| {
+            found
+                .as_ref()
+                .is_some_and(|found| found.data == member.data)
+        };
+        same_names
+            && was.iter().zip(&is).all(|(was, is)| {
+                let (before, after) = (&original.etc[was.data.clone()], &self.etc[is.data.clone()]);
+                match (
+                    is_file(was, &original.places.esx_conf),
+                    is_file(was, &original.places.store),
+                ) {
+                    (true, _) => esx_conf::is_given_back(before, after),
+                    (_, true) => configstore::is_given_back(before, after),
+                    _ => before == after,
+                }
+            })
+    }
+
     /// Builds the file, and proves of every layer that it opens to what was put in. Outside the
     /// configuration every byte of the outer tar is kept.
     ///

@@ -199,6 +199,26 @@ fn edits(rows: &[DeviceRow], identifiers: &[String]) -> Result<Vec<Edit>, Config
     Ok(edits)
 }
 
+/// Whether the store in `after` is what [`give_back`] makes of the one in `before`, for some of its
+/// devices. What triggers maintain in the rows of these devices may differ.
+pub fn is_given_back(before: &[u8], after: &[u8]) -> bool {
+    let compared = || -> Result<(), ConfigStoreError> {
+        let (before, after) = (Store::open(before)?, Store::open(after)?);
+        let (rows, now) = (before.device_rows()?, after.device_rows()?);
+        let changed = |row: &&DeviceRow| {
+            let found = now.iter().find(|one| one.identifier == row.identifier);
+            found.is_some_and(|found| found.device().owner() != row.device().owner())
+        };
+        let edits: Vec<Edit> = rows
+            .iter()
+            .filter(changed)
+            .flat_map(DeviceRow::give_back)
+            .collect();
+        check_only_owners_changed(&before, &after, &edits)
+    };
+    before == after || compared().is_ok()
+}
+
 impl StoreDevice {
     /// The owner that counts: passed through if any column says so, else what the first column says.
     pub fn owner(&self) -> StoreOwner {

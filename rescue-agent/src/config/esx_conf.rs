@@ -431,6 +431,29 @@ pub fn give_back(text: &mut [u8], ranges: &[ByteRange]) -> Result<(), GiveBackEr
     Ok(())
 }
 
+/// Whether two texts are the same but for values `passthru` of the first that are `vmkernel` in the
+/// second.
+pub fn is_given_back(before: &[u8], after: &[u8]) -> bool {
+    if before.len() != after.len() {
+        return false;
+    }
+    let mut at = 0;
+    while let Some(more) = before[at..]
+        .iter()
+        .zip(&after[at..])
+        .position(|(was, is)| was != is)
+    {
+        // The two words differ in each of their letters.
+        let range = at + more..at + more + PASSTHRU.len();
+        if !holds_passthru(before, &range) || after.get(range.clone()) != Some(VMKERNEL.as_slice())
+        {
+            return false;
+        }
+        at = range.end;
+    }
+    true
+}
+
 fn holds_passthru(text: &[u8], range: &ByteRange) -> bool {
     let before = range.start.checked_sub(1).and_then(|at| text.get(at));
     text.get(range.clone()) == Some(PASSTHRU.as_slice())
@@ -442,6 +465,22 @@ fn holds_passthru(text: &[u8], range: &ByteRange) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn only_owners_given_back_are_taken_for_a_repair() {
+        let before = b"/device/000:31.2/owner = \"passthru\"\n/vm/a = \"b\"\n";
+        let mut after = before.to_vec();
+        assert!(is_given_back(before, &after), "nothing was passed through");
+        let word = before.windows(8).position(|word| word == PASSTHRU);
+        let word = word.map(|at| at..at + 8).unwrap();
+        give_back(&mut after, std::slice::from_ref(&word)).unwrap();
+        assert!(is_given_back(before, &after));
+        assert!(!is_given_back(&after, before), "the other way round");
+        let value = after.len() - 3;
+        after[value] = b'c';
+        assert!(!is_given_back(before, &after), "another value");
+        assert!(!is_given_back(before, &after[1..]));
+    }
 
     const REAL: &str = concat!(
         "# a comment with \"quotes\" and /device/000:31.2/owner = \"passthru\"\n",

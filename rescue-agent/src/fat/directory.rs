@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::geometry::ENTRY_BYTES;
+use super::mark::{MARK_BITS, Mark};
 use crate::bytes::{u16_at, u32_at};
 
 /// Attribute bits (Microsoft's specification, "FAT Directory Structure").
@@ -122,6 +123,62 @@ impl fmt::Display for FatTime {
     }
 }
 
+/// A number of 32 bits as a valid time of the calendar, and back: hundredths of seconds up to two
+/// seconds, then two-second steps, minutes, hours, days (28 of them exist in every month), months, and
+/// the first years that any ESXi existed in.
+mod coded {
+    const TENTHS: u32 = 200;
+    const STEPS: u32 = 30;
+    const MINUTES: u32 = 60;
+    const HOURS: u32 = 24;
+    const DAYS: u32 = 28;
+    const MONTHS: u32 = 12;
+    /// 2001, counted from 1980. What is left of 32 bits is 0 or 1.
+    const FIRST_YEAR: u32 = 21;
+
+    /// Offset of the creation time in an entry; its hundredths come first.
+    pub(super) const AT: usize = 13;
+
+    pub(super) fn encode(number: u32) -> [u8; 5] {
+        let mut rest = number;
+        let mut digit = |base: u32| {
+            let digit = rest % base;
+            rest /= base;
+            digit
+        };
+        let tenths = digit(TENTHS);
+        let time = digit(STEPS) | digit(MINUTES) << 5 | digit(HOURS) << 11;
+        let date = (digit(DAYS) + 1) | (digit(MONTHS) + 1) << 5 | (rest + FIRST_YEAR) << 9;
+        let ([a, ..], [b, c, ..], [d, e, ..]) =
+            (tenths.to_le_bytes(), time.to_le_bytes(), date.to_le_bytes());
+        [a, b, c, d, e]
+    }
+
+    pub(super) fn decode([a, b, c, d, e]: [u8; 5]) -> Option<u32> {
+        let (time, date) = (
+            u32::from(u16::from_le_bytes([b, c])),
+            u32::from(u16::from_le_bytes([d, e])),
+        );
+        let digits = [
+            (Some(u32::from(a)), TENTHS),
+            (Some(time & 31), STEPS),
+            (Some(time >> 5 & 63), MINUTES),
+            (Some(time >> 11), HOURS),
+            ((date & 31).checked_sub(1), DAYS),
+            ((date >> 5 & 15).checked_sub(1), MONTHS),
+            ((date >> 9).checked_sub(FIRST_YEAR), 2),
+        ];
+        let number = digits
+            .iter()
+            .rev()
+            .try_fold(0_u64, |number, (digit, base)| {
+                let digit = digit.filter(|digit| digit < base)?;
+                Some(number * u64::from(*base) + u64::from(digit))
+            })?;
+        u32::try_from(number).ok()
+    }
+}
+
 /// A directory entry, all 32 bytes of it, so that what this program does not understand is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Entry([u8; ENTRY_BYTES]);
@@ -175,6 +232,36 @@ impl Entry {
             time: u16_at(&self.0, 22),
             date: u16_at(&self.0, 24),
         }
+    }
+
+    /// What it is, if this program made it.
+    pub fn mark(&self) -> Option<Mark> {
+        Mark::of(self.0[12])
+    }
+
+    /// The same entry with that mark, or none.
+    pub(super) fn marked(mut self, mark: Option<Mark>) -> Self {
+        self.0[12] = self.0[12] & !MARK_BITS | Mark::bits(mark);
+        self
+    }
+
+    /// The number that stands for the creation time, if it can be one.
+    pub(super) fn coded(&self) -> Option<u32> {
+        coded::decode(*self.0[coded::AT..].first_chunk()?)
+    }
+
+    /// The same entry with a number in place of the creation time.
+    pub(super) fn with_code(mut self, number: u32) -> Self {
+        self.0[coded::AT..coded::AT + 5].copy_from_slice(&coded::encode(number));
+        self
+    }
+
+    /// The same entry, created at that time.
+    pub(super) fn created(mut self, at: FatTime) -> Self {
+        self.0[13] = 0;
+        self.0[14..16].copy_from_slice(&at.time.to_le_bytes());
+        self.0[16..18].copy_from_slice(&at.date.to_le_bytes());
+        self
     }
 
     pub(super) fn is_directory(&self) -> bool {
@@ -258,11 +345,17 @@ pub(super) fn first_of_name(bytes: &[u8], name: ShortName) -> Option<Entry> {
         .map(Entry)
 }
 
-/// The slots of a directory's bytes that may take a new entry.
+/// Whether any entry has these eleven bytes as its name, whatever it is.
+pub(super) fn has_raw_name(bytes: &[u8], name: ShortName) -> bool {
+    first_of_name(bytes, name).is_some()
+}
+
+/// The slots of a directory's bytes that may take a new entry, ascending. They have to be used in
+/// that order: what stands behind the end mark is not alive.
 ///
-/// The first never-used slot is one of them only if the slot behind it is never-used as well (or
-/// there is none): what stands behind the end mark was never promised to be zero, and using the
-/// mark must not bring it back.
+/// A never-used slot is one of them only if the slot behind it is never-used as well (or there is
+/// none): what stands behind the end mark was never promised to be zero, and using the mark must not
+/// bring it back.
 pub(super) fn free_slots(bytes: &[u8]) -> Vec<usize> {
     let mut free = Vec::new();
     for index in 0..bytes.len() / ENTRY_BYTES {
@@ -270,10 +363,10 @@ pub(super) fn free_slots(bytes: &[u8]) -> Vec<usize> {
             DELETED => free.push(index),
             END => {
                 let next = bytes.get((index + 1) * ENTRY_BYTES);
-                if next.is_none_or(|byte| *byte == END) {
-                    free.push(index);
+                if next.is_some_and(|byte| *byte != END) {
+                    break;
                 }
-                break;
+                free.push(index);
             }
             _ => {}
         }
@@ -321,8 +414,12 @@ mod tests {
 
     #[test]
     fn the_end_mark_is_free_only_if_using_it_revives_nothing() {
-        assert_eq!(free_slots(&slots(&[b'A', DELETED, b'B', END, END])), [1, 3]);
+        assert_eq!(
+            free_slots(&slots(&[b'A', DELETED, b'B', END, END])),
+            [1, 3, 4]
+        );
         assert_eq!(free_slots(&slots(&[b'A', END, b'X', END])), [0usize; 0]);
+        assert_eq!(free_slots(&slots(&[b'A', END, END, b'X', END])), [1]);
         assert_eq!(free_slots(&slots(&[b'A', b'B', END])), [2]);
         assert_eq!(free_slots(&slots(b"AB")), [0usize; 0]);
     }
@@ -333,6 +430,32 @@ mod tests {
             live_entries(&slots(&[b'A', DELETED, b'B', END, b'C'])).count(),
             2
         );
+    }
+
+    #[test]
+    fn every_number_is_a_valid_time_and_comes_back() {
+        let entry = Entry::empty_file(ShortName::STATE, FatTime::from_unix(0));
+        let numbers = (0..40_000).map(|step: u32| step.wrapping_mul(0x9e37_79b9));
+        for number in numbers.chain([0, 1, u32::MAX]) {
+            let coded = entry.with_code(number);
+            assert_eq!(coded.coded(), Some(number));
+            let raw = coded.bytes();
+            let time = FatTime {
+                time: u16::from_le_bytes([raw[14], raw[15]]),
+                date: u16::from_le_bytes([raw[16], raw[17]]),
+            };
+            let [year, month, day, hour, minute, second] = time.fields();
+            assert!((2001..=2002).contains(&year), "{time}");
+            assert!(
+                (1..=12).contains(&month) && (1..=28).contains(&day),
+                "{time}"
+            );
+            assert!(
+                hour < 24 && minute < 60 && second < 60 && raw[13] < 200,
+                "{time}"
+            );
+        }
+        assert_eq!(entry.coded(), None, "1980");
     }
 
     #[test]

@@ -49,16 +49,23 @@ pub enum FatError {
 /// Damage of a volume that makes writing to it, or trusting a file on it, unsafe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Damage {
-    /// The volume was not unmounted cleanly, or its driver met errors.
-    #[error("it is marked as not cleanly unmounted")]
-    MarkedDirty,
-    /// The two allocation tables disagree.
-    #[error("its two allocation tables differ in {count} entries, the first for cluster {cluster}")]
+    /// The allocation tables disagree about a file that has to be trusted.
+    #[error("its allocation tables differ about cluster {cluster} of {name}")]
     TablesDiffer {
-        /// Number of differing entries.
-        count: usize,
-        /// The first of them.
+        /// The file.
+        name: String,
+        /// The first cluster about which they differ.
         cluster: u32,
+    },
+    /// The volume is longer than its partition.
+    #[error(
+        "it says it has {sectors} sectors of {sector_bytes} bytes, more than its partition has"
+    )]
+    TooLong {
+        /// Its length by its first sector.
+        sectors: u32,
+        /// Bytes of each.
+        sector_bytes: u32,
     },
     /// Two files claim one cluster.
     #[error("{name} and another file both claim cluster {cluster}")]
@@ -114,4 +121,52 @@ pub enum Damage {
     /// One name twice in the root directory.
     #[error("{0} occurs twice in its root directory")]
     DuplicateName(String),
+}
+
+/// Something unusual about a volume that is no reason not to write to it, and that stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Note {
+    /// The mark that a driver sets while it has a volume mounted.
+    #[error(
+        "marked as not cleanly unmounted: a system was reset or switched off while it had this volume mounted. The mark stays as it is"
+    )]
+    MarkedDirty,
+    /// Clusters in use that belong to nobody.
+    #[error("{clusters} clusters in use belong to no file. They stay as they are")]
+    Lost {
+        /// How many.
+        clusters: usize,
+    },
+    /// The tables disagree where it does not matter.
+    #[error(
+        "its allocation tables differ in {entries} entries, none of them of a state archive. They stay as they are"
+    )]
+    TablesDiffer {
+        /// How many entries.
+        entries: usize,
+    },
+    /// Other files are damaged.
+    #[error("another file is damaged: {first}{}. It stays as it is", and_more(*.more))]
+    OtherFile {
+        /// What is wrong with the first.
+        first: Damage,
+        /// How many more there are.
+        more: usize,
+    },
+    /// A copy of this program's own is damaged.
+    #[error("a copy that an earlier repair kept is damaged: {0}. It stays as it is")]
+    Copy(Damage),
+    /// A file that has one of our names.
+    #[error("{0} is not a file of this program's. It stays as it is, and another name is used")]
+    ForeignName(String),
+    /// The first sector has no signature.
+    #[error("its first sector does not end with 55 aa, which ESXi's loader does not mind")]
+    Unsigned,
+}
+
+fn and_more(more: usize) -> String {
+    match more {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    }
 }

@@ -55,6 +55,10 @@ pub struct Geometry {
     pub total_sectors: u32,
     /// The flag "not cleanly unmounted" in the first sector.
     pub marked_dirty: bool,
+    /// Whether the first sector ends with the signature 55 aa. VMware's loader does not look at it.
+    pub signed: bool,
+    /// Whether all of it lies inside its partition.
+    pub fits: bool,
 }
 
 impl Geometry {
@@ -70,9 +74,6 @@ impl Geometry {
                 "its first sector is only {} bytes long",
                 sector.len()
             ));
-        }
-        if sector[510..512] != [0x55, 0xaa] {
-            return not_fat("no boot signature 55 aa in its first sector".into());
         }
         let word = |at| u32::from(u16_at(sector, at));
         let sector_bytes = word(11);
@@ -104,11 +105,6 @@ impl Geometry {
             0 => u32_at(sector, 32),
             small => small,
         };
-        if u64::from(total_sectors) * u64::from(sector_bytes) > partition_bytes {
-            return not_fat(format!(
-                "it says it has {total_sectors} sectors of {sector_bytes} bytes, more than its partition's {partition_bytes} bytes"
-            ));
-        }
         let overhead = reserved_sectors + tables * table_sectors + root_entries * 32 / sector_bytes;
         let Some(data_sectors) = total_sectors.checked_sub(overhead) else {
             return not_fat(format!(
@@ -138,6 +134,8 @@ impl Geometry {
             clusters,
             total_sectors,
             marked_dirty: sector[STATE_BYTE] & 1 != 0,
+            signed: sector[510..512] == [0x55, 0xaa],
+            fits: u64::from(total_sectors) * u64::from(sector_bytes) <= partition_bytes,
         })
     }
 

@@ -13,13 +13,14 @@ mod directory;
 mod error;
 pub mod exchange;
 mod geometry;
-mod names;
+mod mark;
+pub mod names;
 mod survey;
 mod table;
 mod volume;
 
 pub use directory::{Entry, FatTime, ShortName};
-pub use error::{Damage, FatError};
+pub use error::{Damage, FatError, Note};
 pub use geometry::{FatKind, Geometry};
 pub use survey::Survey;
 pub use volume::{Region, Volume};

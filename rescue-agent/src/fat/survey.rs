@@ -1,8 +1,11 @@
 //! Who owns which cluster: the check before any write.
+//!
+//! What is wrong is noted where it is, and the walk goes on: whether it matters is for the exchange to
+//! say, which needs its own files sound and does not have to care for the others'.
 
 use super::directory::{self, Entry};
 use super::error::{Damage, FatError};
-use super::names::is_alias;
+use super::names::{self, ARCHIVES};
 use super::table::Link;
 use super::volume::Volume;
 
@@ -13,7 +16,7 @@ const MAX_DEPTH: usize = 8;
 /// Directory Structure").
 const MAX_DIRECTORY_BYTES: u64 = 65_536 * 32;
 
-/// The result of walking a volume whose files do not contradict each other.
+/// The result of walking a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// Clusters that no file owns and every table calls free, ascending.
@@ -22,85 +25,126 @@ pub struct Survey {
     pub lost: Vec<u32>,
     /// Clusters about which the tables disagree, ascending; includes the two reserved entries.
     pub differing: Vec<u32>,
-    /// Whether each cluster belongs to a file, or is called bad by a table, by number.
-    kept: Vec<bool>,
+    /// What is wrong with a file or directory.
+    pub(super) faults: Vec<Fault>,
+}
+
+/// Something wrong with a file or directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The slot of the root directory it is in, or under.
+    pub(super) slot: usize,
+    /// What is wrong.
+    pub(super) damage: Damage,
 }
 
 impl Volume<'_> {
-    /// Walks the whole directory tree and both tables.
+    /// Walks the whole directory tree and all tables.
     ///
     /// # Errors
-    /// [`FatError::Damaged`] with the first contradiction found, [`FatError::Read`].
+    /// [`FatError::Read`].
     pub fn survey(&self) -> Result<Survey, FatError> {
         Survey::of(self)
     }
 }
 
 impl Survey {
-    pub(super) fn of(volume: &Volume<'_>) -> Result<Self, FatError> {
+    fn of(volume: &Volume<'_>) -> Result<Self, FatError> {
+        let clusters = volume.geometry.clusters as usize + 2;
         let mut walk = Walk {
             volume,
-            owned: vec![false; volume.geometry.clusters as usize + 2],
+            owners: vec![None; clusters],
+            faults: Vec::new(),
         };
-        walk.directory(&volume.root, 0)?;
+        walk.root()?;
         Ok(walk.conclude())
     }
 
-    /// Whether the tables disagree about a cluster that a file owns or one of them calls bad, or
-    /// about the reserved entries: nothing an interrupted exchange can have left.
-    pub fn first_difference_in_use(&self) -> Option<u32> {
-        self.differing
-            .iter()
-            .copied()
-            .find(|cluster| *cluster < 2 || self.kept[*cluster as usize])
+    /// What is wrong with the file in that slot of the root directory.
+    pub(super) fn fault_in(&self, slot: usize) -> Option<&Damage> {
+        let fault = self.faults.iter().find(|fault| fault.slot == slot);
+        fault.map(|fault| &fault.damage)
     }
 }
 
 struct Walk<'v, 'd> {
     volume: &'v Volume<'d>,
-    owned: Vec<bool>,
+    /// The root slot of each cluster's owner.
+    owners: Vec<Option<usize>>,
+    faults: Vec<Fault>,
 }
 
 impl Walk<'_, '_> {
-    fn directory(&mut self, bytes: &[u8], depth: usize) -> Result<(), FatError> {
-        if depth > MAX_DEPTH {
-            return Err(Damage::TooDeep(MAX_DEPTH).into());
-        }
-        for (_, entry) in directory::live_entries(bytes) {
-            if depth == 0 && is_alias(self.volume, &entry) {
-                continue;
-            }
-            let chain = self.claim(&entry)?;
-            if entry.is_directory() && !chain.is_empty() {
-                let name = entry.name().to_string();
-                let clusters = chain.len();
-                let bytes = clusters as u64 * u64::from(self.volume.geometry.cluster_bytes());
-                if bytes > MAX_DIRECTORY_BYTES {
-                    return Err(Damage::DirectoryTooLarge { name, clusters }.into());
-                }
-                let content = self.volume.read_clusters(&chain, &name)?;
-                self.directory(&content, depth + 1)?;
+    /// Copies of ours come last: where one of them shares a cluster with another file, as after a cut
+    /// in the middle of a commit and a later write by ESXi, it is the copy that is wrong.
+    fn root(&mut self) -> Result<(), FatError> {
+        let volume = self.volume;
+        let entries: Vec<(usize, Entry)> = directory::live_entries(&volume.root)
+            .filter(|(_, entry)| !volume.is_alias(entry))
+            .collect();
+        let is_copy = |entry: &Entry| ARCHIVES.iter().any(|name| names::is_copy(entry, *name));
+        for copies in [false, true] {
+            for (slot, entry) in entries.iter().filter(|(_, one)| is_copy(one) == copies) {
+                self.entry(*slot, entry, 0)?;
             }
         }
         Ok(())
     }
 
-    fn claim(&mut self, entry: &Entry) -> Result<Vec<u32>, Damage> {
-        let chain = self.volume.chain(entry)?;
-        for cluster in &chain {
-            let owned = &mut self.owned[*cluster as usize];
-            if *owned {
-                return Err(Damage::CrossLinked {
-                    name: entry.name().to_string(),
-                    cluster: *cluster,
-                });
-            }
-            *owned = true;
+    fn entry(&mut self, slot: usize, entry: &Entry, depth: usize) -> Result<(), FatError> {
+        let chain = self.claim(slot, entry);
+        let (Some(chain), true) = (chain, entry.is_directory()) else {
+            return Ok(());
+        };
+        let name = entry.name().to_string();
+        let clusters = chain.len();
+        let bytes = clusters as u64 * u64::from(self.volume.geometry.cluster_bytes());
+        if bytes > MAX_DIRECTORY_BYTES {
+            self.fault(slot, Damage::DirectoryTooLarge { name, clusters });
+            return Ok(());
         }
-        Ok(chain)
+        if depth >= MAX_DEPTH {
+            self.fault(slot, Damage::TooDeep(MAX_DEPTH));
+            return Ok(());
+        }
+        let content = self.volume.read_clusters(&chain, &name)?;
+        for (_, entry) in directory::live_entries(&content) {
+            self.entry(slot, &entry, depth + 1)?;
+        }
+        Ok(())
     }
 
-    fn conclude(mut self) -> Survey {
+    /// The clusters of a file, if they are its own, and its alone.
+    fn claim(&mut self, slot: usize, entry: &Entry) -> Option<Vec<u32>> {
+        let (chain, broken) = self.volume.walk(entry);
+        let is_copy = ARCHIVES.iter().any(|name| names::is_copy(entry, *name));
+        let mut sound = true;
+        for cluster in &chain {
+            let cluster = *cluster;
+            if let Some(other) = self.owners[cluster as usize] {
+                let name = entry.name().to_string();
+                let damage = Damage::CrossLinked { name, cluster };
+                if !is_copy && other != slot {
+                    self.fault(other, damage.clone());
+                }
+                self.fault(slot, damage);
+                sound = false;
+                break;
+            }
+            self.owners[cluster as usize] = Some(slot);
+        }
+        if let Some(damage) = broken {
+            self.fault(slot, damage);
+            sound = false;
+        }
+        sound.then_some(chain)
+    }
+
+    fn fault(&mut self, slot: usize, damage: Damage) {
+        self.faults.push(Fault { slot, damage });
+    }
+
+    fn conclude(self) -> Survey {
         let tables = &self.volume.tables;
         let (mut free, mut lost, mut differing) = (Vec::new(), Vec::new(), Vec::new());
         for cluster in 0..self.volume.geometry.clusters + 2 {
@@ -108,7 +152,7 @@ impl Walk<'_, '_> {
             if tables[1..].iter().any(|table| table.raw(cluster) != first) {
                 differing.push(cluster);
             }
-            if cluster < 2 || self.owned[cluster as usize] {
+            if cluster < 2 || self.owners[cluster as usize].is_some() {
                 continue;
             }
             let (mut used, mut bad) = (false, false);
@@ -119,18 +163,17 @@ impl Walk<'_, '_> {
                     Link::Next(_) | Link::End => used = true,
                 }
             }
-            if used {
-                lost.push(cluster);
-            } else if !bad {
-                free.push(cluster);
+            match (used, bad) {
+                (false, false) => free.push(cluster),
+                (true, false) => lost.push(cluster),
+                (_, true) => {}
             }
-            self.owned[cluster as usize] = bad;
         }
         Survey {
             free,
             lost,
             differing,
-            kept: self.owned,
+            faults: self.faults,
         }
     }
 }

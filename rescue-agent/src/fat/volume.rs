@@ -1,8 +1,11 @@
 //! A volume opened for reading: tables, root directory, files.
 
+use std::collections::HashSet;
+
 use super::directory::{self, Entry, ShortName};
 use super::error::{Damage, FatError};
 use super::geometry::{ENTRY_BYTES, FatKind, Geometry};
+use super::names::{self, ARCHIVES};
 use super::table::{Link, Table};
 use crate::disk::{BlockDevice, ByteOffset};
 
@@ -115,11 +118,38 @@ impl<'d> Volume<'d> {
         Some((first, first.is_no_file()?))
     }
 
-    /// Reads a file of the root directory through the first table, as a loader does.
+    /// Whether anything in the root directory has that name: what a loader finds, which does not look
+    /// at attributes.
+    pub fn has_name(&self, name: ShortName) -> bool {
+        directory::has_raw_name(&self.root, name)
+    }
+
+    /// What stands in a slot of the root directory.
+    pub(super) fn entry_in(&self, slot: usize) -> Entry {
+        let mut raw = [0; ENTRY_BYTES];
+        raw.copy_from_slice(&self.root[slot * ENTRY_BYTES..(slot + 1) * ENTRY_BYTES]);
+        Entry::new(raw)
+    }
+
+    /// Whether an entry is one of our copies and names the chain of its archive: what the middle of an
+    /// exchange in two sectors looks like. It holds nothing that the archive does not.
+    pub(super) fn is_alias(&self, entry: &Entry) -> bool {
+        let archive = ARCHIVES.iter().find(|name| names::is_copy(entry, **name));
+        entry.first_cluster() != 0
+            && archive
+                .and_then(|name| self.find(*name))
+                .is_some_and(|archive| {
+                    archive.first_cluster() == entry.first_cluster()
+                        && archive.size() == entry.size()
+                })
+    }
+
+    /// Reads a file of the root directory through the first table, as a loader does: as many clusters
+    /// as its size takes, whatever its chain does behind them (esx-boot `libfat/fatchain.c`).
     ///
     /// # Errors
     /// [`FatError::TooLarge`] above [`MAX_FILE_BYTES`], [`FatError::Damaged`] when its chain is
-    /// not exactly as long as its size, [`FatError::Read`] when the device fails.
+    /// shorter than its size, [`FatError::Read`] when the device fails.
     pub fn read(&self, entry: &Entry) -> Result<Vec<u8>, FatError> {
         let name = entry.name().to_string();
         let size = u64::from(entry.size());
@@ -130,14 +160,16 @@ impl<'d> Volume<'d> {
                 limit: MAX_FILE_BYTES,
             });
         }
-        let chain = self.chain(entry)?;
-        if chain.len() as u64 != self.geometry.clusters_for(size) {
-            return Err(Damage::WrongLength {
-                name,
-                size: entry.size(),
-                clusters: chain.len(),
-            }
-            .into());
+        let needed = usize::try_from(self.geometry.clusters_for(size)).unwrap_or(usize::MAX);
+        let (chain, broken) = self.walk_up_to(entry, needed);
+        if chain.len() < needed {
+            return Err(broken
+                .unwrap_or(Damage::WrongLength {
+                    name,
+                    size: entry.size(),
+                    clusters: chain.len(),
+                })
+                .into());
         }
         let mut content = self.read_clusters(&chain, &name)?;
         content.truncate(entry.size() as usize);
@@ -146,39 +178,58 @@ impl<'d> Volume<'d> {
 
     /// The clusters of an entry, in order, by the first table.
     pub(super) fn chain(&self, entry: &Entry) -> Result<Vec<u32>, Damage> {
+        match self.walk(entry) {
+            (clusters, None) => Ok(clusters),
+            (_, Some(damage)) => Err(damage),
+        }
+    }
+
+    /// Every cluster that an entry leads to, each once, and what is wrong with the chain.
+    pub(super) fn walk(&self, entry: &Entry) -> (Vec<u32>, Option<Damage>) {
+        self.walk_up_to(entry, usize::MAX)
+    }
+
+    fn walk_up_to(&self, entry: &Entry, most: usize) -> (Vec<u32>, Option<Damage>) {
         let name = || entry.name().to_string();
         let (mut clusters, mut at, mut next) = (Vec::new(), 0, entry.first_cluster());
         if next == 0 {
-            return Ok(clusters);
+            return (clusters, None);
         }
-        loop {
+        while clusters.len() < most {
             if !self.geometry.is_data_cluster(next) {
-                return Err(Damage::BrokenChain {
+                let damage = Damage::BrokenChain {
                     name: name(),
                     cluster: at,
                     next,
-                });
+                };
+                return (clusters, Some(damage));
             }
             if clusters.len() >= self.geometry.clusters as usize {
-                return Err(Damage::Loop {
-                    name: name(),
-                    cluster: next,
-                });
+                let mut seen = HashSet::new();
+                clusters.retain(|cluster| seen.insert(*cluster));
+                let cluster = next;
+                let name = name();
+                return (clusters, Some(Damage::Loop { name, cluster }));
             }
             at = next;
             clusters.push(at);
+            if clusters.len() == most {
+                break;
+            }
             match self.tables[0].get(at) {
-                Link::End => return Ok(clusters),
+                Link::End => break,
                 Link::Next(number) => next = number,
                 Link::Free | Link::Bad => {
-                    return Err(Damage::BrokenChain {
+                    let damage = Damage::BrokenChain {
                         name: name(),
                         cluster: at,
                         next: self.tables[0].raw(at),
-                    });
+                    };
+                    return (clusters, Some(damage));
                 }
             }
         }
+        (clusters, None)
     }
 
     /// The content of whole clusters, neighbours read together.

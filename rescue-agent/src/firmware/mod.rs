@@ -545,6 +545,7 @@ mod tests {
             next_boot: NextBoot::NoBank,
             boots_next: None,
             boots_after_rollback: None,
+            in_use: Vec::new(),
         }
     }
 

@@ -20,11 +20,12 @@ use self::refusal::BankRefusal;
 pub use judge::{DeviceIdentity, Judged, Need, Request, Verdict};
 pub use next_start::{Cause, NextStart, StillPassed};
 
-use crate::archive::{ArchiveError, Edit, StateArchive};
+use crate::archive::{ArchiveError, BackupCounter, Edit, StateArchive};
+use crate::bank::Standing;
 use crate::bytes::sha256_hex;
 use crate::config::pci::PciAddress;
-use crate::fat::ShortName;
-use crate::fat::exchange::Assessment;
+use crate::fat::exchange::{Assessment, Earlier, Replaced};
+use crate::fat::{FatTime, ShortName};
 use crate::host::Host;
 use crate::inventory::{
     ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place, UndoCopy,
@@ -49,6 +50,25 @@ impl Plan {
     pub fn writes(&self) -> bool {
         self.banks.iter().any(|bank| {
             bank.settle || matches!(bank.action, Action::Replace(_) | Action::Restore(_))
+        })
+    }
+}
+
+impl Plan {
+    /// Whether carrying it out lets an original take the place of something newer.
+    pub fn sets_aside(&self) -> bool {
+        let restores = self.banks.iter().flat_map(|bank| match &bank.action {
+            Action::Restore(restores) => restores.as_slice(),
+            _ => &[],
+        });
+        restores.map(|restore| &restore.from).any(|from| {
+            matches!(
+                from,
+                RestoreFrom::UndoCopy {
+                    sets_aside: true,
+                    ..
+                }
+            )
         })
     }
 }
@@ -90,13 +110,15 @@ pub enum Action {
 /// An archive to be replaced.
 #[derive(Debug)]
 pub struct FileChange {
-    /// Index of the archive in its bank.
-    pub archive: usize,
+    /// Index of the archive in its bank; `None` where the bank has none and gets one.
+    pub archive: Option<usize>,
     /// Its name.
     pub name: ShortName,
     /// The new bytes.
     pub new: Vec<u8>,
-    /// SHA-256 of the bytes in place, hex.
+    /// What becomes of what is in place.
+    pub replaced: Replaced,
+    /// SHA-256 of the bytes in place, hex; of nothing where there are none.
     pub before: String,
     /// SHA-256 of the new bytes, hex.
     pub after: String,
@@ -125,7 +147,15 @@ pub struct FileRestore {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestoreFrom {
     /// The undo copy in the bank.
-    UndoCopy,
+    UndoCopy {
+        /// Its name.
+        name: ShortName,
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Whether what is in place is set aside rather than freed: a person insists on the original
+        /// although what is in place is not what the repair made of it.
+        sets_aside: bool,
+    },
     /// A copy that was kept elsewhere.
     Copy {
         /// Its bytes.
@@ -258,10 +288,13 @@ pub fn passed_through(inventory: &Inventory) -> String {
 
 /// Plans a return to the originals: to the undo copies in the banks, and where one is missing, to
 /// the copy that was kept elsewhere, if `offers` has one.
+///
+/// `discard_newer`: also where what is in place is not what the repair made of the original.
 pub fn restore(
     inventory: &Inventory,
     banks: &BankChoice,
     offers: &[Offer],
+    discard_newer: bool,
     host: Option<&Host>,
 ) -> Plan {
     let selection = Selection::default();
@@ -271,7 +304,7 @@ pub fn restore(
             let mut offers = offers.iter();
             offers.find(|offer| offer.is_for(disk, bank, archive.name))
         };
-        restore_bank(bank, &offered).unwrap_or_else(|action| action)
+        restore_bank(bank, &offered, discard_newer).unwrap_or_else(|action| action)
     });
     Plan {
         banks,
@@ -318,7 +351,7 @@ fn each_bank(
     let actions = parallel::map(all.clone(), at_once, |(disk, index)| {
         let disk = &inventory.disks[disk];
         match is_chosen(choice, disk, index) {
-            true => action(disk, &disk.banks[index]),
+            true => free_of_users(disk, action(disk, &disk.banks[index])),
             false => nothing("not among the chosen banks"),
         }
     });
@@ -333,11 +366,25 @@ fn each_bank(
             BankPlan {
                 disk: disk_index,
                 bank: index,
-                settle: unsettled && !refused && is_chosen(choice, disk, index),
+                settle: unsettled
+                    && !refused
+                    && disk.in_use.is_empty()
+                    && is_chosen(choice, disk, index),
                 action,
             }
         })
         .collect()
+}
+
+/// A disk of which this machine uses a part must not be written: the driver of a mounted volume writes
+/// what it knows of it, whatever is there by then.
+fn free_of_users(disk: &Disk, action: Action) -> Action {
+    match (action, disk.use_in_words()) {
+        (Action::Replace(_) | Action::Restore(_), Some(used)) => {
+            refuse(&BankRefusal::InUse { used })
+        }
+        (action, _) => action,
+    }
 }
 
 /// Bytes of all archives up to which banks are planned side by side, since each takes several times
@@ -397,14 +444,15 @@ fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
         if devices.is_empty() {
             continue;
         }
-        changes.push(change(index, archive, (archive, content), &edit, devices)?);
+        let target = Target::of(archive.name, Some((index, archive)))?;
+        changes.push(change(target, (archive, content), &edit, devices)?);
     }
     finish(bank, judge, changes)
 }
 
 /// The newest archive of the disk, edited, for every bank that has one.
 fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
-    let Some(archive) = bank.archives.first() else {
+    let Some(name) = first_archive(bank) else {
         return Err(no_archive());
     };
     let builds_differ = disk
@@ -414,15 +462,57 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
     if builds_differ {
         return Err(refuse(&BankRefusal::BuildsDiffer));
     }
-    let Some((newest, content)) = newest(disk, archive.name) else {
+    let Some((newest, content)) = newest(disk, name) else {
         return Err(refuse(&BankRefusal::NoReadableArchive));
     };
     let (edit, devices) = edit(content, judge);
-    if devices.is_empty() && archive.raw == newest.raw {
+    let archive = bank.archives.first();
+    if devices.is_empty() && archive.is_some_and(|archive| archive.raw == newest.raw) {
         return finish(bank, judge, Vec::new());
     }
-    let change = change(0, archive, (newest, content), &edit, devices)?;
+    let target = Target::of(name, archive.map(|archive| (0, archive)))?;
+    let change = change(target, (newest, content), &edit, devices)?;
     finish(bank, judge, vec![change])
+}
+
+/// The archive of a bank, also where it is missing and the loader would look for it.
+fn first_archive(bank: &Bank) -> Option<ShortName> {
+    let there = bank.archives.first().map(|archive| archive.name);
+    let boots = |_: &&ShortName| !matches!(bank.standing, Standing::BadState(_));
+    there.or_else(|| bank.missing.iter().find(boots).copied())
+}
+
+/// Where a new archive goes.
+struct Target {
+    archive: Option<usize>,
+    name: ShortName,
+    replaced: Replaced,
+    before: String,
+}
+
+impl Target {
+    fn of(name: ShortName, archive: Option<(usize, &ArchiveFile)>) -> Decision<Self> {
+        let Some((index, archive)) = archive else {
+            return Ok(Self {
+                archive: None,
+                name,
+                replaced: Replaced::Kept(Earlier::SetAside),
+                before: sha256_hex(&[]),
+            });
+        };
+        let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
+        let replaced = match &archive.undo {
+            Some(undo) if undo.belongs => Replaced::Original(undo.entry.name()),
+            _ if archive.content.is_ok() => Replaced::Kept(Earlier::Freed),
+            _ => Replaced::Kept(Earlier::SetAside),
+        };
+        Ok(Self {
+            archive: Some(index),
+            name,
+            replaced,
+            before,
+        })
+    }
 }
 
 /// The archive that ESXi saved last: by its own counter, then by the file's time.
@@ -440,28 +530,32 @@ fn newest(disk: &Disk, name: ShortName) -> Option<(&ArchiveFile, &Content)> {
         })
 }
 
-/// The replacement of `archive` by what `edit` makes of another, or the same, that says `content`.
+/// The new archive for a place: what `edit` makes of another, or the same, that says `content`.
 fn change(
-    index: usize,
-    archive: &ArchiveFile,
+    target: Target,
     (source, content): (&ArchiveFile, &Content),
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
-    let (Some(before), Some(raw)) = (archive.sha256.clone(), source.raw.as_deref()) else {
-        return Err(unreadable(archive));
-    };
-    let (new, content) = edited(raw, content, archive.name, edit)
-        .map_err(|error| refuse(&BankRefusal::archive(archive.name, &error)))?;
+    let Target {
+        archive,
+        name,
+        replaced,
+        before,
+    } = target;
+    let raw = source.raw.as_deref().ok_or_else(|| unreadable(source))?;
+    let (new, content) = edited(raw, content, name, edit)
+        .map_err(|error| refuse(&BankRefusal::archive(name, &error)))?;
     if let Some(device) = missing_in(&devices, &content).first() {
         return Err(refuse(&BankRefusal::StillPassesThrough {
-            name: archive.name.to_string(),
+            name: name.to_string(),
             device: device.text.clone(),
         }));
     }
     Ok(FileChange {
-        archive: index,
-        name: archive.name,
+        archive,
+        name,
+        replaced,
         before,
         after: sha256_hex(&new),
         new,
@@ -517,31 +611,22 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
     volume
         .room_for(bytes)
         .map_err(|error| refuse(&BankRefusal::room(&error)))?;
-    for change in &changes {
-        if let Some(Err(why)) = bank.archives[change.archive]
-            .undo
-            .as_ref()
-            .map(|undo| &undo.content)
-        {
-            return Err(refuse(&BankRefusal::StrangeUndo {
-                name: change.name.to_string(),
-                why: why.clone(),
-            }));
-        }
-    }
     Ok(Action::Replace(changes))
 }
 
 fn restore_bank<'o>(
     bank: &Bank,
     offered: &dyn Fn(&ArchiveFile) -> Option<&'o Offer>,
+    discard_newer: bool,
 ) -> Decision<Action> {
     let mut restores = Vec::new();
     for (index, archive) in bank.archives.iter().enumerate() {
-        let (from, after) = match (&archive.undo, offered(archive)) {
-            (Some(undo), _) => (RestoreFrom::UndoCopy, undo_hash(archive, undo)?),
-            (None, Some(offer)) => from_copy(offer)?,
-            (None, None) => continue,
+        let set_aside = archive.set_aside.first().filter(|_| discard_newer);
+        let (from, after) = match (&archive.undo, offered(archive), set_aside) {
+            (Some(undo), _, _) => from_undo(archive, undo, discard_newer)?,
+            (None, Some(offer), _) => from_copy(offer)?,
+            (None, None, Some(undo)) => from_undo(archive, undo, true)?,
+            (None, None, None) => continue,
         };
         let before = archive.sha256.clone().ok_or_else(|| unreadable(archive))?;
         restores.push(FileRestore {
@@ -553,9 +638,7 @@ fn restore_bank<'o>(
         });
     }
     if restores.is_empty() {
-        return Err(nothing(
-            "it holds no undo copy: no repair has changed it, or it was restored already",
-        ));
+        return Err(nothing(why_nothing_to_restore(bank)));
     }
     let volume = sound_volume(bank)?;
     let brought: usize = restores.iter().map(|restore| restore.from.bytes()).sum();
@@ -567,14 +650,68 @@ fn restore_bank<'o>(
     Ok(Action::Restore(restores))
 }
 
-fn undo_hash(archive: &ArchiveFile, undo: &UndoCopy) -> Decision<String> {
-    let content = undo.content.as_ref().map_err(|why| {
+fn why_nothing_to_restore(bank: &Bank) -> String {
+    let made_anew = bank.archives.iter().find(|archive| archive.made_anew);
+    let aside = bank.archives.iter().flat_map(|archive| &archive.set_aside);
+    match (made_anew, aside.map(|copy| copy.entry.name()).next()) {
+        (Some(archive), _) => format!(
+            "there was no {} before the repair, or an empty one: it was made from the other bank's",
+            archive.name
+        ),
+        (None, Some(copy)) => format!(
+            "it holds no undo copy. {copy} is what an earlier restore set aside; `restore --discard-newer` puts it back"
+        ),
+        (None, None) => {
+            "it holds no undo copy: no repair has changed it, or it was restored already".into()
+        }
+    }
+}
+
+/// The copy goes back by itself only in place of what the repair made of it.
+fn from_undo(
+    archive: &ArchiveFile,
+    undo: &UndoCopy,
+    discard_newer: bool,
+) -> Decision<(RestoreFrom, String)> {
+    let broken = |why: &String| {
         refuse(&BankRefusal::BrokenUndo {
             name: archive.name.to_string(),
             why: why.clone(),
         })
-    })?;
-    Ok(content.sha256.clone())
+    };
+    let content = undo.content.as_ref().map_err(broken)?;
+    if let Some(why) = &content.problem {
+        return Err(broken(why));
+    }
+    if !undo.belongs && !discard_newer {
+        return Err(refuse(&BankRefusal::SavedSince {
+            name: archive.name.to_string(),
+            in_place: saved_when(
+                archive.modified,
+                archive
+                    .content
+                    .as_ref()
+                    .ok()
+                    .and_then(|one| one.saved.as_ref()),
+            ),
+            copy: undo.entry.name().to_string(),
+            original: saved_when(undo.entry.modified(), content.saved.as_ref()),
+        }));
+    }
+    let from = RestoreFrom::UndoCopy {
+        name: undo.entry.name(),
+        bytes: content.raw.clone(),
+        sets_aside: !undo.belongs,
+    };
+    Ok((from, content.sha256.clone()))
+}
+
+/// The time of a file, and how often ESXi had saved its configuration by then.
+fn saved_when(modified: FatTime, saved: Option<&BackupCounter>) -> String {
+    match saved {
+        Some(saved) => format!("{modified} (save no. {})", saved.count),
+        None => modified.to_string(),
+    }
 }
 
 fn from_copy(offer: &Offer) -> Decision<(RestoreFrom, String)> {
@@ -588,7 +725,7 @@ impl RestoreFrom {
     /// Bytes that have to be brought into the bank.
     fn bytes(&self) -> usize {
         match self {
-            Self::UndoCopy => 0,
+            Self::UndoCopy { .. } => 0,
             Self::Copy { bytes, .. } => bytes.len(),
         }
     }

@@ -196,7 +196,7 @@ impl Plan {
             .iter()
             .find(|bank| predicted && (bank.disk, bank.bank) == (index, next));
         if let Some(Action::Replace(changes)) = planned.map(|bank| &bank.action)
-            && let Some(change) = changes.iter().find(|change| change.archive == own)
+            && let Some(change) = changes.iter().find(|change| change.archive == Some(own))
         {
             return Ok(&change.content);
         }

@@ -45,13 +45,25 @@ pub(crate) enum BankRefusal {
     /// The volume cannot take the new archive.
     #[error("{0}")]
     Room(String),
-    /// The undo copy that is there is no archive, and must not be overwritten.
-    #[error("a file named like the undo copy of {name} is no archive: {why}")]
-    StrangeUndo {
+    /// What is in place is not what the repair made of the undo copy.
+    #[error(
+        "{name} of {in_place} is not the one that the repair made of {copy}, the original of {original}: ESXi has saved its configuration since, or was upgraded, and what has changed would be lost"
+    )]
+    SavedSince {
         /// The archive.
         name: String,
-        /// What is wrong with the copy.
-        why: String,
+        /// When it was saved.
+        in_place: String,
+        /// The undo copy.
+        copy: String,
+        /// When that was saved.
+        original: String,
+    },
+    /// A part of the disk is mounted, or otherwise in use.
+    #[error("{used}, so that its driver would write over what is written here")]
+    InUse {
+        /// Which part, and by what.
+        used: String,
     },
     /// The undo copy cannot be restored.
     #[error("the undo copy of {name} is no archive: {why}")]
@@ -122,12 +134,17 @@ impl BankRefusal {
                 "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup"
             }
             Self::Volume(_) => {
-                "let ESXi or fsck.fat repair this volume first, then run the rescue again"
+                "start ESXi from the other bank (Shift+R at its loader) if that one is repaired; or let `fsck.fat -a` repair this volume, started from any Linux, and run the rescue again"
             }
             Self::Room(_) => {
                 "free some space in this bank (old files of a manual repair?) and run the rescue again"
             }
-            Self::StrangeUndo { .. } => "rename or remove that file and run the rescue again",
+            Self::SavedSince { .. } => {
+                "keep what is in place; to go back all the same, run `restore --discard-newer` (in the menu, Restore asks): what is in place is then kept beside it"
+            }
+            Self::InUse { .. } => {
+                "unmount it (`umount` with that folder, or Eject in the file manager), then run this again"
+            }
             Self::BrokenUndo { .. } => "restore a backup of the host's configuration instead",
             Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
             Self::NoReadableArchive => "restore a backup of the host's configuration",

@@ -237,7 +237,7 @@ fn clean(inventory: &Inventory, plan: Option<&Plan>) -> Sentence {
     let mut archives = inventory.banks().flat_map(|(_, bank)| &bank.archives);
     let repaired = archives.any(|archive| {
         let undo = archive.undo.as_ref();
-        undo.is_some_and(|undo| undo.content.is_ok())
+        undo.is_some_and(|undo| undo.belongs)
     });
     let devices = plan.map_or(&[][..], |plan| plan.devices.as_slice());
     let unsure = |device: &Judged| device.verdict == Verdict::Unsure;

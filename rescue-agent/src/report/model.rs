@@ -132,6 +132,7 @@ struct DiskReport {
     serial: Option<String>,
     pci_path: Vec<Vec<String>>,
     summary: String,
+    in_use: Option<String>,
     partition_table: Option<TableReport>,
     boots_next: Option<u32>,
     boots_after_rollback: Option<u32>,
@@ -191,8 +192,10 @@ struct BankReport {
     standing: String,
     boots_next: bool,
     volume_problem: Option<String>,
+    volume_notes: Vec<String>,
     interrupted_repair: bool,
     archives: Vec<ArchiveReport>,
+    missing_archives: Vec<String>,
     action: &'static str,
     outcome: &'static str,
     why: Option<String>,
@@ -215,11 +218,14 @@ struct ArchiveReport {
     store_saved_in_this_bank: Option<bool>,
     problem: Option<String>,
     undo_copy: Option<UndoReport>,
+    set_aside: Vec<UndoReport>,
+    made_anew: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct UndoReport {
     name: String,
+    belongs: bool,
     size_bytes: u32,
     modified: String,
     sha256: Option<String>,
@@ -524,6 +530,7 @@ fn disk_report(
             })
             .unwrap_or_default(),
         summary: disk.summary(),
+        in_use: disk.use_in_words(),
         partition_table: disk.table.as_ref().ok().map(|table| TableReport {
             kind: match table.kind {
                 TableKind::Gpt { .. } => "gpt",
@@ -584,6 +591,13 @@ fn bank_report(
         standing: bank.standing.to_string(),
         boots_next: disk.boots_next == Some(index),
         volume_problem: bank.volume.as_ref().err().map(ToString::to_string),
+        volume_notes: bank
+            .volume
+            .iter()
+            .flat_map(|volume| &volume.notes)
+            .map(ToString::to_string)
+            .collect(),
+        missing_archives: bank.missing.iter().map(ToString::to_string).collect(),
         interrupted_repair: interrupted(bank),
         archives: bank
             .archives
@@ -664,12 +678,17 @@ fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
             .map(|uuid| uuid.eq_ignore_ascii_case(&bank.marker.hex32())),
         problem: archive.content.as_ref().err().map(ToString::to_string),
         undo_copy: archive.undo.as_ref().map(undo_report),
+        set_aside: archive.set_aside.iter().map(undo_report).collect(),
+        made_anew: archive.made_anew,
     }
 }
 
 fn undo_report(undo: &UndoCopy) -> UndoReport {
+    let content = undo.content.as_ref();
+    let problem = content.map_or_else(|why| Some(why.clone()), |content| content.problem.clone());
     UndoReport {
         name: undo.entry.name().to_string(),
+        belongs: undo.belongs,
         size_bytes: undo.entry.size(),
         modified: undo.entry.modified().to_string(),
         sha256: undo
@@ -677,7 +696,7 @@ fn undo_report(undo: &UndoCopy) -> UndoReport {
             .as_ref()
             .ok()
             .map(|content| content.sha256.clone()),
-        problem: undo.content.as_ref().err().cloned(),
+        problem,
     }
 }
 

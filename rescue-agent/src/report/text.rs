@@ -7,7 +7,7 @@ use super::advice::Unread;
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::BackupCounter;
 use crate::host::{Host, PciFunction};
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, Suspect};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, Suspect, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
@@ -61,6 +61,7 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
     let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
     for disk in inventory.disks.iter().filter(shown) {
         lines.push(disk_line(disk, host));
+        lines.extend(disk.use_in_words().map(warning));
         if let Ok(table) = &disk.table {
             let warnings = table.warnings.iter().filter(|_| disk.belongs_to_esxi());
             lines.extend(warnings.map(warning));
@@ -138,12 +139,14 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Lin
     };
     match &bank.volume {
         Err(problem) => lines.push(warning(problem)),
-        Ok(volume) if volume.unsettled => {
-            lines.push(warning(
-                "an interrupted repair left traces; the next one cleans them up",
-            ));
+        Ok(volume) => {
+            if volume.unsettled {
+                lines.push(warning(
+                    "an interrupted repair left traces; the next one cleans them up",
+                ));
+            }
+            lines.extend(volume.notes.iter().map(warning));
         }
-        Ok(_) => {}
     }
     lines
 }
@@ -163,7 +166,7 @@ fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
             true => head.push_str(&format!("  {} {}", archive.name, archive.modified)),
             false => more.extend(archive_problem(archive)),
         }
-        more.extend(uncompressed(archive).into_iter().chain(undo_line(archive)));
+        more.extend(uncompressed(archive).into_iter().chain(undo_lines(archive)));
     }
     if bank.archives.is_empty() {
         head.push_str("  no state archive");
@@ -209,7 +212,7 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
             archive.name, archive.size
         )));
     }
-    lines.extend(uncompressed(archive).into_iter().chain(undo_line(archive)));
+    lines.extend(uncompressed(archive).into_iter().chain(undo_lines(archive)));
     lines
 }
 
@@ -225,16 +228,34 @@ fn uncompressed(archive: &ArchiveFile) -> Option<Line> {
         .then(|| warning("left uncompressed by a repair by hand; a repair writes it compressed"))
 }
 
-fn undo_line(archive: &ArchiveFile) -> Option<Line> {
-    let undo = archive.undo.as_ref()?;
-    let name = undo.entry.name();
-    Some(match &undo.content {
-        Ok(_) => Line::new(
+fn undo_lines(archive: &ArchiveFile) -> impl Iterator<Item = Line> {
+    let undo = archive.undo.iter().map(|undo| {
+        let what = match undo.belongs {
+            true => "original of",
+            false => "original of an earlier accident, of",
+        };
+        copy_line(undo, what)
+    });
+    let aside = archive
+        .set_aside
+        .iter()
+        .map(|copy| copy_line(copy, "set aside, of"));
+    undo.chain(aside)
+}
+
+fn copy_line(copy: &UndoCopy, what: &str) -> Line {
+    let name = copy.entry.name();
+    let problem = match &copy.content {
+        Ok(content) => content.problem.as_ref(),
+        Err(why) => Some(why),
+    };
+    match problem {
+        None => Line::new(
             Tone::Quiet,
-            format!("         {name} original of {}", undo.entry.modified()),
+            format!("         {name} {what} {}", copy.entry.modified()),
         ),
-        Err(why) => warning(format!("{name} not restorable: {why}")),
-    })
+        Some(why) => warning(format!("{name} not restorable: {why}")),
+    }
 }
 
 /// The date that ESXi itself noted beside its counter.
@@ -419,7 +440,10 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
         })),
         Action::Restore(restores) => lines.extend(restores.iter().map(|restore| {
             let from = match &restore.from {
-                RestoreFrom::UndoCopy => String::new(),
+                RestoreFrom::UndoCopy {
+                    sets_aside: false, ..
+                } => String::new(),
+                RestoreFrom::UndoCopy { .. } => ", what is in place set aside".into(),
                 RestoreFrom::Copy { place, .. } => format!(", from {place}"),
             };
             let text = format!("{} back to its original{from}", restore.name);

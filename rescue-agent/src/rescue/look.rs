@@ -56,7 +56,8 @@ impl Findings {
     fn now(machine: &Machine) -> Self {
         let host = Host::read(&machine.root);
         let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
-        let inventory = discover::discover(&paths, &SystemDisks);
+        let mut inventory = discover::discover(&paths, &SystemDisks);
+        discover::note_uses(&mut inventory, &machine.root);
         Self { host, inventory }
     }
 

@@ -83,7 +83,7 @@ fn originals_of(
         let disk = &inventory.disks[planned.disk];
         let bank = &disk.banks[planned.bank];
         originals.extend(changes.iter().filter_map(|change| {
-            let archive = &bank.archives[change.archive];
+            let archive = &bank.archives[change.archive?];
             Original::of((disk, bank, archive), &change.after, host, now)
         }));
     }

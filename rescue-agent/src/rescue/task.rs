@@ -26,6 +26,15 @@ pub(super) struct Task {
     pub(super) plan: Plan,
 }
 
+/// What becomes of an archive that is newer than the repair whose original is to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newer {
+    /// It stays in place, and its bank is refused.
+    Stays,
+    /// It is set aside: a person insists.
+    IsSetAside,
+}
+
 impl Task {
     /// What the settings ask for.
     ///
@@ -37,7 +46,7 @@ impl Task {
             Mode::Inspect => Command::Inspect,
             Mode::Restore => {
                 plan::check_banks(&seen.inventory, &machine.settings.banks)?;
-                return Ok(Self::restore(machine, seen));
+                return Ok(Self::restore(machine, seen, Newer::Stays));
             }
         };
         let plan = revert(machine, seen, machine.settings.devices.clone())?;
@@ -68,12 +77,19 @@ impl Task {
     }
 
     /// To bring the originals back.
-    pub(super) fn restore(machine: &Machine, seen: &Findings) -> Self {
-        let (banks, host) = (&machine.settings.banks, Some(&seen.host));
+    pub(super) fn restore(machine: &Machine, seen: &Findings, newer: Newer) -> Self {
         let offers = medium::offers(machine, seen);
+        let discard_newer = newer == Newer::IsSetAside;
+        let banks = &machine.settings.banks;
         Self {
             command: Command::Restore,
-            plan: plan::restore(&seen.inventory, banks, &offers, host),
+            plan: plan::restore(
+                &seen.inventory,
+                banks,
+                &offers,
+                discard_newer,
+                Some(&seen.host),
+            ),
         }
     }
 

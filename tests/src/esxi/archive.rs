@@ -169,7 +169,7 @@ impl Archive {
     }
 
     /// Packs the archive inside `folder` and gives its path; `None` where there is to be none.
-    pub(super) fn pack(&self, folder: &Path, seed: &str) -> Result<Option<PathBuf>> {
+    pub fn pack(&self, folder: &Path, seed: &str) -> Result<Option<PathBuf>> {
         if self.flaw == Flaw::Missing {
             return Ok(None);
         }

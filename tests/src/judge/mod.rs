@@ -124,7 +124,7 @@ impl Judge {
         self.only_banks_changed(banks)?;
         for index in banks {
             let (before, now) = (self.bank_before(*index)?, self.bank(*index)?);
-            now.check()?;
+            now.is_no_worse_than(&before)?;
             let (was, is) = (before.entries()?, now.entries()?);
             for (name, entry) in &was {
                 let found = is.get(name).with_context(|| format!("{name} is gone"))?;
@@ -139,7 +139,7 @@ impl Judge {
 
     fn bank_repaired(&self, index: usize, devices: &[Address]) -> Result<()> {
         let (before, now) = (self.bank_before(index)?, self.bank(index)?);
-        now.check()?;
+        now.is_no_worse_than(&before)?;
         let bank = &self.made.banks[index];
         let archives: Vec<_> = std::iter::once((bank.archive.root_name(), &bank.archive))
             .chain(

@@ -141,7 +141,7 @@ impl BankVolume {
         let volume = folder.path().join("volume");
         sparse::copy_part(&self.image, self.bytes(), &volume)?;
         let output = Tool::new("fsck.fat")?
-            .args(["-n", "-v"])
+            .args(["-V", "-n", "-v"])
             .arg(&volume)
             .output()?;
         ensure!(
@@ -151,6 +151,39 @@ impl BankVolume {
             output.errors()
         );
         fat_copies_are_equal(&volume)
+    }
+
+    /// fsck.fat finds nothing that it did not find before, and where all copies of the FAT were equal,
+    /// they are.
+    ///
+    /// # Errors
+    /// When either does not hold.
+    pub fn is_no_worse_than(&self, before: &Self) -> Result<()> {
+        if before.check().is_ok() {
+            return self.check();
+        }
+        let (was, is) = (before.findings()?, self.findings()?);
+        for finding in &is {
+            ensure!(
+                was.contains(finding),
+                "fsck.fat finds {finding:?}, and before only {was:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// What fsck.fat says, without its summary.
+    fn findings(&self) -> Result<Vec<String>> {
+        let folder = tempfile::tempdir()?;
+        let volume = folder.path().join("volume");
+        sparse::copy_part(&self.image, self.bytes(), &volume)?;
+        let output = Tool::new("fsck.fat")?
+            .args(["-V", "-n"])
+            .arg(&volume)
+            .output()?;
+        let text = output.text();
+        let lines = text.lines().filter(|line| !line.contains(" files, "));
+        Ok(lines.map(|line| line.trim().to_owned()).collect())
     }
 }
 

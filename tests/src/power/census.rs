@@ -181,6 +181,17 @@ impl Census {
         Ok(census)
     }
 
+    /// Clusters that belong to no file although a table calls them used.
+    pub fn lost(&self) -> Vec<u32> {
+        let used = |cluster: &u32| {
+            let mut tables = self.tables.iter();
+            tables.any(|table| self.layout.entry(table, *cluster) != 0)
+        };
+        let unowned = |cluster: &u32| self.owner[*cluster as usize].is_none();
+        let all = 2..self.layout.clusters + 2;
+        all.filter(unowned).filter(used).collect()
+    }
+
     /// The file with this path.
     pub fn file(&self, path: &str) -> Option<&FileFacts> {
         self.files.iter().find(|file| file.path == path)
@@ -197,8 +208,15 @@ impl Census {
         if state[0] & 1 != 0 || self.layout.wide && second & 0xc000 != 0xc000 {
             self.problem("not cleanly unmounted");
         }
-        if self.tables.iter().any(|table| *table != self.tables[0]) {
-            self.problem("the tables differ");
+        let mut differing = 0;
+        for cluster in 0..self.layout.clusters + 2 {
+            let first = self.layout.entry(&self.tables[0], cluster);
+            let others = self.tables[1..].iter();
+            let differs = |table: &Vec<u8>| self.layout.entry(table, cluster) != first;
+            differing += usize::from(others.into_iter().any(differs));
+        }
+        if differing > 0 {
+            self.problem(format!("the tables differ in {differing} entries"));
         }
         Ok(())
     }

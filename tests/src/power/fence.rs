@@ -14,7 +14,8 @@ use super::device::Epoch;
 use super::medium::{Medium, Source};
 
 /// Raw 8.3 names, as [`Census`] spells them, of the files an exchange of `STATE.TGZ` may change.
-pub const OURS: [&str; 3] = ["STATE   TGZ", "STATE   ORG", "STATE   NEW"];
+pub const OURS: [&str; 2] = ["STATE   TGZ", "STATE   ORG"];
+const MARKERS: [&str; 2] = ["STATE   NEW", "STATE   NE1"];
 const SLOT: usize = 32;
 
 /// Bits that must keep their value.
@@ -35,17 +36,34 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// The fence around everything that is on the disk now, except the three files in [`OURS`].
+    /// The fence around everything that is on the disk now, except the files in [`OURS`]. What nobody
+    /// owns and a table calls used is inside.
     ///
     /// # Errors
     /// When the medium cannot be read.
     pub fn around(medium: &Medium, census: &Census) -> Result<Self> {
+        Self::of(medium, census, &OURS, &census.lost())
+    }
+
+    /// The same, where a marker and clusters that belong to no file may be the agent's own, from a run
+    /// that was cut.
+    ///
+    /// # Errors
+    /// As [`Fence::around`].
+    pub fn around_files(medium: &Medium, census: &Census) -> Result<Self> {
+        Self::of(medium, census, &[&OURS[..], &MARKERS].concat(), &[])
+    }
+
+    fn of(medium: &Medium, census: &Census, ours: &[&str], lost: &[u32]) -> Result<Self> {
         let layout = census.layout.clone();
-        let foreign: Vec<bool> = census
+        let mut foreign: Vec<bool> = census
             .owner
             .iter()
-            .map(|owner| owner.is_some_and(|index| !OURS.contains(&&*census.files[index].path)))
+            .map(|owner| owner.is_some_and(|index| !ours.contains(&&*census.files[index].path)))
             .collect();
+        for cluster in lost {
+            foreign[*cluster as usize] = true;
+        }
         let mut fence = Self {
             layout: layout.clone(),
             guarded: HashMap::new(),
@@ -57,7 +75,7 @@ impl Fence {
             fence.guarded.insert(sector, Guarded { value, mask });
         }
         fence.guard_tables();
-        fence.guard_slots(medium, census)?;
+        fence.guard_slots(medium, census, ours)?;
         Ok(fence)
     }
 
@@ -81,7 +99,7 @@ impl Fence {
         }
     }
 
-    fn guard_slots(&mut self, medium: &Medium, census: &Census) -> Result<()> {
+    fn guard_slots(&mut self, medium: &Medium, census: &Census, ours: &[&str]) -> Result<()> {
         let root = medium.bytes(
             self.layout.byte(self.layout.root_at),
             self.layout.slots * SLOT,
@@ -89,7 +107,7 @@ impl Fence {
         let ours: Vec<usize> = census
             .files
             .iter()
-            .filter(|file| OURS.contains(&&*file.path))
+            .filter(|file| ours.contains(&&*file.path))
             .filter_map(|file| file.root_slot)
             .collect();
         for (index, slot) in root.chunks_exact(SLOT).enumerate() {

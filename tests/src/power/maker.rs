@@ -14,7 +14,7 @@ use rescue_agent::fat::Region;
 
 use super::census::Census;
 use super::content;
-use super::medium::{Image, Medium};
+use super::medium::{Image, Medium, Source};
 
 /// Sectors of the disk before and behind the volume, filled with a pattern.
 const GUARD_SECTORS: usize = 8;
@@ -89,10 +89,43 @@ pub enum Space {
     },
 }
 
+/// What earlier accidents have left on a volume, and is none of the agent's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wear {
+    /// Nothing.
+    None,
+    /// The mark that a driver sets while it has the volume mounted.
+    Dirty,
+    /// Clusters in use that belong to no file.
+    Lost,
+    /// Tables that differ about free clusters and about another file.
+    Unequal,
+    /// Another file whose chain leads to a free cluster.
+    Broken,
+    /// All of it.
+    Everything,
+}
+
+impl Wear {
+    /// All kinds.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Dirty,
+        Self::Lost,
+        Self::Unequal,
+        Self::Broken,
+        Self::Everything,
+    ];
+
+    fn has(self, other: Self) -> bool {
+        self == other || self == Self::Everything
+    }
+}
+
 /// What is on a volume.
 #[derive(Debug, Clone, Copy)]
 pub struct Furnishing {
-    /// Length of `STATE.TGZ` in bytes.
+    /// Length of `STATE.TGZ` in bytes; 0: there is none.
     pub archive: usize,
     /// Length of `STATE.ORG` in bytes, if an earlier repair left one.
     pub undo: Option<usize>,
@@ -102,6 +135,8 @@ pub struct Furnishing {
     pub space: Space,
     /// Seed of the contents.
     pub seed: u64,
+    /// What earlier accidents have left.
+    pub wear: Wear,
 }
 
 /// A disk with one bank.
@@ -113,7 +148,9 @@ pub struct Bank {
     pub region: Region,
     /// Bytes per sector of the volume.
     pub sector: usize,
-    /// Content of `STATE.TGZ`.
+    /// Whether accidents have left something on it.
+    pub worn: bool,
+    /// Content of `STATE.TGZ`; empty where there is none.
     pub archive: Vec<u8>,
     /// Content of `STATE.ORG`.
     pub undo: Option<Vec<u8>>,
@@ -128,7 +165,10 @@ pub struct Bank {
 pub fn make(shape: Shape, furnishing: Furnishing) -> Result<Bank> {
     let maker = Maker::new(shape)?;
     maker.format()?;
-    let archive = content::gzip(furnishing.archive, furnishing.seed);
+    let archive = match furnishing.archive {
+        0 => Vec::new(),
+        length => content::gzip(length, furnishing.seed),
+    };
     let undo = furnishing
         .undo
         .map(|length| content::gzip(length, furnishing.seed ^ 0x6f72_6967));
@@ -137,25 +177,116 @@ pub fn make(shape: Shape, furnishing: Furnishing) -> Result<Bank> {
     maker.add(&[
         ("BOOT.CFG", &boot_cfg),
         ("A.V00", &content::gzip(shape.cluster / 2 + 30, 1)),
-        ("STATE.TGZ", &archive),
     ])?;
-    if let Some(undo) = &undo {
+    if !archive.is_empty() {
+        maker.add(&[("STATE.TGZ", &archive)])?;
+    }
+    let beside = furnishing.slots != Slots::OtherSector;
+    if let Some(undo) = undo.as_ref().filter(|_| beside) {
         maker.add(&[("STATE.ORG", undo)])?;
     }
     maker.add(&[("B.V00", &content::gzip(shape.cluster + 1, 2))])?;
     maker.mtool("mmd", &["::/DIR"])?;
     maker.add_to("DIR", &[("INSIDE.TXT", b"inside")])?;
+    if let Some(undo) = undo.as_ref().filter(|_| !beside) {
+        // Its clusters come before what fills the volume, its entry behind what fills the sector.
+        maker.fill_slots(furnishing.slots)?;
+        maker.add(&[("STATE.ORG", undo)])?;
+    }
     maker.arrange(furnishing.space)?;
     maker.fill_slots(furnishing.slots)?;
-    let (medium, region) = maker.disk()?;
+    let (mut medium, region) = maker.disk()?;
+    if undo.is_some() {
+        mark_as_ours(&mut medium, region, shape.sector, "STATE   ORG")?;
+    }
+    wear_out(&mut medium, region, shape.sector, furnishing.wear)?;
     Ok(Bank {
-        medium,
+        medium: medium.flattened(),
         region,
         sector: shape.sector,
+        worn: furnishing.wear != Wear::None,
         archive,
         undo,
         boot_cfg,
     })
+}
+
+/// Sets the mark by which the agent knows its undo copies: bits 0x44 of byte 12 of the entry.
+///
+/// # Errors
+/// When there is no such file.
+pub fn mark_as_ours(medium: &mut Medium, region: Region, sector: usize, name: &str) -> Result<()> {
+    let census = Census::of(medium, region.start.0, sector)?;
+    let slot = census.file(name).and_then(|file| file.root_slot);
+    let slot = slot.with_context(|| format!("no {name}"))?;
+    let at = census.layout.byte(census.layout.root_at) + (slot * 32 + 12) as u64;
+    medium.patch(at, &[0x44])
+}
+
+/// Leaves what accidents leave.
+fn wear_out(medium: &mut Medium, region: Region, sector: usize, wear: Wear) -> Result<()> {
+    if wear == Wear::None {
+        return Ok(());
+    }
+    let census = Census::of(medium, region.start.0, sector)?;
+    let layout = &census.layout;
+    let all: Vec<usize> = (0..layout.copies).collect();
+    if wear.has(Wear::Dirty) {
+        medium.patch(region.start.0 + 0x25, &[1])?;
+        if layout.wide {
+            // Bit 15 of the second entry: not cleanly unmounted.
+            set_entries(medium, layout, &all, 1, 0x7fff)?;
+        }
+    }
+    let end = if layout.wide { 0xffff } else { 0xfff };
+    let free = &census.free;
+    ensure!(free.len() > 40, "too few free clusters to leave some lost");
+    if wear.has(Wear::Lost) {
+        // A chain of two, and one alone among the first that are taken.
+        let (one, two, three) = (free[free.len() - 9], free[free.len() - 8], free[1]);
+        set_entries(medium, layout, &all, one, two)?;
+        set_entries(medium, layout, &all, two, end)?;
+        set_entries(medium, layout, &all, three, end)?;
+    }
+    if wear.has(Wear::Unequal) && layout.copies > 1 {
+        let last = [layout.copies - 1];
+        set_entries(medium, layout, &last, free[2], end)?;
+        let other = census.file("B       V00").context("no B.V00")?;
+        set_entries(medium, layout, &last, other.clusters[0], end)?;
+        set_entries(medium, layout, &[0], free[free.len() - 5], end)?;
+    }
+    if wear.has(Wear::Broken) {
+        let other = census.file("A       V00").context("no A.V00")?;
+        set_entries(
+            medium,
+            layout,
+            &all,
+            other.clusters[0],
+            free[free.len() - 3],
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes an entry of some of the tables.
+fn set_entries(
+    medium: &mut Medium,
+    layout: &super::census::Layout,
+    copies: &[usize],
+    cluster: u32,
+    value: u32,
+) -> Result<()> {
+    for copy in copies {
+        let table = layout.tables_at + *copy as u64 * layout.table_sectors;
+        let bits = layout.entry_bits(cluster);
+        let shifted = if bits[0].1 == 0xf0 { value << 4 } else { value };
+        for ((offset, mask), new) in bits.into_iter().zip(shifted.to_le_bytes()) {
+            let at = layout.byte(table) + offset as u64;
+            let old = medium.bytes(at, 1)?[0];
+            medium.patch(at, &[old & !mask | new & mask])?;
+        }
+    }
+    Ok(())
 }
 
 struct Maker {
@@ -316,6 +447,9 @@ impl Maker {
             Slots::OtherSector => self.shape.sector / 32 + 1,
             Slots::None => self.shape.root_slots,
         };
+        if used >= wanted {
+            return Ok(());
+        }
         let names: Vec<String> = (used..wanted)
             .map(|number| format!("E{number:05}"))
             .collect();

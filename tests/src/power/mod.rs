@@ -23,3 +23,4 @@ pub mod reader;
 pub mod record;
 pub mod rng;
 pub mod runner;
+pub mod whole;

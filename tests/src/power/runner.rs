@@ -4,7 +4,9 @@ use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rescue_agent::disk::BlockDevice;
-use rescue_agent::fat::exchange::{self, ExchangeError};
+use rescue_agent::fat::exchange::{
+    self, Earlier, ExchangeError, Replaced, Replacement, Restoration,
+};
 use rescue_agent::fat::{FatTime, Region, ShortName, Volume};
 
 use super::census::Census;
@@ -19,8 +21,8 @@ use super::record::Record;
 use super::rng::Rng;
 
 const STATE: &[u8; 11] = b"STATE   TGZ";
-const UNDO: &[u8; 11] = b"STATE   ORG";
-const MARKER: &[u8; 11] = b"STATE   NEW";
+/// The build that the boot.cfg of [`super::maker`] names.
+const BUILD: &str = "6.7.0-8169922";
 const BOOT_CFG: &[u8; 11] = b"BOOT    CFG";
 /// 2026-01-01, a moment like any other.
 const NOW: u64 = 1_767_225_600;
@@ -30,10 +32,18 @@ const DESCRIBED: usize = 20;
 /// What the agent is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
-    /// Put this archive in place.
+    /// Put this archive in place. What is there is kept, or, where the undo copy is the original it
+    /// was made of, freed.
     Replace(Vec<u8>),
+    /// Put this archive in place after a second accident: what is there is the new original, and the
+    /// undo copy is that of the first one.
+    Again(Vec<u8>, Earlier),
+    /// Put this archive where there is none.
+    Create(Vec<u8>),
     /// Put the original back.
     Restore,
+    /// Let the archive and an older original change places.
+    Swap,
     /// Put this original back, which was kept outside the bank.
     PutBack(Vec<u8>),
 }
@@ -46,12 +56,16 @@ pub struct Case {
     region: Region,
     sector: usize,
     task: Task,
-    /// `STATE.TGZ` before.
+    /// `STATE.TGZ` before; empty where there is none.
     before: Vec<u8>,
     /// `STATE.TGZ` in the end.
     after: Vec<u8>,
-    /// `STATE.TGZ` before the first repair of all.
-    original: Vec<u8>,
+    /// `STATE.ORG` before.
+    undo: Option<Vec<u8>>,
+    /// What has to be found at every moment, as the archive or as a copy of it.
+    precious: Vec<Vec<u8>>,
+    /// The copies in the end.
+    copies: Vec<Vec<u8>>,
     boot_cfg: Vec<u8>,
     census: Census,
     fence: Fence,
@@ -68,23 +82,45 @@ impl Case {
         let base = bank.medium.flattened();
         let sector = bank.sector;
         let census = Census::of(&base, bank.region.start.0, sector)?;
-        ensure!(census.problems.is_empty(), "{name}: {:?}", census.problems);
-        let original = bank.undo.clone().unwrap_or_else(|| bank.archive.clone());
-        let after = match &task {
-            Task::Replace(new) => new.clone(),
-            Task::Restore => original.clone(),
-            Task::PutBack(kept) => kept.clone(),
+        ensure!(
+            census.problems.is_empty() || bank.worn,
+            "{name}: {:?}",
+            census.problems
+        );
+        let (before, undo) = (bank.archive.clone(), bank.undo.clone());
+        let kept = || undo.clone().context("nothing to restore");
+        let (after, precious, copies) = match &task {
+            Task::Replace(new) => {
+                let original = undo.clone().unwrap_or_else(|| before.clone());
+                (new.clone(), vec![original.clone()], vec![original])
+            }
+            Task::Again(new, Earlier::Freed) => {
+                (new.clone(), vec![before.clone()], vec![before.clone()])
+            }
+            Task::Again(new, Earlier::SetAside) => {
+                let both = vec![before.clone(), kept()?];
+                (new.clone(), both.clone(), both)
+            }
+            Task::Create(new) => (new.clone(), Vec::new(), Vec::new()),
+            Task::Restore => (kept()?, vec![kept()?], Vec::new()),
+            Task::Swap => (kept()?, vec![before.clone(), kept()?], vec![before.clone()]),
+            Task::PutBack(kept) => (kept.clone(), Vec::new(), Vec::new()),
         };
-        for archive in [&bank.archive, &original, &after] {
-            gunzip(archive).with_context(|| name.clone())?;
+        for archive in [&before, &after].into_iter().chain(&undo) {
+            ensure!(
+                gunzip(archive).is_ok() || archive.is_empty() && matches!(task, Task::Create(_)),
+                "{name}: not an archive"
+            );
         }
         Ok(Self {
             region: bank.region,
             sector,
             task,
-            before: bank.archive.clone(),
+            before,
             after,
-            original,
+            undo,
+            precious,
+            copies,
             boot_cfg: bank.boot_cfg.clone(),
             fence: Fence::around(&base, &census)?,
             census,
@@ -114,17 +150,45 @@ impl Case {
     /// # Errors
     /// Those of the exchange.
     pub fn run(&self, device: &dyn BlockDevice) -> Result<(), ExchangeError> {
-        let at = FatTime::from_unix(NOW);
+        self.run_on(device, &self.before, FatTime::from_unix(NOW))
+    }
+
+    /// Carries the task out on a bank that has this archive.
+    fn run_on(
+        &self,
+        device: &dyn BlockDevice,
+        now: &[u8],
+        at: FatTime,
+    ) -> Result<(), ExchangeError> {
+        let replace = |old: Option<&[u8]>, new: &[u8], replaced| {
+            let replacement = Replacement {
+                archive: ShortName::STATE,
+                old,
+                new,
+                replaced,
+                build: BUILD,
+            };
+            exchange::replace(device, self.region, &replacement, at).map(|_| ())
+        };
+        let restoration = Restoration {
+            archive: ShortName::STATE,
+            in_place: now,
+            copy: undo_name(),
+            original: self.undo.as_deref().unwrap_or_default(),
+        };
         match &self.task {
             Task::Replace(new) => {
-                exchange::replace(device, self.region, ShortName::STATE, &self.before, new, at)
-                    .map(|_| ())
+                let replaced = match &self.undo {
+                    Some(_) => Replaced::Original(undo_name()),
+                    None => Replaced::Kept(Earlier::Freed),
+                };
+                replace(Some(now), new, replaced)
             }
-            Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at),
-            Task::PutBack(kept) => {
-                let (state, repaired) = (ShortName::STATE, &self.before);
-                exchange::put_back(device, self.region, state, repaired, kept, at)
-            }
+            Task::Again(new, earlier) => replace(Some(now), new, Replaced::Kept(*earlier)),
+            Task::Create(new) => replace(None, new, Replaced::Kept(Earlier::SetAside)),
+            Task::PutBack(kept) => replace(Some(now), kept, Replaced::Freed),
+            Task::Restore => exchange::restore(device, self.region, &restoration),
+            Task::Swap => exchange::swap(device, self.region, &restoration).map(|_| ()),
         }
     }
 
@@ -133,22 +197,14 @@ impl Case {
     /// # Errors
     /// Those of the exchange, and of reading the archive.
     pub fn recover(&self, device: &dyn BlockDevice) -> Result<()> {
-        let at = FatTime::from_unix(NOW + 60);
         exchange::settle(device, self.region)?;
         let volume = Volume::open(device, self.region)?;
-        let entry = volume.find(ShortName::STATE).context("STATE.TGZ is gone")?;
-        let now = volume.read(&entry)?;
-        match &self.task {
-            Task::Replace(new) if now == *new => {}
-            Task::Replace(new) => {
-                exchange::replace(device, self.region, ShortName::STATE, &now, new, at)?;
-            }
-            Task::Restore if volume.find(undo_name()).is_none() => {}
-            Task::Restore => exchange::restore(device, self.region, ShortName::STATE, at)?,
-            Task::PutBack(kept) if now == *kept => {}
-            Task::PutBack(kept) => {
-                exchange::put_back(device, self.region, ShortName::STATE, &now, kept, at)?;
-            }
+        let now = match volume.find(ShortName::STATE) {
+            Some(entry) => volume.read(&entry)?,
+            None => Vec::new(),
+        };
+        if now != self.after {
+            self.run_on(device, &now, FatTime::from_unix(NOW + 60))?;
         }
         Ok(())
     }
@@ -180,15 +236,20 @@ impl Case {
         Ok((index < recording.flushes).then(|| recording.epochs()))
     }
 
-    /// Judges `STATE.TGZ` alone, as the loader finds it; returns its content.
+    /// Judges `STATE.TGZ` alone, as the loader finds it; returns its content, empty where there is
+    /// rightly none.
     ///
     /// # Errors
     /// When it is missing, unreadable, or neither the old nor the new one.
     pub fn judge_archive(&self, medium: &Medium) -> Result<Vec<u8>> {
-        let archive = Loader::open(medium, self.region.start.0, self.sector)?
+        let found = Loader::open(medium, self.region.start.0, self.sector)?
             .load(STATE)
-            .context("STATE.TGZ")?
-            .context("STATE.TGZ is gone")?;
+            .context("STATE.TGZ")?;
+        let archive = match found {
+            Some(archive) => archive,
+            None if self.before.is_empty() => return Ok(Vec::new()),
+            None => bail!("STATE.TGZ is gone"),
+        };
         ensure!(
             archive == self.before || archive == self.after,
             "STATE.TGZ is neither the old nor the new one"
@@ -196,18 +257,47 @@ impl Case {
         Ok(archive)
     }
 
-    /// Judges a state right after a cut: the archive, the original, boot.cfg; returns
-    /// `STATE.TGZ`.
+    /// The copies of the archive, by the names there are for them.
+    fn copies(&self, loader: &Loader<'_, Medium>) -> Result<Vec<Vec<u8>>> {
+        let names = (b'0'..=b'9').map(|digit| {
+            let mut name = *b"STATE   ORG";
+            name[10] = if digit == b'0' { b'G' } else { digit };
+            name
+        });
+        names
+            .filter_map(|name| {
+                let loaded = loader.load(&name).transpose()?;
+                Some(loaded.with_context(|| name.escape_ascii().to_string()))
+            })
+            .collect()
+    }
+
+    /// Judges a state right after a cut: the archive, the originals, boot.cfg; returns `STATE.TGZ`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn judge_cut(&self, medium: &Medium) -> Result<Vec<u8>> {
         let archive = self.judge_archive(medium)?;
         let loader = Loader::open(medium, self.region.start.0, self.sector)?;
-        match loader.load(UNDO).context("STATE.ORG")? {
-            Some(undo) => ensure!(undo == self.original, "STATE.ORG is not the original"),
-            None if matches!(self.task, Task::PutBack(_)) => {}
-            None => ensure!(archive == self.original, "the original is lost"),
+        let copies = self.copies(&loader)?;
+        for copy in &copies {
+            ensure!(
+                *copy == self.before || Some(copy) == self.undo.as_ref(),
+                "a copy is neither the archive from before nor its original"
+            );
+        }
+        for precious in &self.precious {
+            ensure!(
+                archive == *precious || copies.contains(precious),
+                "an original is lost"
+            );
+        }
+        // Until the new undo copy is there, the old one is the way back.
+        if matches!(self.task, Task::Again(..)) && archive == self.before {
+            ensure!(
+                self.undo.as_ref().is_some_and(|undo| copies.contains(undo)),
+                "the first original is lost before the second is kept"
+            );
         }
         let boot_cfg = loader.load(BOOT_CFG).context("BOOT.CFG")?;
         ensure!(
@@ -217,7 +307,7 @@ impl Case {
         Ok(archive)
     }
 
-    /// Judges the end: the task is done and the whole volume is clean.
+    /// Judges the end: the task is done, and the volume is as clean as it was.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -225,21 +315,33 @@ impl Case {
         let archive = self.judge_cut(medium)?;
         ensure!(archive == self.after, "the task is not done");
         let loader = Loader::open(medium, self.region.start.0, self.sector)?;
-        ensure!(loader.slot(MARKER).is_none(), "the marker is left over");
-        let undo_wanted = matches!(self.task, Task::Replace(_));
+        for digit in b'0'..=b'9' {
+            let mut marker = *b"STATE   NEW";
+            marker[10] = if digit == b'0' { b'W' } else { digit };
+            ensure!(loader.slot(&marker).is_none(), "a marker is left over");
+        }
+        let (mut found, mut wanted) = (self.copies(&loader)?, self.copies.clone());
+        found.sort();
+        wanted.sort();
         ensure!(
-            loader.slot(UNDO).is_some() == undo_wanted,
-            "STATE.ORG is {}",
-            if undo_wanted { "missing" } else { "left over" }
+            found == wanted,
+            "{} copies are there, and not the {} that should be",
+            found.len(),
+            wanted.len()
         );
         let census = Census::of(medium, self.region.start.0, self.sector)?;
-        ensure!(census.problems.is_empty(), "{:?}", census.problems);
+        ensure!(
+            census.problems == self.census.problems,
+            "{:?}",
+            census.problems
+        );
         Ok(())
     }
 
     fn judge_fsck(&self, medium: &Medium) -> Result<()> {
         let verdict = fsck(medium, self.region.start.0, self.census.layout.length())?;
-        ensure!(verdict.clean, "fsck.fat: {}", verdict.text);
+        let was_clean = self.census.problems.is_empty();
+        ensure!(verdict.clean == was_clean, "fsck.fat: {}", verdict.text);
         Ok(())
     }
 
@@ -399,8 +501,9 @@ impl Case {
             bail!("{}: nothing was written", self.name);
         };
         self.record.note(&self.name)?;
-        let undo = matches!(self.task, Task::Replace(_)).then(|| self.original.clone());
+        let undo = self.copies.first().cloned();
         Ok(Bank {
+            worn: !self.census.problems.is_empty(),
             medium,
             region: self.region,
             sector: self.sector,
@@ -417,7 +520,7 @@ fn is_short(epochs: &[Epoch]) -> bool {
 }
 
 fn undo_name() -> ShortName {
-    ShortName::from_raw(*UNDO)
+    ShortName::STATE.with_extension(*b"ORG")
 }
 
 /// A state that a cut left, and what is wrong with it or with what follows from it.

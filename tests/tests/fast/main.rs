@@ -6,6 +6,7 @@ mod collect;
 mod collect_lasts;
 mod collect_serves;
 mod collect_shows;
+mod field_banks;
 mod fixtures_are_sound;
 mod judges_are_sound;
 mod network_reports;

@@ -286,7 +286,7 @@ fn where_copies_cannot_be_looked_into_a_bank_without_its_original_is_refused() -
     let inventory = discover::discover(std::slice::from_ref(&loss.made.image), &SystemDisks);
     let unknown = originals::unknown(&inventory, "the stick does not answer");
     let actions = |offers: &[Offer]| -> Vec<Action> {
-        let plan = plan::restore(&inventory, &BankChoice::All, offers, None);
+        let plan = plan::restore(&inventory, &BankChoice::All, offers, false, None);
         plan.banks.into_iter().map(|bank| bank.action).collect()
     };
     // Without a stick nothing is known of copies, and nothing is claimed.

@@ -195,6 +195,7 @@ impl Scene {
                     ActiveArchive::New => is_new,
                     ActiveArchive::OldOrNew => is_old || is_new,
                     ActiveArchive::Old | ActiveArchive::Unchanged => is_old,
+                    ActiveArchive::None | ActiveArchive::NoneOrNew => false,
                 };
                 ensure!(
                     holds,

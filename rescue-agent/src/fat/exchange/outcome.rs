@@ -1,4 +1,4 @@
-//! How an exchange ends: what it did, why it was refused, where it failed and what is active then.
+//! How an exchange ends: refusals before the first write, failures after it, and what is known then.
 
 use std::fmt;
 
@@ -18,6 +18,10 @@ pub enum ActiveArchive {
     OldOrNew,
     /// Whichever was active before: nothing was to change.
     Unchanged,
+    /// There was none before, and there is none.
+    None,
+    /// There was none before; the disk has not confirmed whether the new one is there.
+    NoneOrNew,
 }
 
 impl fmt::Display for ActiveArchive {
@@ -28,6 +32,10 @@ impl fmt::Display for ActiveArchive {
             Self::Unchanged => "the archive that was active still is, and is intact",
             Self::OldOrNew => {
                 "either the old or the new archive is active and intact; the disk has not confirmed which"
+            }
+            Self::None => "there is still no archive",
+            Self::NoneOrNew => {
+                "either there is still no archive or the new one is active and intact; the disk has not confirmed which"
             }
         })
     }
@@ -84,7 +92,7 @@ pub enum Refusal {
         /// Bytes per cluster.
         cluster_bytes: u32,
     },
-    /// No slot left in the root directory for the undo copy.
+    /// Too few slots left in the root directory.
     #[error("the root directory is full: no space for the undo copy's entry")]
     NoSlot,
     /// There is nothing to exchange, or nothing that an undo copy could keep.
@@ -96,9 +104,12 @@ pub enum Refusal {
     /// Nothing to restore from.
     #[error("there is no undo copy {0}")]
     NoUndo(ShortName),
-    /// A file of somebody else has a name this program needs.
-    #[error("a file {0} that this program did not make is in the way")]
+    /// What has the archive's name is no file.
+    #[error("{0} is a directory")]
     NameTaken(ShortName),
+    /// All names for copies are taken.
+    #[error("all ten names for a copy of {0} are taken, the extensions ORG and OR1 to OR9")]
+    NoName(ShortName),
     /// An interrupted exchange has to be settled first.
     #[error("an interrupted repair has left traces that are not cleaned up yet")]
     Unsettled,
@@ -120,24 +131,6 @@ pub enum ExchangeError {
         /// What went wrong.
         reason: String,
     },
-}
-
-/// What an exchange did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exchanged {
-    /// Whether this exchange made the undo copy (otherwise an earlier original was kept).
-    pub made_undo: bool,
-}
-
-/// What a settlement did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
-    /// Clusters that were marked as used by nobody and are free now.
-    pub freed_clusters: usize,
-}
-
-pub(super) fn missing(archive: ShortName) -> Refusal {
-    FatError::NotFound(archive.to_string()).into()
 }
 
 pub(super) fn failed<E: fmt::Display>(

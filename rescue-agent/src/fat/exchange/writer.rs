@@ -1,10 +1,9 @@
-//! Sectors, chains and slots of a volume, written: each step of an exchange as one method.
+//! Writing to a bank's volume: whole sectors, a flush behind each step, and everything read back.
 
 use super::outcome::{ActiveArchive, Refusal};
 use crate::disk::{BlockDevice, ByteOffset};
-use crate::fat::directory::{self, Entry, ShortName};
+use crate::fat::directory::{Entry, ShortName};
 use crate::fat::geometry::ENTRY_BYTES;
-use crate::fat::names::{Names, is_alias};
 use crate::fat::table::{Link, Table};
 use crate::fat::volume::{Freshness, Region, Volume, runs};
 
@@ -16,48 +15,47 @@ pub(super) struct Work<'d> {
 pub(super) type Written = Result<(), String>;
 
 impl<'d> Work<'d> {
+    /// Opens the volume as it is on the medium.
     pub(super) fn open(device: &'d dyn BlockDevice, region: Region) -> Result<Self, Refusal> {
         Ok(Self {
             volume: Volume::open_with(device, region, Freshness::Medium)?,
         })
     }
 
-    pub(super) fn slot_of(&self, name: ShortName) -> Option<usize> {
-        directory::live_entries(&self.volume.root)
-            .find(|(_, entry)| entry.name() == name)
-            .map(|(slot, _)| slot)
-    }
-
-    pub(super) fn alias_slot(&self, names: Names) -> Option<usize> {
-        self.slot_of(names.undo)
-            .filter(|slot| is_alias(&self.volume, &self.entry(*slot)))
-    }
-
+    /// What stands in a slot of the root directory.
     pub(super) fn entry(&self, slot: usize) -> Entry {
-        let mut raw = [0; ENTRY_BYTES];
-        raw.copy_from_slice(&self.volume.root[slot * ENTRY_BYTES..(slot + 1) * ENTRY_BYTES]);
-        Entry::new(raw)
+        self.volume.entry_in(slot)
     }
 
     pub(super) fn same_atom(&self, a: usize, b: usize) -> bool {
         self.volume.same_atom(a, b)
     }
 
-    /// Writes directory slots that lie in one sector, as one write.
+    /// Writes directory slots in this order: neighbours in the list that lie in one sector as one
+    /// write, with a flush behind each.
     pub(super) fn write_slots(&mut self, slots: &[(usize, Entry)]) -> Written {
-        let Some((first, _)) = slots.first() else {
-            return Ok(());
-        };
-        let mut root = self.volume.root.clone();
-        for (slot, entry) in slots {
-            root[slot * ENTRY_BYTES..(slot + 1) * ENTRY_BYTES].copy_from_slice(entry.bytes());
-        }
         let atom = self.volume.atom();
-        let start = first * ENTRY_BYTES / atom * atom;
-        let at = self.volume.geometry.root_offset() + start as u64;
-        self.write_epoch(&[(at, &root[start..start + atom])])?;
-        self.volume.root = root;
+        let sector = |slot: usize| slot * ENTRY_BYTES / atom;
+        for group in slots.chunk_by(|(a, _), (b, _)| sector(*a) == sector(*b)) {
+            let mut root = self.volume.root.clone();
+            for (slot, entry) in group {
+                root[slot * ENTRY_BYTES..(slot + 1) * ENTRY_BYTES].copy_from_slice(entry.bytes());
+            }
+            let start = sector(group[0].0) * atom;
+            let at = self.volume.geometry.root_offset() + start as u64;
+            self.write_epoch(&[(at, &root[start..start + atom])])?;
+            self.volume.root = root;
+        }
         Ok(())
+    }
+
+    /// Takes directory entries away.
+    pub(super) fn delete(&mut self, slots: &[usize]) -> Written {
+        let deleted = slots
+            .iter()
+            .map(|slot| (*slot, self.entry(*slot).deleted()));
+        let deleted: Vec<_> = deleted.collect();
+        self.write_slots(&deleted)
     }
 
     /// Writes content into clusters, whole sectors only, flushes, and reads it back.
@@ -95,6 +93,7 @@ impl<'d> Work<'d> {
         }
     }
 
+    /// Writes a chain into every table.
     pub(super) fn write_chain(&mut self, clusters: &[u32]) -> Written {
         for table in &mut self.volume.tables {
             for pair in clusters.windows(2) {
@@ -107,6 +106,7 @@ impl<'d> Work<'d> {
         self.write_tables()
     }
 
+    /// Frees clusters in every table.
     pub(super) fn release(&mut self, clusters: &[u32]) -> Written {
         for table in &mut self.volume.tables {
             for cluster in clusters {
@@ -129,22 +129,21 @@ impl<'d> Work<'d> {
         Ok(())
     }
 
-    pub(super) fn remove_marker(&mut self, names: Names) -> Written {
-        match self.slot_of(names.marker) {
-            Some(slot) => self.write_slots(&[(slot, self.entry(slot).deleted())]),
-            None => Ok(()),
+    /// What can be promised after the write that switches the archive's entry, or its flush, failed.
+    /// A disk that still gives back the old entry has taken nothing. One that gives back the new
+    /// entry may have it in a cache only, which the next power cut loses.
+    pub(super) fn active_after_failed_switch(
+        &self,
+        archive: ShortName,
+        old: Option<Entry>,
+    ) -> ActiveArchive {
+        let now = Volume::open_with(self.volume.device, self.volume.region, Freshness::Medium);
+        match (now.map(|volume| volume.find(archive)), old) {
+            (Ok(found), Some(old)) if found == Some(old) => ActiveArchive::Old,
+            (Ok(None), None) => ActiveArchive::None,
+            (_, Some(_)) => ActiveArchive::OldOrNew,
+            (_, None) => ActiveArchive::NoneOrNew,
         }
-    }
-
-    /// What can be promised after the write that switches the archive's entry, or its flush,
-    /// failed. A disk that still gives back the old entry has taken nothing. One that gives back
-    /// the new entry may have it in a cache only, which the next power cut loses.
-    pub(super) fn in_force_after_failed_switch(&self, old: Entry) -> ActiveArchive {
-        Volume::open_with(self.volume.device, self.volume.region, Freshness::Medium)
-            .ok()
-            .and_then(|volume| volume.find(old.name()))
-            .filter(|found| *found == old)
-            .map_or(ActiveArchive::OldOrNew, |_| ActiveArchive::Old)
     }
 
     /// Writes whole sectors, flushes, and compares what the medium gives back: the next epoch

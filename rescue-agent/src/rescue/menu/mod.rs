@@ -21,7 +21,7 @@ use self::entries::{Choice, Menu, Offer, Reaction};
 use self::pager::Pager;
 use super::look::Findings;
 use super::say;
-use super::task::{self, Decision, Task};
+use super::task::{self, Decision, Newer, Task};
 use crate::init::console::{Consoles, OnSerial};
 use crate::init::keys::{Key, Keyboard};
 use crate::init::{Machine, finish};
@@ -72,8 +72,7 @@ impl Dialogue<'_> {
                     }
                 }
                 Choice::Restore => {
-                    let task = Task::restore(self.machine, self.seen);
-                    if let Some(task) = self.confirmed(task) {
+                    if let Some(task) = self.restoring() {
                         return Decision::CarryOut(task);
                     }
                 }
@@ -91,7 +90,9 @@ impl Dialogue<'_> {
             writing: machine.settings.mode != Mode::Inspect,
             plan: task.writes(),
             devices: !DeviceList::new(&task::judged(machine, self.seen)).is_empty(),
-            originals: Task::restore(machine, self.seen).writes(),
+            originals: [Newer::Stays, Newer::IsSetAside]
+                .into_iter()
+                .any(|newer| Task::restore(machine, self.seen, newer).writes()),
             shell: shell::is_there(&machine.root),
         }
     }
@@ -136,6 +137,32 @@ impl Dialogue<'_> {
                 self.pause(&error.to_string());
                 None
             }
+        }
+    }
+
+    /// The return to the originals, if it is confirmed. Where something newer is in place, a person is
+    /// asked about that first.
+    fn restoring(&mut self) -> Option<Task> {
+        let task = Task::restore(self.machine, self.seen, Newer::Stays);
+        let insisting = Task::restore(self.machine, self.seen, Newer::IsSetAside);
+        if !insisting.plan.sets_aside() {
+            return self.confirmed(task);
+        }
+        self.begin_page(&[Line::new(
+            Tone::Title,
+            "ESXi has saved its configuration since the repair",
+        )]);
+        self.say(&task.lines(self.seen));
+        let consoles = &self.machine.consoles;
+        consoles.status(
+            "d: go back to the older one, keep the newer one beside it. Any other key: no.",
+        );
+        let key = self.keyboard.next_key().0;
+        consoles.status("");
+        match (key == Key::Character('d'), task.writes()) {
+            (true, _) => self.confirmed(insisting),
+            (false, true) => self.confirmed(task),
+            (false, false) => None,
         }
     }
 

@@ -1,0 +1,591 @@
+//! Boot banks as real hosts have them: marks of a reset, tables that differ, second accidents, files of
+//! other people, archives that are damaged or missing, disks that are in use. Built and judged by
+//! outside tools.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rescue_agent::discover;
+use rescue_agent::disk::BlockDevice;
+use rescue_agent::plan;
+use rescue_agent::policy::Policy;
+use rescue_agent::report::{self, Detail};
+use rescue_tests::agent::{self, DONE, REFUSED};
+use rescue_tests::artefacts;
+use rescue_tests::esxi::archive::{Archive, Flaw};
+use rescue_tests::esxi::fat::Volume;
+use rescue_tests::esxi::host::{Owner, SATA};
+use rescue_tests::esxi::{EsxiDisk, Made};
+use rescue_tests::judge::Judge;
+use rescue_tests::tools::find;
+
+/// The boot controller, as a selector.
+const BOOT: &str = "0000:00:1f.2";
+
+struct Case {
+    folder: tempfile::TempDir,
+    made: Made,
+    judge: Judge,
+}
+
+impl Case {
+    fn new(disk: &EsxiDisk) -> Result<Self> {
+        Self::changed(disk, |_| Ok(()))
+    }
+
+    /// A disk to which something has happened before the judge looks at it.
+    fn changed(disk: &EsxiDisk, change: impl FnOnce(&Made) -> Result<()>) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let made = disk.make(folder.path(), "disk")?;
+        change(&made)?;
+        let judge = Judge::new(&made, folder.path())?;
+        Ok(Self {
+            folder,
+            made,
+            judge,
+        })
+    }
+
+    fn revert(&self) -> Result<agent::Run> {
+        agent::revert(BOOT, &self.made.image)
+    }
+
+    fn restore(&self, more: &[&str]) -> Result<agent::Run> {
+        agent::run(
+            &[&["restore", "--yes", "--json"], more].concat(),
+            &self.made.image,
+        )
+    }
+
+    fn read(&self, bank: usize, name: &str) -> Result<Vec<u8>> {
+        self.judge.bank(bank)?.read(name)
+    }
+
+    /// What ESXi does when it saves its configuration: a new file takes the old one's place.
+    fn save(&self, bank: usize, count: u32, owner: Owner) -> Result<Vec<u8>> {
+        let mut archive = self.made.banks[bank].archive.clone();
+        archive.backup_counter = Some(count);
+        archive.saved += 86_400;
+        for device in &mut archive.devices {
+            if device.address == SATA {
+                device.owner = owner;
+            }
+        }
+        self.put_archive(bank, &archive)
+    }
+
+    fn put_archive(&self, bank: usize, archive: &Archive) -> Result<Vec<u8>> {
+        let scratch = tempfile::tempdir_in(self.folder.path())?;
+        let packed = archive.pack(scratch.path(), "saved")?.context("a file")?;
+        self.put(bank, &packed, "STATE.TGZ")?;
+        Ok(fs::read(packed)?)
+    }
+
+    fn put(&self, bank: usize, file: &Path, name: &str) -> Result<()> {
+        let volume = volume(&self.made, bank)?;
+        // There may be none yet.
+        let _ = volume.remove(name);
+        volume.put(file, name)
+    }
+
+    fn put_bytes(&self, bank: usize, name: &str, bytes: &[u8]) -> Result<()> {
+        let file = self.folder.path().join("put");
+        fs::write(&file, bytes)?;
+        self.put(bank, &file, name)
+    }
+
+    /// A file of somebody else in a bank, before anything is done.
+    fn judged_anew(mut self) -> Result<Self> {
+        self.judge = Judge::new(&self.made, self.folder.path())?;
+        Ok(self)
+    }
+}
+
+fn start_of(made: &Made, bank: usize) -> Result<u64> {
+    let partitions = made.layout.banks();
+    let partition = partitions.get(bank).context("no such bank")?;
+    Ok(made.layout.bytes(partition).start)
+}
+
+fn volume(made: &Made, bank: usize) -> Result<Volume<'_>> {
+    Ok(Volume::at(&made.image, start_of(made, bank)?))
+}
+
+/// The fields of a bank's first sector that say where its tables are: bytes of a sector, and the
+/// offsets of both tables.
+fn tables(made: &Made, bank: usize) -> Result<[u64; 2]> {
+    let start = start_of(made, bank)?;
+    let mut sector = [0; 512];
+    fs::File::open(&made.image)?.read_exact_at(&mut sector, start)?;
+    let word = |at: usize| u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
+    let (bytes, reserved, length) = (word(11), word(14), word(22));
+    ensure!(sector[16] == 2, "two tables");
+    Ok([0, 1].map(|copy| start + (reserved + copy * length) * bytes))
+}
+
+fn poke(made: &Made, at: u64, bytes: &[u8]) -> Result<()> {
+    let image = OpenOptions::new().write(true).open(&made.image)?;
+    Ok(image.write_all_at(bytes, at)?)
+}
+
+/// What Linux leaves in a bank that it had mounted when the machine was reset. (Windows' twin of it, in
+/// the tables, keeps mtools from reading the volume; the power cuts have it.)
+fn mark_dirty(made: &Made, bank: usize) -> Result<()> {
+    poke(made, start_of(made, bank)? + 0x25, &[1])
+}
+
+fn notes(run: &agent::Run, bank: usize) -> Result<String> {
+    Ok(run.report()?["disks"][0]["banks"][bank]["volume_notes"].to_string())
+}
+
+// --- marks and tables --------------------------------------------------------------------------
+
+#[test]
+fn banks_marked_as_not_cleanly_unmounted_are_repaired_and_keep_the_mark() -> Result<()> {
+    let case = Case::changed(&EsxiDisk::v67(), |made| {
+        (0..2).try_for_each(|bank| mark_dirty(made, bank))
+    })?;
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(run.result()? == "reverted");
+    ensure!(
+        notes(&run, 0)?.contains("not cleanly unmounted"),
+        "{}",
+        run.said()
+    );
+    // The judge allows no write to the sector with the mark, and no new finding of fsck.fat.
+    case.judge.repaired(&[0, 1], &[SATA])?;
+    case.restore(&[])?.expect(DONE)?;
+    case.judge.restored(&[0, 1])
+}
+
+#[test]
+fn tables_that_differ_where_no_archive_lies_do_not_stop_a_repair() -> Result<()> {
+    let case = Case::changed(&EsxiDisk::v67(), |made| {
+        for bank in 0..2 {
+            let [_, second] = tables(made, bank)?;
+            // Cluster 40 000 is free, cluster 2 belongs to a file of the installation.
+            poke(made, second + 40_000 * 2, &[0xff, 0xff])?;
+            poke(made, second + 4, &[0xff, 0xff])?;
+        }
+        Ok(())
+    })?;
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(
+        notes(&run, 0)?.contains("tables differ in 2 entries"),
+        "{}",
+        run.said()
+    );
+    case.judge.repaired(&[0, 1], &[SATA])
+}
+
+#[test]
+fn lost_clusters_do_not_stop_a_repair_and_stay_lost() -> Result<()> {
+    let case = Case::changed(&EsxiDisk::v67(), |made| {
+        for table in tables(made, 0)? {
+            poke(made, table + 40_000 * 2, &[0x41, 0x9c, 0xff, 0xff])?;
+        }
+        Ok(())
+    })?;
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(
+        notes(&run, 0)?.contains("2 clusters in use belong to no file"),
+        "{}",
+        run.said()
+    );
+    case.judge.repaired(&[0, 1], &[SATA])
+}
+
+// --- second accidents --------------------------------------------------------------------------
+
+#[test]
+fn a_configuration_saved_since_the_repair_is_not_restored_away_unless_a_person_insists()
+-> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let original = case.read(0, "STATE.TGZ")?;
+    case.revert()?.expect(DONE)?;
+    let newer = case.save(0, 48, Owner::Vmkernel)?;
+    let folder = tempfile::tempdir()?;
+    let before = Judge::new(&case.made, folder.path())?;
+
+    let run = case.restore(&["--banks", "5"])?.expect(REFUSED)?;
+    let said = run.said();
+    ensure!(
+        said.contains("ESXi has saved its configuration since"),
+        "{said}"
+    );
+    ensure!(
+        said.contains("save no. 47") && said.contains("save no. 48"),
+        "{said}"
+    );
+    ensure!(said.contains("--discard-newer"), "{said}");
+    before.nothing_changed()?;
+
+    let run = case
+        .restore(&["--discard-newer", "--banks", "5"])?
+        .expect(DONE)?;
+    ensure!(run.result()? == "restored");
+    ensure!(case.read(0, "STATE.TGZ")? == original);
+    ensure!(case.read(0, "STATE.ORG")? == newer, "the newer one is kept");
+    case.judge.bank(0)?.check()?;
+
+    // And back, which nothing is lost by either.
+    case.restore(&["--banks", "5"])?.expect(DONE)?;
+    ensure!(case.read(0, "STATE.TGZ")? == original, "not by itself");
+    case.restore(&["--discard-newer", "--banks", "5"])?
+        .expect(DONE)?;
+    ensure!(case.read(0, "STATE.TGZ")? == newer);
+    ensure!(case.read(0, "STATE.ORG")? == original);
+    case.judge.bank(0)?.check()
+}
+
+#[test]
+fn a_second_accident_has_an_original_of_its_own() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    case.revert()?.expect(DONE)?;
+    let second = [
+        case.save(0, 60, Owner::Passthru)?,
+        case.save(1, 60, Owner::Passthru)?,
+    ];
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(run.result()? == "reverted");
+    for bank in [0, 1] {
+        let names = case.judge.bank(bank)?.names()?;
+        let copies: Vec<_> = names.iter().filter(|name| name.contains(".OR")).collect();
+        ensure!(copies.len() == 1, "{names:?}");
+        ensure!(case.read(bank, copies[0])? == second[bank]);
+        case.judge.bank(bank)?.check()?;
+    }
+    case.restore(&[])?.expect(DONE)?;
+    for bank in [0, 1] {
+        ensure!(case.read(bank, "STATE.TGZ")? == second[bank], "bank {bank}");
+        case.judge.bank(bank)?.check()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_in_place_makes_the_archive_in_place_the_original() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    case.revert()?.expect(DONE)?;
+    let upgraded: Vec<Vec<u8>> = [0, 1]
+        .into_iter()
+        .map(|bank| {
+            let text = String::from_utf8(case.read(bank, "BOOT.CFG")?)?;
+            let text = text.replace("6.7.0-8169922", "8.0.2-0.0.22380479");
+            case.put_bytes(bank, "BOOT.CFG", text.as_bytes())?;
+            case.save(bank, 70, Owner::Passthru)
+        })
+        .collect::<Result<_>>()?;
+    case.revert()?.expect(DONE)?;
+    case.restore(&[])?.expect(DONE)?;
+    for bank in [0, 1] {
+        ensure!(
+            case.read(bank, "STATE.TGZ")? == upgraded[bank],
+            "bank {bank}"
+        );
+        case.judge.bank(bank)?.check()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_original_of_another_build_does_not_go_back_by_itself() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let original = case.read(0, "STATE.TGZ")?;
+    case.revert()?.expect(DONE)?;
+    let text = String::from_utf8(case.read(0, "BOOT.CFG")?)?;
+    let text = text.replace("6.7.0-8169922", "8.0.2-0.0.22380479");
+    case.put_bytes(0, "BOOT.CFG", text.as_bytes())?;
+    let run = case.restore(&["--banks", "5"])?.expect(REFUSED)?;
+    ensure!(run.said().contains("was upgraded"), "{}", run.said());
+    case.restore(&["--discard-newer", "--banks", "5"])?
+        .expect(DONE)?;
+    ensure!(case.read(0, "STATE.TGZ")? == original);
+    Ok(())
+}
+
+#[test]
+fn a_bank_whose_files_were_copied_by_hand_still_knows_its_original() -> Result<()> {
+    for disk in [EsxiDisk::v67(), EsxiDisk::v700()] {
+        let case = Case::new(&disk)?;
+        let original = case.read(0, "STATE.TGZ")?;
+        case.revert()?.expect(DONE)?;
+        for name in ["STATE.TGZ", "STATE.ORG"] {
+            let bytes = case.read(0, name)?;
+            case.put_bytes(0, name, &bytes)?;
+        }
+        case.restore(&["--banks", "5"])?.expect(DONE)?;
+        ensure!(case.read(0, "STATE.TGZ")? == original);
+        case.judge.bank(0)?.check()?;
+    }
+    Ok(())
+}
+
+// --- files of other people ---------------------------------------------------------------------
+
+#[test]
+fn files_of_other_people_with_our_names_are_left_alone_and_not_taken_for_ours() -> Result<()> {
+    let mut case = Case::new(&EsxiDisk::v67())?;
+    let foreign = [
+        ("STATE.ORG", fs::read("/bin/true")?),
+        ("STATE.NEW", b"notes".to_vec()),
+        ("STATE.OR1", case.read(1, "STATE.TGZ")?),
+    ];
+    for (name, bytes) in &foreign {
+        case.put_bytes(0, name, bytes)?;
+    }
+    case = case.judged_anew()?;
+    let original = case.read(0, "STATE.TGZ")?;
+    // Nothing to restore: none of them is an undo copy.
+    let run = case.restore(&[])?.expect(DONE)?;
+    ensure!(run.result()? == "clean", "{}", run.said());
+    case.judge.nothing_changed()?;
+
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(
+        notes(&run, 0)?.contains("STATE.ORG is not a file of this program's"),
+        "{}",
+        run.said()
+    );
+    ensure!(case.read(0, "STATE.OR2")? == original);
+    case.restore(&[])?.expect(DONE)?;
+    ensure!(case.read(0, "STATE.TGZ")? == original);
+    for (name, bytes) in &foreign {
+        ensure!(case.read(0, name)? == *bytes, "{name} was touched");
+    }
+    case.judge.restored(&[0, 1])
+}
+
+// --- damaged and missing archives --------------------------------------------------------------
+
+#[test]
+fn a_damaged_archive_is_replaced_by_the_newest_and_kept_to_the_byte() -> Result<()> {
+    for flaw in [
+        Flaw::Truncated,
+        Flaw::Garbage,
+        Flaw::SecondMember,
+        Flaw::Empty,
+    ] {
+        let disk = EsxiDisk::v67().bank(0, |bank| {
+            bank.flaw(flaw);
+        });
+        let case = Case::new(&disk)?;
+        let damaged = case.read(0, "STATE.TGZ")?;
+        let newest = [
+            "revert",
+            "--source",
+            "newest",
+            "--devices",
+            BOOT,
+            "--yes",
+            "--json",
+        ];
+        let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+        ensure!(run.result()? == "reverted", "{flaw:?}: {}", run.said());
+        let owners = case.judge.owners(0)?;
+        ensure!(
+            owners["00000:000:31.2"] == "vmkernel",
+            "{flaw:?}: {owners:?}"
+        );
+        let names = case.judge.bank(0)?.names()?;
+        match flaw {
+            Flaw::Empty => ensure!(!names.contains(&"STATE.ORG".into()), "{names:?}"),
+            _ => ensure!(case.read(0, "STATE.ORG")? == damaged, "{flaw:?}"),
+        }
+        case.judge.bank(0)?.check()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nul_bytes_behind_the_gzip_member_are_cured_by_the_newest() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let mut padded = case.read(0, "STATE.TGZ")?;
+    padded.extend([0; 512]);
+    case.put_bytes(0, "STATE.TGZ", &padded)?;
+    let newest = [
+        "revert",
+        "--source",
+        "newest",
+        "--devices",
+        BOOT,
+        "--yes",
+        "--json",
+    ];
+    let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+    ensure!(run.result()? == "reverted", "{}", run.said());
+    ensure!(case.read(0, "STATE.ORG")? == padded);
+    ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
+    case.judge.bank(0)?.check()
+}
+
+#[test]
+fn a_missing_archive_that_the_loader_would_look_for_is_made_from_the_newest() -> Result<()> {
+    let disk = EsxiDisk::v67().bank(0, |bank| {
+        bank.flaw(Flaw::Missing);
+    });
+    let case = Case::new(&disk)?;
+    let newest = [
+        "revert",
+        "--source",
+        "newest",
+        "--devices",
+        BOOT,
+        "--yes",
+        "--json",
+    ];
+    let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+    ensure!(run.result()? == "reverted", "{}", run.said());
+    ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
+    case.judge.bank(0)?.check()?;
+    case.judge.repaired(&[1], &[SATA]).err();
+    let run = case.restore(&["--banks", "5"])?.expect(DONE)?;
+    ensure!(run.result()? == "clean", "{}", run.said());
+    ensure!(
+        run.said()
+            .contains("there was no STATE.TGZ before the repair"),
+        "{}",
+        run.said()
+    );
+    ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
+    Ok(())
+}
+
+// --- disks in use ------------------------------------------------------------------------------
+
+/// A process that holds a lock on a file, as another run does, until it is dropped.
+struct Holder(Child);
+
+impl Holder {
+    fn of(file: &Path) -> Result<Self> {
+        let mut child = Command::new(find("flock")?)
+            .arg("--no-fork")
+            .arg(file)
+            .args(["sh", "-c", "echo held; exec sleep 600"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut word = [0; 5];
+        let mut said = child.stdout.take().context("its words")?;
+        std::io::Read::read_exact(&mut said, &mut word)?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_image_on_which_another_run_works_is_refused_under_any_name() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let (hard, soft) = (
+        case.folder.path().join("hard.img"),
+        case.folder.path().join("soft.img"),
+    );
+    fs::hard_link(&case.made.image, &hard)?;
+    symlink(&case.made.image, &soft)?;
+    let holder = Holder::of(&hard)?;
+    for name in [&case.made.image, &soft] {
+        for command in [
+            &["revert", "--devices", BOOT, "--yes"][..],
+            &["restore", "--yes"][..],
+        ] {
+            let run = agent::run(command, name)?.expect(REFUSED)?;
+            let said = run.said();
+            ensure!(said.contains("is in use by process"), "{said}");
+            ensure!(said.contains("sleep 600"), "{said}");
+        }
+        // Who only looks disturbs nobody.
+        agent::run(&["inspect"], name)?.expect(DONE)?;
+    }
+    case.judge.nothing_changed()?;
+    drop(holder);
+    case.revert()?.expect(DONE)?;
+    case.judge.repaired(&[0, 1], &[SATA])
+}
+
+#[test]
+fn several_names_of_one_image_are_one_disk() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67())?;
+    let hard = case.folder.path().join("hard.img");
+    fs::hard_link(&case.made.image, &hard)?;
+    let hard = hard.to_string_lossy().into_owned();
+    let arguments = ["revert", "--devices", BOOT, "--yes", "--json", &hard];
+    let run = agent::run(&arguments, &case.made.image)?.expect(DONE)?;
+    let disks = run.report()?["disks"].as_array().map(Vec::len);
+    ensure!(disks == Some(1), "{disks:?}");
+    case.judge.repaired(&[0, 1], &[SATA])
+}
+
+/// A machine on which the image is under a loop device and its fifth partition mounted.
+fn machine_with_mount(made: &Made) -> Result<tempfile::TempDir> {
+    let root = tempfile::tempdir()?;
+    let disk = root.path().join("sys/dev/block/7:0");
+    let part = disk.join("loop0p5");
+    fs::create_dir_all(disk.join("loop"))?;
+    fs::create_dir_all(&part)?;
+    fs::write(
+        disk.join("loop/backing_file"),
+        format!("{}\n", made.image.display()),
+    )?;
+    fs::write(part.join("partition"), "5\n")?;
+    fs::write(
+        part.join("start"),
+        format!("{}\n", start_of(made, 0)? / 512),
+    )?;
+    fs::write(part.join("dev"), "259:0\n")?;
+    symlink(&part, root.path().join("sys/dev/block/259:0"))?;
+    fs::create_dir_all(root.path().join("proc/self"))?;
+    fs::write(
+        root.path().join("proc/self/mountinfo"),
+        "90 22 259:0 / /media/me/BOOTBANK1 rw,nosuid shared:5 - vfat /dev/loop0p5 rw\n",
+    )?;
+    Ok(root)
+}
+
+#[test]
+fn a_mounted_bank_is_named_with_its_mount_point_and_no_bank_of_its_disk_written() -> Result<()> {
+    let case = Case::changed(&EsxiDisk::v67(), |made| mark_dirty(made, 0))?;
+    let root = machine_with_mount(&case.made)?;
+    let open = |path: &Path| -> std::io::Result<Box<dyn BlockDevice>> {
+        let access = rescue_agent::disk::Access::Read;
+        Ok(Box::new(rescue_agent::disk::FileDevice::open(
+            path, access,
+        )?))
+    };
+    let mut inventory = discover::discover(&[PathBuf::from(&case.made.image)], &open);
+    discover::note_uses(&mut inventory, root.path());
+    let policy = Policy {
+        devices: BOOT.parse().map_err(|error| anyhow::anyhow!("{error}"))?,
+        ..Policy::default()
+    };
+    let plan = plan::revert(&inventory, &policy, None)?;
+    ensure!(!plan.writes());
+    let lines = report::intentions(&inventory, &plan, Detail::Full);
+    let said: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    let said = said.join(" ");
+    ensure!(
+        said.contains("partition 5 is mounted at /media/me/BOOTBANK1"),
+        "{said}"
+    );
+    ensure!(said.contains("umount"), "{said}");
+    ensure!(!said.contains("fsck"), "{said}");
+    Ok(())
+}
+
+/// The agent is there: what a missing build would look like is no refusal.
+#[test]
+fn the_option_is_in_the_help() -> Result<()> {
+    let help = Command::new(artefacts::agent()?)
+        .args(["restore", "--help"])
+        .output()?;
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    ensure!(text.contains("--discard-newer"), "{text}");
+    Ok(())
+}

@@ -218,7 +218,11 @@ pub(super) fn newest_helps(disk: &Disk, bank: usize) -> bool {
         let first = bank.archives.first();
         first.is_some_and(|archive| archive.content.is_ok())
     };
-    same_build && !is_read(&disk.banks[bank]) && disk.banks.iter().any(is_read)
+    let bank = &disk.banks[bank];
+    // A file that the disk does not let be read is not replaced: the disk is failing.
+    let first = bank.archives.first();
+    let is_damaged = first.is_some_and(|archive| archive.raw.is_some() && archive.content.is_err());
+    same_build && is_damaged && disk.banks.iter().any(is_read)
 }
 
 impl NextStart {

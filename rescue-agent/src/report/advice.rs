@@ -190,8 +190,8 @@ pub(super) fn bad_start<'s>(
 fn written(banks: usize) -> String {
     match banks {
         0 => "Nothing was written.".into(),
-        1 => "1 bank was repaired.".into(),
-        several => format!("{several} banks were repaired."),
+        1 => "1 bank was repaired; what was refused was not written.".into(),
+        several => format!("{several} banks were repaired; what was refused was not written."),
     }
 }
 

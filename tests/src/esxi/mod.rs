@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod boot_cfg;
+pub mod changes;
 mod config_store;
 pub mod fat;
 pub mod host;

@@ -184,6 +184,11 @@ impl Medium {
         Ok(())
     }
 
+    /// Whether both are the same base with the same sectors written.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.base, &other.base) && self.written == other.written
+    }
+
     /// The same content as a base of its own.
     pub fn flattened(&self) -> Self {
         let mut image = (*self.base).clone();

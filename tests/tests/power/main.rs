@@ -5,6 +5,7 @@ mod histories;
 mod hostile_volumes;
 mod loader_is_sound;
 mod medium;
+mod next_start;
 mod power_cuts;
 mod two_runs;
 mod whole_run_faults;

@@ -586,8 +586,12 @@ fn is_marked(device: &dyn BlockDevice, region: Region) -> Result<bool, NoBank> {
     let mut marked = false;
     for sector_bytes in [SectorSize::S512, SectorSize::S4096] {
         let mut start = [0; 32];
-        let offset = ByteOffset(region.start.0 + u64::from(sector_bytes.bytes()));
-        if offset.0 + start.len() as u64 > region.start.0 + region.length {
+        let second = u64::from(sector_bytes.bytes());
+        // A table may say that a partition begins or ends beyond every number of bytes.
+        let Some(offset) = region.start.0.checked_add(second).map(ByteOffset) else {
+            continue;
+        };
+        if second + start.len() as u64 > region.length {
             continue;
         }
         device.read_at(offset, &mut start).map_err(|error| {

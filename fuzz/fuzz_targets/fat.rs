@@ -57,7 +57,10 @@ fuzz_target!(|bytes: &[u8]| {
 /// Reads all there is; returns `STATE.TGZ`.
 fn read_everything(disk: &Disk, region: Region) -> Option<Vec<u8>> {
     let volume = Volume::open(disk, region).ok()?;
-    let _ = (volume.survey(), exchange::assess(&volume, &[ShortName::STATE]));
+    let _ = (
+        volume.survey(),
+        exchange::assess(&volume, &[ShortName::STATE]),
+    );
     for entry in volume.root_entries() {
         let _ = (format!("{entry:?}"), volume.read(&entry));
     }

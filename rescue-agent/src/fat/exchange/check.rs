@@ -14,7 +14,7 @@ use crate::fat::volume::Volume;
 /// What there is to know about a volume before an exchange, without writing.
 #[derive(Debug, Clone)]
 pub struct Assessment {
-    /// An interrupted exchange left traces; [`super::settle`] removes them.
+    /// An interrupted exchange left traces; [`super::settle()`] removes them.
     pub unsettled: bool,
     /// Free clusters, those included that settling frees.
     pub free_clusters: u64,

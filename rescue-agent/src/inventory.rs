@@ -10,7 +10,7 @@ use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
-use crate::disk::partition::PartitionTable;
+use crate::disk::partition::{PartitionKind, PartitionTable};
 use crate::disk::usage::InUse;
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
@@ -190,9 +190,28 @@ impl Disk {
         format!("{} partition {number}", self.path.display())
     }
 
+    /// Partitions in which ESXi keeps data, by number and kind, identified by their type alone.
+    pub fn esxi_data(&self) -> impl Iterator<Item = (u32, &PartitionKind)> {
+        self.table
+            .iter()
+            .flat_map(|table| &table.partitions)
+            .filter(|partition| partition.kind.holds_esxi_data())
+            .map(|partition| (partition.number, &partition.kind))
+    }
+
+    /// The data of ESXi's that matters most: where it has several kinds, that of VMs counts.
+    pub fn main_data(&self) -> Option<&PartitionKind> {
+        let rank = |kind: &&PartitionKind| match kind {
+            PartitionKind::Vmfs | PartitionKind::OsData => 0,
+            PartitionKind::Vsan => 1,
+            _ => 2,
+        };
+        self.esxi_data().map(|(_, kind)| kind).min_by_key(rank)
+    }
+
     /// Whether ESXi keeps anything on it.
     pub fn belongs_to_esxi(&self) -> bool {
-        !self.banks.is_empty() || !self.suspects.is_empty() || self.datastores().next().is_some()
+        !self.banks.is_empty() || !self.suspects.is_empty() || self.main_data().is_some()
     }
 
     /// In a few words, what it is and, if it is no ESXi disk, why not.
@@ -208,8 +227,10 @@ impl Disk {
             Ok(_) if !self.unreadable.is_empty() => {
                 "cannot be read where boot banks may lie".into()
             }
-            Ok(_) if self.belongs_to_esxi() => "ESXi datastore, no boot banks".into(),
             Ok(table) => {
+                if let Some(data) = self.main_data() {
+                    return format!("{}, no boot banks", disk_with(data));
+                }
                 let candidates = table
                     .partitions
                     .iter()
@@ -229,6 +250,16 @@ impl Disk {
                 }
             }
         }
+    }
+}
+
+/// What a disk with such data of ESXi's is.
+fn disk_with(data: &PartitionKind) -> &'static str {
+    match data {
+        PartitionKind::Vsan => "ESXi vSAN disk",
+        PartitionKind::VmwareCoreDump => "ESXi core dump disk",
+        PartitionKind::VmwareReserved => "VMware reserved partition",
+        _ => "ESXi datastore",
     }
 }
 

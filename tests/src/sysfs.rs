@@ -39,7 +39,7 @@ pub struct Disk {
     /// Whether its medium can be taken out.
     #[serde(default)]
     pub removable: bool,
-    /// `esxi-VERSION`, `datastore` or `other`.
+    /// `esxi-VERSION`, `datastore`, `vsan`, `core-dump`, `reserved` or `other`.
     pub holds: String,
 }
 
@@ -49,7 +49,8 @@ pub struct Disk {
 pub struct Expected {
     /// Its address, as Linux spells it.
     pub address: String,
-    /// What it was when ESXi recorded it; nothing where the version does not record it.
+    /// What it was when ESXi recorded it; nothing where the version does not record it, `none` where
+    /// somebody added the line by hand.
     pub id: Option<String>,
     /// Its class then, six hex digits.
     pub class: Option<String>,
@@ -68,7 +69,15 @@ impl Description {
     /// When the file is missing or no description.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).with_context(|| path.display().to_string())
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Reads a description from text.
+    ///
+    /// # Errors
+    /// When it is no description.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(toml::from_str(text)?)
     }
 
     /// Makes the tree below `root`; `bytes` gives each disk's size.

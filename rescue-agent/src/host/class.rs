@@ -57,6 +57,11 @@ impl PciClass {
         self.base_and_sub() == 0x0c03
     }
 
+    /// Whether it is a network card.
+    pub fn is_network(self) -> bool {
+        self.base() == 0x02
+    }
+
     /// Base class and subclass.
     fn base_and_sub(self) -> u32 {
         self.0 >> 8 & 0xffff
@@ -93,7 +98,7 @@ type Matches = fn(PciClass) -> bool;
 /// The words of `class:WORD`, and what each one matches.
 const CLASS_WORDS: [(&str, Matches); 6] = [
     ("storage", |class| class.base() == 0x01),
-    ("network", |class| class.base() == 0x02),
+    ("network", PciClass::is_network),
     ("display", |class| class.base() == 0x03),
     ("bridge", |class| class.base() == 0x06),
     ("usb", |class| class.base_and_sub() == 0x0c03),

@@ -305,7 +305,7 @@ impl<'a> Judge<'a> {
             return Need::Absent;
         };
         match self.needs.doubt(function) {
-            Some(why) => unknown(why, false),
+            Some(doubt) => unknown(doubt.why, doubt.may_be),
             None => Need::NotNeeded {
                 what: format!("{}; no ESXi disk or datastore behind it", function.class),
             },
@@ -324,8 +324,23 @@ impl<'a> Judge<'a> {
             (Some(here), Some(id)) if here.id != id && there.id == id => Some(format!(
                 "it was recorded for {id}, which is not at {address} but at {other}, the address read as hex"
             )),
+            (Some(here), None) => self.differing_needs(here, there),
             _ => None,
         }
+    }
+
+    /// Why an address without recorded IDs cannot be relied on: somebody added it by hand, and only
+    /// one of its two readings is a device that ESXi needs.
+    fn differing_needs(&self, here: &PciFunction, there: &PciFunction) -> Option<String> {
+        let (needed, what_for) = match [here, there].map(|one| self.needs.purpose(one.address)) {
+            [Some(what_for), None] => (here, what_for),
+            [None, Some(what_for)] => (there, what_for),
+            _ => return None,
+        };
+        Some(format!(
+            "no ID was recorded for it: read as decimal it is {} ({}), read as hex {} ({}); ESXi needs {}, which {what_for}",
+            here.address, here.class, there.address, there.class, needed.address
+        ))
     }
 
     /// What ESXi certainly needs an entry's device for.

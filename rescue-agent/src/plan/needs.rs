@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::pci::PciAddress;
-use crate::host::{DiskNode, Host, PciFunction};
+use crate::disk::partition::PartitionKind;
+use crate::host::{DiskNode, Host, PciClass, PciFunction};
 use crate::inventory::{Disk, Inventory, NoTable};
 
 /// Intel's chipsets have their USB controllers on the root bus of segment 0, and can switch their
@@ -27,6 +28,21 @@ pub(super) struct Needs {
     unseen: BTreeMap<PciAddress, String>,
     /// The boot disk behind a USB controller of the chipset, if any is.
     chipset_usb: Option<String>,
+    /// What ESXi keeps on disks that lie on no PCI path that Linux knows.
+    unplaced: Vec<String>,
+    /// The functions that lead to storage of some kind: any of them may lead to those disks.
+    to_storage: BTreeSet<PciAddress>,
+    /// The functions that lead to a network, over which a host may reach its disks.
+    to_network: BTreeSet<PciAddress>,
+}
+
+/// Why a function that seems not to be needed may be needed after all.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    /// In words.
+    pub(super) why: String,
+    /// Whether it may be the very one that ESXi's disk hangs on, of which no controller is known.
+    pub(super) may_be: bool,
 }
 
 impl Needs {
@@ -37,6 +53,8 @@ impl Needs {
                 needs.add(node, host, &holds);
             }
         }
+        needs.to_storage = leading_to(host, PciClass::drives_storage);
+        needs.to_network = leading_to(host, PciClass::is_network);
         for node in &host.disks {
             if let Some(why) = why_unseen(node, inventory, host) {
                 needs.unseen.extend(
@@ -59,6 +77,9 @@ impl Needs {
     }
 
     fn add(&mut self, node: &DiskNode, host: &Host, holds: &str) {
+        if node.pci_paths.is_empty() {
+            self.unplaced.push(holds.to_owned());
+        }
         let controllers: BTreeSet<PciAddress> = node.controllers().collect();
         let on_path: BTreeSet<PciAddress> = node.pci_paths.iter().flatten().copied().collect();
         for address in host.on_path_of(node) {
@@ -100,24 +121,41 @@ impl Needs {
     }
 
     /// Why a function that seems not to be needed may be needed after all.
-    pub(super) fn doubt(&self, function: &PciFunction) -> Option<String> {
-        if let Some(why) = self.unseen.get(&function.address) {
-            return Some(why.clone());
+    pub(super) fn doubt(&self, function: &PciFunction) -> Option<Doubt> {
+        let doubt = |why: String, may_be: bool| Some(Doubt { why, may_be });
+        let (at, class) = (function.address, function.class);
+        let leads_to_storage = self.to_storage.contains(&at);
+        if let Some(holds) = self.unplaced.first()
+            && (leads_to_storage || self.to_network.contains(&at))
+        {
+            let why = format!(
+                "{class}; Linux does not show which controller drives {holds}, so it may be this one"
+            );
+            return doubt(why, leads_to_storage);
+        }
+        if let Some(why) = self.unseen.get(&at) {
+            return doubt(why.clone(), false);
         }
         if is_closed(function) {
-            return Some(format!(
-                "{}; it has no working driver, so the disks behind it are not visible",
-                function.class
-            ));
+            let why = format!(
+                "{class}; it has no working driver, so the disks behind it are not visible"
+            );
+            return doubt(why, false);
         }
-        match &self.chipset_usb {
-            Some(holds) if is_chipset_usb(function) => Some(format!(
-                "{} of the chipset, which may share its ports with the one that drives {holds}",
-                function.class
-            )),
-            _ => None,
-        }
+        let holds = self.chipset_usb.as_ref()?;
+        let why = format!(
+            "{class} of the chipset, which may share its ports with the one that drives {holds}"
+        );
+        is_chipset_usb(function).then_some(Doubt { why, may_be: false })
     }
+}
+
+/// The functions of a kind, and those above them.
+fn leading_to(host: &Host, kind: impl Fn(PciClass) -> bool) -> BTreeSet<PciAddress> {
+    let functions = host.pci.values().filter(|function| kind(function.class));
+    functions
+        .flat_map(|function| function.above.iter().copied().chain([function.address]))
+        .collect()
 }
 
 /// Whether it may drive disks that Linux does not show.
@@ -133,11 +171,15 @@ fn is_chipset_usb(function: &PciFunction) -> bool {
 /// What of ESXi a disk holds, in words; `None`: nothing.
 fn holds(disk: &Disk, host: &Host) -> Option<String> {
     let name = host.disk(&disk.path)?.name();
-    match (disk.banks.is_empty(), disk.datastores().next()) {
-        (false, _) => Some(format!("the boot disk {name}")),
-        (true, Some(_)) => Some(format!("the datastore on {name}")),
-        (true, None) => None,
+    if !disk.banks.is_empty() {
+        return Some(format!("the boot disk {name}"));
     }
+    Some(match disk.main_data()? {
+        PartitionKind::Vsan => format!("the vSAN disk {name}"),
+        PartitionKind::VmwareCoreDump => format!("the core dump partition on {name}"),
+        PartitionKind::VmwareReserved => format!("the VMware reserved partition on {name}"),
+        _ => format!("the datastore on {name}"),
+    })
 }
 
 /// Why it is not known what a disk of the machine holds.

@@ -289,16 +289,26 @@ pub(super) fn next_steps(
 /// What can be done about a next start that is not repaired.
 fn cures(start: &NextStart) -> Vec<String> {
     let mut steps = Vec::new();
-    let left = |still: &StillPassed| still.cause == Cause::LeftByRequest;
-    if start.passed_through.iter().any(left) {
-        let devices = start
+    let devices = |wanted: &dyn Fn(&StillPassed) -> bool| {
+        let devices = start.passed_through.iter().filter(|still| wanted(still));
+        let devices = devices.map(|still| still.device.clone());
+        devices.take(CHOICES_NAMED).collect::<Vec<_>>().join(",")
+    };
+    let causes = |cause| {
+        start
             .passed_through
             .iter()
-            .map(|still| still.device.clone());
-        let devices: Vec<String> = devices.take(CHOICES_NAMED).collect();
+            .any(|still| still.cause == cause)
+    };
+    if causes(Cause::LeftByRequest) {
         steps.push(format!(
             "Run it again without that exception, or choose what is left: --devices={} on the command line, rescue.devices= in the boot menu.",
-            devices.join(",")
+            devices(&|_| true)
+        ));
+    } else if causes(Cause::Unsure) {
+        let unsure = devices(&|still| still.cause == Cause::Unsure);
+        steps.push(format!(
+            "If ESXi needs it, choose it by address: --devices=auto,{unsure} on the command line, rescue.devices=auto,{unsure} in the boot menu."
         ));
     }
     if start.newest_helps {

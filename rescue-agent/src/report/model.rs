@@ -18,8 +18,9 @@ use crate::report::text::is_steering;
 
 /// The version of the fields below: what is documented under it keeps its name and meaning.
 pub const SCHEMA: &str = "esxi-rescue/1";
-/// How many times fields were added. Since 2 a report knows suspects and the next start.
-const REVISION: u32 = 2;
+/// How many times fields were added. Since 2 a report knows suspects and the next start;
+/// since 3 all data of ESXi's.
+const REVISION: u32 = 3;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -137,10 +138,17 @@ struct DiskReport {
     boots_next: Option<u32>,
     boots_after_rollback: Option<u32>,
     datastores: Vec<u32>,
+    esxi_data: Vec<EsxiDataReport>,
     unreadable: Vec<UnreadableReport>,
     suspects: Vec<SuspectReport>,
     boots_next_uncertain: bool,
     banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct EsxiDataReport {
+    partition: u32,
+    kind: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -542,6 +550,13 @@ fn disk_report(
         boots_next: disk.next_boot.partition(),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),
+        esxi_data: disk
+            .esxi_data()
+            .map(|(partition, kind)| EsxiDataReport {
+                partition,
+                kind: kind.to_string(),
+            })
+            .collect(),
         unreadable: disk
             .unreadable
             .iter()

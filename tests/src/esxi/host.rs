@@ -114,6 +114,9 @@ pub struct Device {
 /// The SATA controller of QEMU's q35 machine, where the boot disk is: the reported case.
 pub const SATA: Address = Address::new(0, 31, 2);
 
+/// In place of IDs: a line that somebody added by hand, for which ESXi recorded none.
+pub const NO_ID: (u16, u16) = (0, 0);
+
 /// A graphics card that is passed through on purpose.
 pub const GPU: Address = Address::new(1, 0, 0);
 
@@ -194,6 +197,9 @@ fn write_device(text: &mut String, device: &Device, spelling: Spelling) {
         // Writing into a String does not fail.
         let _ = writeln!(text, "/device/{address}/{key} = \"{value}\"");
     };
+    if device.id == NO_ID {
+        return line("owner", device.owner.esx_conf());
+    }
     line("class", device.class);
     line("device", &format!("{id:x}"));
     line("owner", device.owner.esx_conf());

@@ -34,6 +34,12 @@ pub enum Role {
     Vmfs,
     /// ESX-OSData (VMFS-L).
     OsData,
+    /// vSAN's header.
+    VsanHeader,
+    /// The data of vSAN's objects ("Virsto").
+    VsanData,
+    /// VMware reserved.
+    Reserved,
     /// MBR container of the logical partitions.
     Extended,
     /// A FAT volume that has nothing to do with ESXi.
@@ -47,6 +53,9 @@ impl Role {
             Self::Esp => "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
             Self::CoreDump => "9D275380-40AD-11DB-BF97-000C2911D1B8",
             Self::Vmfs => "AA31E02A-400F-11DB-9590-000C2911D1B8",
+            Self::VsanHeader => "381CFCCC-7288-11E0-92EE-000C2911D0B2",
+            Self::VsanData => "77719A0C-A4A0-11E3-A47E-000C29745A24",
+            Self::Reserved => "9198EFFC-31C0-11DB-8F78-000C2911D1B8",
             Self::OsData => "4EB2EA39-7855-4790-A79E-FAE495E21F8D",
             Self::Bank(_) | Self::Locker | Self::Scratch | Self::Extended | Self::Foreign => {
                 "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
@@ -60,7 +69,7 @@ impl Role {
             Self::Esp => "4",
             Self::Bank(_) | Self::Locker | Self::Scratch | Self::Foreign => "6",
             Self::CoreDump => "fc",
-            Self::Vmfs | Self::OsData => "fb",
+            Self::Vmfs | Self::OsData | Self::VsanHeader | Self::VsanData | Self::Reserved => "fb",
             Self::Extended => "5",
         }
     }

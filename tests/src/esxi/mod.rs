@@ -369,9 +369,12 @@ impl EsxiDisk {
                 Role::Locker | Role::Scratch | Role::Foreign => {
                     self.make_other_volume(image, scratch, partition)?;
                 }
-                Role::CoreDump | Role::Vmfs | Role::OsData => {
-                    self.leave_pattern(image, partition)?
-                }
+                Role::CoreDump
+                | Role::Vmfs
+                | Role::OsData
+                | Role::VsanHeader
+                | Role::VsanData
+                | Role::Reserved => self.leave_pattern(image, partition)?,
                 Role::Extended => {}
             }
         }

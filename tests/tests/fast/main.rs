@@ -1,11 +1,13 @@
 //! What is tested without a virtual machine: the commands on disk images, the fixtures and judges
 //! themselves, and the finished images and the documentation.
 
+mod case;
 mod cli_revert;
 mod collect;
 mod collect_lasts;
 mod collect_serves;
 mod collect_shows;
+mod disks_and_paths;
 mod field_banks;
 mod fixtures_are_sound;
 mod judges_are_sound;

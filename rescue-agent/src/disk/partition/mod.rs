@@ -96,7 +96,7 @@ pub enum PartitionKind {
     OsData,
     /// VMware reserved.
     VmwareReserved,
-    /// vSAN.
+    /// vSAN: its header, or the data of its objects.
     Vsan,
     /// One of the FAT types of an MBR.
     Fat(u8),
@@ -254,9 +254,18 @@ impl PartitionKind {
         matches!(self, Self::EfiSystem | Self::BasicData | Self::Fat(_))
     }
 
-    /// Whether such a partition holds data of VMs or of ESXi itself: VMFS, or ESX-OSData.
+    /// Whether such a partition holds a datastore: data of VMs in VMFS, or ESX-OSData.
     pub fn holds_datastore(&self) -> bool {
         matches!(self, Self::Vmfs | Self::OsData)
+    }
+
+    /// Whether its type is VMware's own and ESXi keeps data in it, of VMs or of its own.
+    pub fn holds_esxi_data(&self) -> bool {
+        self.holds_datastore()
+            || matches!(
+                self,
+                Self::Vsan | Self::VmwareCoreDump | Self::VmwareReserved
+            )
     }
 
     pub(crate) fn from_gpt(guid: Guid) -> Self {
@@ -267,7 +276,9 @@ impl PartitionKind {
             0xAA31E02A_400F_11DB_9590_000C2911D1B8 => Self::Vmfs,
             0x4EB2EA39_7855_4790_A79E_FAE495E21F8D => Self::OsData,
             0x9198EFFC_31C0_11DB_8F78_000C2911D1B8 => Self::VmwareReserved,
-            0x381CFCCC_7288_11E0_92EE_000C2911D0B2 => Self::Vsan,
+            0x381CFCCC_7288_11E0_92EE_000C2911D0B2 | 0x77719A0C_A4A0_11E3_A47E_000C29745A24 => {
+                Self::Vsan
+            }
             _ => Self::Other(guid.to_string()),
         }
     }

@@ -141,18 +141,18 @@ fn archive_pack_and_prove(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn keystore_key() {
-    let _ = black_box(Keystore::parse(black_box(KEYSTORE)).unwrap().key());
+    let _ = black_box(Keystore::parse(black_box(KEYSTORE)).unwrap().own_key());
 }
 
 #[divan::bench]
 fn envelope_open(bencher: Bencher<'_, '_>) {
-    let key = Keystore::parse(KEYSTORE).unwrap().key().unwrap();
+    let key = Keystore::parse(KEYSTORE).unwrap().own_key().unwrap();
     bencher.bench(|| Envelope::parse(black_box(ENVELOPE)).unwrap().open(&key));
 }
 
 #[divan::bench(args = [MIB / 10, MIB])]
 fn envelope_seal(bencher: Bencher<'_, '_>, bytes: usize) {
-    let key = Keystore::parse(KEYSTORE).unwrap().key().unwrap();
+    let key = Keystore::parse(KEYSTORE).unwrap().own_key().unwrap();
     let envelope = Envelope::parse(ENVELOPE).unwrap();
     let content = text(bytes);
     bencher.bench(|| envelope.seal(&key, black_box(&content)));

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::archive::ArchiveError;
 use crate::archive::envelope::EnvelopeError;
 use crate::archive::gzip::GzipError;
-use crate::archive::keystore::KeystoreError;
+use crate::archive::keystore::{KeystoreError, Mode};
 use crate::archive::tar::TarError;
+use crate::archive::{ArchiveError, Seal};
 use crate::cli;
 use crate::config::configstore::ConfigStoreError;
 use crate::config::esx_conf::EsxConfError;
@@ -170,6 +170,7 @@ fn refused_banks() -> Vec<String> {
             place: text(),
         }),
         BankRefusal::BuildsDiffer => BankRefusal::BuildsDiffer,
+        BankRefusal::PlainOverSealed { .. } => BankRefusal::PlainOverSealed { name: text() },
         BankRefusal::NoReadableArchive => BankRefusal::NoReadableArchive,
     ]
 }
@@ -216,6 +217,7 @@ fn medium() -> Vec<String> {
     messages.extend(samples![
         MediumWarning::Originals(_) => MediumWarning::Originals(MediumError::Gone),
         MediumWarning::Note(_) => MediumWarning::Note(MediumError::Gone),
+        MediumWarning::Recipe(_) => MediumWarning::Recipe(MediumError::Gone),
         MediumWarning::Report(_) => MediumWarning::Report(MediumError::Gone),
         MediumWarning::Unusable(_) => MediumWarning::Unusable(MediumError::Gone),
     ]);
@@ -286,6 +288,11 @@ fn locks() -> Vec<String> {
     ]
 }
 
+fn seal(mode: Mode) -> Seal {
+    let key_id = Some(text());
+    Seal { mode, key_id }
+}
+
 fn archives() -> Vec<String> {
     const LAYER: &str = "state.tgz";
     samples![
@@ -295,8 +302,9 @@ fn archives() -> Vec<String> {
             layer: LAYER,
             source: TarError::TooManyMembers,
         },
-        ArchiveError::SealedByTpm => ArchiveError::SealedByTpm,
-        ArchiveError::UnknownMode(_) => ArchiveError::UnknownMode(text()),
+        ArchiveError::SealedByTpm(_) => ArchiveError::SealedByTpm(seal(Mode::Tpm)),
+        ArchiveError::UnknownMode(_) => ArchiveError::UnknownMode(seal(Mode::Other(text()))),
+        ArchiveError::OtherRecoveryKey(_) => ArchiveError::OtherRecoveryKey(seal(Mode::Tpm)),
         ArchiveError::NoKeystore => ArchiveError::NoKeystore,
         ArchiveError::Keystore(_) => ArchiveError::Keystore(KeystoreError::TooLarge { bytes: 1 }),
         ArchiveError::Envelope(_) => ArchiveError::Envelope(EnvelopeError::Tag),

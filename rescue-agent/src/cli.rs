@@ -11,6 +11,7 @@ use crate::discover;
 use crate::disk::lock::{LockError, Locks};
 use crate::disk::{Access, SystemDisks, origin};
 use crate::fat::FatTime;
+use crate::firmware::SecureBoot;
 use crate::host::{AssignError, Host};
 use crate::inventory::Inventory;
 use crate::logging::{self, say};
@@ -437,7 +438,7 @@ impl Findings {
         receipt: Option<&repair::Receipt>,
         proof: Proof,
     ) -> Report {
-        Report::new(
+        let report = Report::new(
             command,
             &self.inventory,
             self.host.as_ref(),
@@ -445,7 +446,13 @@ impl Findings {
             receipt,
             proof.broken,
             proof.after.as_ref(),
-        )
+        );
+        match &self.host {
+            Some(host) if !host.elsewhere => {
+                report.with_secure_boot(SecureBoot::of(Path::new("/")))
+            }
+            _ => report,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::libc::ENOMEDIUM;
 
-use crate::archive::StateArchive;
+use crate::archive::{RecoveryKey, StateArchive};
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::bytes::sha256_hex;
 use crate::disk::partition::{self, Partition, PartitionError, PartitionProblem, PartitionTable};
@@ -41,15 +41,34 @@ pub type Known = HashMap<String, Content>;
 
 /// Looks at every disk of `paths`, many at once; the result keeps their order.
 pub fn discover(paths: &[PathBuf], disks: &dyn Disks) -> Inventory {
-    discover_again(paths, disks, &Known::new())
+    look_at(paths, disks, &Known::new(), None)
 }
 
 /// Like [`discover`]: every disk is read as if never seen, but an archive whose bytes turn out to be
 /// known is not opened once more.
 pub fn discover_again(paths: &[PathBuf], disks: &dyn Disks, known: &Known) -> Inventory {
+    look_at(paths, disks, known, None)
+}
+
+/// Like [`discover`], also into the archives that a recovery key opens.
+pub fn discover_with(
+    paths: &[PathBuf],
+    disks: &dyn Disks,
+    recovery_key: Option<&RecoveryKey>,
+) -> Inventory {
+    look_at(paths, disks, &Known::new(), recovery_key)
+}
+
+fn look_at(
+    paths: &[PathBuf],
+    disks: &dyn Disks,
+    known: &Known,
+    recovery_key: Option<&RecoveryKey>,
+) -> Inventory {
     let look = Look {
         disks,
         known,
+        recovery_key,
         kept_bytes: AtomicUsize::new(0),
     };
     let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
@@ -77,6 +96,7 @@ pub fn note_uses(inventory: &mut Inventory, root: &Path) {
 struct Look<'l> {
     disks: &'l dyn Disks,
     known: &'l Known,
+    recovery_key: Option<&'l RecoveryKey>,
     kept_bytes: AtomicUsize,
 }
 
@@ -313,8 +333,8 @@ impl Look<'_> {
         raw: &[u8],
         name: ShortName,
     ) -> Result<Content, crate::archive::ArchiveError> {
-        let archive = StateArchive::open(raw)?;
-        let content = Content::of(&archive, name)?;
+        let archive = StateArchive::open_with(raw, self.recovery_key)?;
+        let content = Content::of(&archive, name)?.opened_by(self.recovery_key);
         let bytes = archive.memory_bytes();
         let kept = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
         if kept.saturating_add(bytes) <= KEPT_BYTES_MAX {
@@ -331,8 +351,10 @@ impl Look<'_> {
         let sha256 = sha256_hex(&raw);
         let (saved, problem) = match self.known.get(&sha256) {
             Some(content) => (content.saved.clone(), None),
-            None => match StateArchive::open(&raw) {
+            None => match StateArchive::open_with(&raw, self.recovery_key) {
                 Ok(archive) => (archive.configuration().ok().and_then(|one| one.saved), None),
+                // ESXi on its host can load it.
+                Err(error) if error.seal().is_some() => (None, None),
                 Err(error) => (None, Some(error.to_string())),
             },
         };

@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::archive::{ArchiveError, BackupCounter, Configuration, StateArchive};
+use crate::archive::keystore::Mode;
+use crate::archive::{ArchiveError, BackupCounter, Configuration, RecoveryKey, Seal, StateArchive};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
@@ -57,6 +58,13 @@ impl Inventory {
             let unread = disk.loader_unread.iter();
             unread.map(|(number, why)| (disk.partition_name(*number), why.as_str()))
         })
+    }
+
+    /// Whether an archive of any bank is sealed by a TPM, opened or not.
+    pub fn is_sealed_by_tpm(&self) -> bool {
+        let archives = self.banks().flat_map(|(_, bank)| &bank.archives);
+        let mut seals = archives.filter_map(ArchiveFile::seal);
+        seals.any(|seal| seal.mode == Mode::Tpm)
     }
 
     /// Partitions that may be banks and cannot be read, by name, and why.
@@ -308,6 +316,23 @@ pub struct ArchiveFile {
     pub made_anew: bool,
 }
 
+impl ArchiveFile {
+    /// How it is encrypted, whether or not it could be opened.
+    pub fn seal(&self) -> Option<&Seal> {
+        match &self.content {
+            Ok(content) => content.seal.as_ref(),
+            Err(ContentError::Archive(error)) => error.seal(),
+            Err(ContentError::File(_)) => None,
+        }
+    }
+
+    /// Whether it is sound as far as is known, and nothing more than its key is missing.
+    pub fn lacks_its_key(&self) -> bool {
+        let error = self.content.as_ref().err();
+        matches!(error, Some(ContentError::Archive(error)) if error.seal().is_some())
+    }
+}
+
 /// Why an archive cannot be read.
 #[derive(Debug)]
 pub enum ContentError {
@@ -329,8 +354,10 @@ impl fmt::Display for ContentError {
 /// An archive that could be opened.
 #[derive(Debug, Clone)]
 pub struct Content {
-    /// Whether it is encrypted.
-    pub sealed: bool,
+    /// How it is encrypted; `None`: not at all.
+    pub seal: Option<Seal>,
+    /// The key by which it was opened, where that is not in the archive itself.
+    pub recovery_key: Option<RecoveryKey>,
     /// Whether a layer is uncompressed.
     pub uncompressed: bool,
     /// When ESXi saved it.
@@ -357,13 +384,22 @@ impl Content {
             other => other?,
         };
         Ok(Self {
-            sealed: archive.is_sealed(),
+            seal: archive.seal().cloned(),
+            recovery_key: None,
             uncompressed: archive.is_uncompressed(),
             devices: devices_of(&configuration),
             saved: configuration.saved,
             store_bank: configuration.store_bank,
             kept: Kept::default(),
         })
+    }
+
+    /// Notes the recovery key by which it was opened, if it needed one.
+    #[must_use]
+    pub fn opened_by(mut self, given: Option<&RecoveryKey>) -> Self {
+        let is_closed = self.seal.as_ref().is_some_and(Seal::is_closed);
+        self.recovery_key = given.filter(|_| is_closed).cloned();
+        self
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::archive::{ArchiveError, StateArchive};
+use crate::archive::StateArchive;
 use crate::bytes::sha256_hex;
 use crate::disk::partition::Partition;
 use crate::fat::{FatTime, ShortName};
@@ -537,7 +537,8 @@ fn fetched(
 /// Why bytes are no state archive, if they are none. One whose key only ESXi has is one.
 fn is_no_archive(bytes: &[u8]) -> Option<String> {
     match StateArchive::open(bytes) {
-        Ok(_) | Err(ArchiveError::SealedByTpm | ArchiveError::UnknownMode(_)) => None,
+        Ok(_) => None,
+        Err(error) if error.seal().is_some() => None,
         Err(error) => Some(error.to_string()),
     }
 }

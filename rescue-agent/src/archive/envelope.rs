@@ -123,7 +123,7 @@ pub enum EnvelopeError {
     #[error(
         "the key in encryption.info is not the key of this archive (named {key_info}); the two \
          files do not belong together, and the archive is left as it is. Roll back with Shift+R \
-         if the other bank is clean, or boot with encryptionRecoveryKey=<key>"
+         if the other bank is clean"
     )]
     WrongKey {
         /// Name of the key the archive wants.
@@ -179,6 +179,15 @@ impl<'a> Envelope<'a> {
             .collect()
     }
 
+    /// Whether it was closed with this key, by the hash of the key in its header.
+    pub fn fits(&self, key: &Key) -> bool {
+        let hash = Sha256::new()
+            .chain_update(CIPHER)
+            .chain_update(key.bytes())
+            .finalize();
+        hash.as_slice() == self.attributes.key_hash
+    }
+
     /// The data inside. The key is checked first, then contents and header against the tag.
     pub fn open(&self, key: &Key) -> Result<Vec<u8>, EnvelopeError> {
         let mut plain = self.decrypt(key)?;
@@ -218,11 +227,7 @@ impl<'a> Envelope<'a> {
 
     /// The whole plaintext, with filler and trailer.
     fn decrypt(&self, key: &Key) -> Result<Vec<u8>, EnvelopeError> {
-        let hash = Sha256::new()
-            .chain_update(CIPHER)
-            .chain_update(key.bytes())
-            .finalize();
-        if hash.as_slice() != self.attributes.key_hash {
+        if !self.fits(key) {
             return Err(EnvelopeError::WrongKey {
                 key_info: self.key_info(),
             });
@@ -519,7 +524,7 @@ mod tests {
     }
 
     fn fixture_key() -> Key {
-        Keystore::parse(INFO).unwrap().key().unwrap()
+        Keystore::parse(INFO).unwrap().own_key().unwrap()
     }
 
     fn string(name: &str, value: &str) -> Vec<u8> {
@@ -585,7 +590,7 @@ mod tests {
     }
 
     fn key() -> Key {
-        Key::for_test(KEY)
+        Key::new(KEY)
     }
 
     #[test]

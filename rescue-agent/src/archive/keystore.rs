@@ -1,8 +1,8 @@
 //! `encryption.info`: where the key of an encrypted archive comes from.
 //!
 //! Scope: reading the file, and the key of mode `NONE`, which ESXi 7.0U2 and later derive from
-//! the file itself. Not for: mode `TPM`, whose key never leaves the machine's TPM; that is
-//! recognised and refused with the ways out.
+//! the file itself. In every other mode it only says which key is meant: in mode `TPM` the key is
+//! sealed to the machine's TPM, and nothing in the file opens the archive.
 //!
 //! Source of the on-disk facts: measured on ESXi 7 and 8 archives, cross-checked with the
 //! behaviour of dissect.hypervisor.
@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::Sha256;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// Real files have some 230 bytes in mode `NONE` and a few thousand in mode `TPM`.
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -29,6 +30,7 @@ const DATA_VERSION: &str = "1";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keystore {
     mode: Mode,
+    key_id: Option<KeyId>,
     key_source: Option<KeySource>,
 }
 
@@ -47,9 +49,9 @@ pub enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct KeyId([u8; KEY_ID_BYTES]);
 
-/// An AES-256 key. Never printed.
+/// An AES-256 key. Never printed, and wiped from memory when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Key([u8; KEY_BYTES]);
+pub struct Key(Zeroizing<[u8; KEY_BYTES]>);
 
 /// Parsed `ConfigEncData` of mode `NONE`. Never printed: it is as good as the key.
 #[derive(Clone, PartialEq, Eq)]
@@ -93,30 +95,10 @@ pub enum KeystoreError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The key is in the TPM.
-    #[error(
-        "the configuration is encrypted by this host's TPM (encryption.info says mode \"TPM\") and \
-         cannot be changed offline; nothing was changed. Ways out: boot ESXi with \
-         encryptionRecoveryKey=<key> (Shift+O at the loader), or, if the host still runs, clear \
-         the passthrough there before the next reboot, or roll back with Shift+R if the other \
-         bank is clean"
-    )]
-    Tpm,
-    /// A mode this product does not know.
-    #[error(
-        "encryption.info says mode \"{mode}\", which this program does not know, so the archive cannot be \
-         opened; nothing was changed. Ways out: boot ESXi with encryptionRecoveryKey=<key> \
-         (Shift+O at the loader), or, if the host still runs, clear the passthrough there before \
-         the next reboot, or roll back with Shift+R if the other bank is clean"
-    )]
-    UnknownMode {
-        /// What it says.
-        mode: String,
-    },
 }
 
 impl Keystore {
-    /// Reads the contents of `encryption.info`. Succeeds for every mode; see [`Keystore::key`].
+    /// Reads the contents of `encryption.info`. Succeeds for every mode; see [`Keystore::own_key`].
     pub fn parse(text: &[u8]) -> Result<Self, KeystoreError> {
         if text.len() > FILE_BYTES_MAX {
             return Err(KeystoreError::TooLarge { bytes: text.len() });
@@ -152,7 +134,16 @@ impl Keystore {
             (Mode::None, None) => return Err(field("ConfigEncData", "is missing")),
             (Mode::Tpm | Mode::Other(_), _) => None,
         };
-        Ok(Self { mode, key_source })
+        // Nothing is decided by what another mode keeps there, so that it may have any form.
+        let key_id = match &key_source {
+            Some(source) => Some(source.id),
+            None => data.and_then(KeyId::in_any),
+        };
+        Ok(Self {
+            mode,
+            key_id,
+            key_source,
+        })
     }
 
     /// How the key is kept.
@@ -160,27 +151,47 @@ impl Keystore {
         &self.mode
     }
 
-    /// Derives the key: some tens of milliseconds. An error unless the mode is
-    /// [`Mode::None`]; its text says what to do instead.
-    pub fn key(&self) -> Result<Key, KeystoreError> {
-        match (&self.mode, &self.key_source) {
-            (Mode::None, Some(source)) => Ok(source.derive()),
-            (Mode::None, None) => Err(field("ConfigEncData", "is missing")),
-            (Mode::Tpm, _) => Err(KeystoreError::Tpm),
-            (Mode::Other(mode), _) => Err(KeystoreError::UnknownMode { mode: mode.clone() }),
-        }
+    /// The name of the key, spelled as envelopes spell it, where the file gives it.
+    pub fn key_id(&self) -> Option<String> {
+        self.key_id.map(|id| id.to_string())
+    }
+
+    /// Derives the key that the file itself contains: some tens of milliseconds. `None` unless the mode
+    /// is [`Mode::None`].
+    pub fn own_key(&self) -> Option<Key> {
+        self.key_source.as_ref().map(KeySource::derive)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "NONE",
+            Self::Tpm => "TPM",
+            Self::Other(mode) => mode,
+        })
+    }
+}
+
+impl KeyId {
+    /// The one that `ConfigEncData` of a mode gives of which nothing else is known.
+    fn in_any(data: &str) -> Option<Self> {
+        let mut parts = data.split(':');
+        let id = parts.find_map(|part| part.strip_prefix("keyId="))?;
+        let id = decode("keyId", Some(id)).ok()?;
+        Some(Self(id.try_into().ok()?))
     }
 }
 
 impl Key {
+    /// A key of these bytes.
+    pub(super) fn new(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     /// The raw key.
     pub(super) fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
-    }
-
-    #[cfg(test)]
-    pub(super) fn for_test(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(bytes)
     }
 }
 
@@ -219,7 +230,7 @@ impl KeySource {
 
     fn derive(&self) -> Key {
         let password = [&self.data1, PASSWORD_SUFFIX].concat();
-        Key(pbkdf2::pbkdf2_hmac_array::<Sha256, KEY_BYTES>(
+        Key::new(pbkdf2::pbkdf2_hmac_array::<Sha256, KEY_BYTES>(
             &password,
             &self.data2,
             PBKDF2_ROUNDS,
@@ -339,7 +350,7 @@ mod tests {
             "5a0c1b2d-3e4f-4051-6273-8495a6b7c8d9"
         );
         // hashlib.pbkdf2_hmac("sha256", DATA1 + OBFUSCATION, DATA2, 100_000, 32)
-        let key = store.key().unwrap();
+        let key = store.own_key().unwrap();
         let hex: String = key.bytes().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
@@ -368,18 +379,23 @@ mod tests {
     }
 
     #[test]
-    fn a_tpm_or_unknown_mode_is_recognised_and_names_the_ways_out() {
+    fn a_tpm_or_unknown_mode_is_recognised_and_gives_the_name_of_its_key_at_most() {
         let cases = [
             ("TPM", Mode::Tpm),
             ("HSM\u{7}", Mode::Other("HSM".to_owned())),
         ];
+        let id = "keyId=WgwbLT5PQFFic4SVprfI2Q%3d%3d:data1=AA%3d%3d:version=9";
         for (name, mode) in cases {
-            let text = format!("mode = \"{name}\"\nConfigEncData = \"sealed:blob\"\n");
-            let store = Keystore::parse(text.as_bytes()).unwrap();
-            assert_eq!(*store.mode(), mode);
-            let said = store.key().unwrap_err().to_string();
-            for way in ["encryptionRecoveryKey", "Shift+R", "clear the passthrough"] {
-                assert!(said.contains(way), "{said}");
+            for (data, key_id) in [
+                ("sealed:blob", None),
+                ("keyId=AA%3d%3d", None),
+                (id, Some("5a0c1b2d-3e4f-4051-6273-8495a6b7c8d9")),
+            ] {
+                let text = format!("mode = \"{name}\"\nConfigEncData = \"{data}\"\n");
+                let store = Keystore::parse(text.as_bytes()).unwrap();
+                assert_eq!(*store.mode(), mode);
+                assert_eq!(store.key_id().as_deref(), key_id);
+                assert!(store.own_key().is_none());
             }
         }
     }
@@ -433,7 +449,7 @@ mod tests {
     #[test]
     fn key_material_is_never_printed() {
         let store = Keystore::parse(INFO.as_bytes()).unwrap();
-        let shown = format!("{store:?} {:?}", store.key().unwrap());
+        let shown = format!("{store:?} {:?}", store.own_key().unwrap());
         assert!(shown.contains("not shown"));
         assert!(
             !shown.contains("48, 49") && !shown.contains("data1"),

@@ -6,7 +6,9 @@
 pub mod envelope;
 pub mod gzip;
 pub mod keystore;
+pub mod recovery_key;
 pub mod state;
 pub mod tar;
 
-pub use state::{ArchiveError, BackupCounter, Configuration, Edit, StateArchive};
+pub use recovery_key::{RecoveryKey, RecoveryKeyError};
+pub use state::{ArchiveError, BackupCounter, Configuration, Edit, Seal, StateArchive};

@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::envelope::{Envelope, EnvelopeError};
 use super::gzip::{self, GzipError};
 use super::keystore::{Key, Keystore, KeystoreError, Mode};
+use super::recovery_key::RecoveryKey;
 use super::tar::{self, Member, TarError};
 use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
 use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConfError};
@@ -81,10 +82,16 @@ pub enum ArchiveError {
     },
     /// The configuration is encrypted with a key that only this host's TPM has.
     #[error("the configuration is encrypted with a key sealed in the host's TPM")]
-    SealedByTpm,
+    SealedByTpm(Seal),
     /// The configuration is encrypted in a way this program does not know.
-    #[error("the configuration is encrypted in an unknown mode {0:?}")]
-    UnknownMode(String),
+    #[error("the configuration is encrypted in an unknown mode \"{}\"", .0.mode)]
+    UnknownMode(Seal),
+    /// A recovery key was given, and it is the key of something else.
+    #[error(
+        "the recovery key that was given is not the key of this archive{}: it is of another host, or of another time, or ESXi uses it for something else",
+        .0.named()
+    )]
+    OtherRecoveryKey(Seal),
     /// The key's description is missing.
     #[error(
         "the configuration is encrypted (local.tgz.ve), but encryption.info, which contains the key, is missing"
@@ -120,10 +127,9 @@ impl ArchiveError {
     /// What an administrator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::SealedByTpm | Self::UnknownMode(_) => {
-                "boot ESXi with its recovery key (Shift+O at the loader, encryptionRecoveryKey=…), or clear the \
-                 passthrough on the running host before its next reboot, or roll back with Shift+R if the other \
-                 bank is clean"
+            Self::SealedByTpm(_) | Self::UnknownMode(_) | Self::OtherRecoveryKey(_) => {
+                "let ESXi itself give the devices back: the commands for this host are under Next, in the report, \
+                 in the menu (h) and in docs/sealed.md"
             }
             Self::NotAnArchive { .. } | Self::Gzip { .. } | Self::Tar { .. } => {
                 "the archive is damaged; if the other bank is intact, repair that one and roll back to it with \
@@ -139,6 +145,39 @@ impl ArchiveError {
             }
         }
     }
+
+    /// How the archive is encrypted, where that is why it cannot be opened: ESXi on its host can open it.
+    pub fn seal(&self) -> Option<&Seal> {
+        match self {
+            Self::SealedByTpm(seal) | Self::UnknownMode(seal) | Self::OtherRecoveryKey(seal) => {
+                Some(seal)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How an archive is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// Where its key is kept.
+    pub mode: Mode,
+    /// The name of its key, as ESXi spells it.
+    pub key_id: Option<String>,
+}
+
+impl Seal {
+    /// Whether only the host's TPM, or something else outside of the archive, has the key.
+    pub fn is_closed(&self) -> bool {
+        self.mode != Mode::None
+    }
+
+    fn named(&self) -> String {
+        let key_id = self.key_id.as_ref();
+        key_id
+            .map(|id| format!(" (named {id})"))
+            .unwrap_or_default()
+    }
 }
 
 /// How the configuration is wrapped.
@@ -153,6 +192,7 @@ enum Wrapping {
         outer: Vec<u8>,
         member: Member,
         key: Key,
+        seal: Seal,
     },
 }
 
@@ -224,6 +264,14 @@ impl StateArchive {
     /// # Errors
     /// [`ArchiveError`], naming the layer.
     pub fn open(raw: &[u8]) -> Result<Self, ArchiveError> {
+        Self::open_with(raw, None)
+    }
+
+    /// Like [`StateArchive::open`], also where the key is the recovery key of the host.
+    ///
+    /// # Errors
+    /// [`ArchiveError`], naming the layer.
+    pub fn open_with(raw: &[u8], given: Option<&RecoveryKey>) -> Result<Self, ArchiveError> {
         let limit = unpacked_limit(raw);
         let (outer, outer_gzip) = unwrap(raw, OUTER, limit)?;
         let members = tar::members(&outer).map_err(in_tar(OUTER))?;
@@ -233,10 +281,15 @@ impl StateArchive {
         ) {
             (Some(_), Some(_)) => return Err(ArchiveError::PlainAndSealed),
             (Some(member), None) => {
-                let key = key(&outer, &members)?;
-                let local = Envelope::parse(&outer[member.data.clone()])?.open(&key)?;
+                let (seal, local, key) = unseal(&outer, &members, &member, given)?;
                 let (etc, gzip) = unwrap(&local, LOCAL, limit)?;
-                (Wrapping::Sealed { outer, member, key }, etc, gzip)
+                let sealed = Wrapping::Sealed {
+                    outer,
+                    member,
+                    key,
+                    seal,
+                };
+                (sealed, etc, gzip)
             }
             (None, Some(member)) => {
                 let (etc, gzip) = unwrap(&outer[member.data.clone()], LOCAL, limit)?;
@@ -253,9 +306,12 @@ impl StateArchive {
         })
     }
 
-    /// Whether the configuration is encrypted (in the mode whose key the archive itself contains).
-    pub fn is_sealed(&self) -> bool {
-        matches!(self.wrapping, Wrapping::Sealed { .. })
+    /// How the configuration is encrypted; `None`: not at all.
+    pub fn seal(&self) -> Option<&Seal> {
+        match &self.wrapping {
+            Wrapping::Sealed { seal, .. } => Some(seal),
+            Wrapping::Bare | Wrapping::Nested { .. } => None,
+        }
     }
 
     /// Whether a layer is uncompressed, as a repair by hand leaves it. ESXi cannot read such an
@@ -398,7 +454,9 @@ impl Wrapping {
         match self {
             Self::Bare => Ok(local),
             Self::Nested { outer, member } => pack_outer(&outer, &member, LOCAL, &local),
-            Self::Sealed { outer, member, key } => {
+            Self::Sealed {
+                outer, member, key, ..
+            } => {
                 // Sealing opens the result and compares.
                 let sealed = Envelope::parse(&outer[member.data.clone()])?.seal(&key, &local)?;
                 pack_outer(&outer, &member, SEALED, &sealed)
@@ -459,18 +517,40 @@ fn unwrap(
     }
 }
 
-fn key(outer: &[u8], members: &[Member]) -> Result<Key, ArchiveError> {
+/// Takes the envelope off: how it was closed, what is inside, and the key.
+fn unseal(
+    outer: &[u8],
+    members: &[Member],
+    sealed: &Member,
+    given: Option<&RecoveryKey>,
+) -> Result<(Seal, Vec<u8>, Key), ArchiveError> {
     let [plain, marked] = KEYSTORES;
     let keystore = match member(members, plain, OUTER)? {
         Some(keystore) => keystore,
         None => member(members, marked, OUTER)?.ok_or(ArchiveError::NoKeystore)?,
     };
     let keystore = Keystore::parse(&outer[keystore.data.clone()])?;
-    match keystore.mode() {
-        Mode::None => Ok(keystore.key()?),
-        Mode::Tpm => Err(ArchiveError::SealedByTpm),
-        Mode::Other(mode) => Err(ArchiveError::UnknownMode(mode.clone())),
-    }
+    let envelope = Envelope::parse(&outer[sealed.data.clone()]);
+    let named_by_envelope = || Some(envelope.as_ref().ok()?.key_info());
+    let seal = Seal {
+        mode: keystore.mode().clone(),
+        key_id: keystore.key_id().or_else(named_by_envelope),
+    };
+    let fitting = |given: &RecoveryKey, envelope: &Envelope<'_>| {
+        let mut candidates = given.candidates().iter();
+        candidates.find(|key| envelope.fits(key)).cloned()
+    };
+    let key = match (keystore.own_key(), given) {
+        (Some(key), _) => key,
+        (None, Some(given)) => {
+            let key = fitting(given, envelope.as_ref().map_err(Clone::clone)?);
+            key.ok_or_else(|| ArchiveError::OtherRecoveryKey(seal.clone()))?
+        }
+        (None, None) if seal.mode == Mode::Tpm => return Err(ArchiveError::SealedByTpm(seal)),
+        (None, None) => return Err(ArchiveError::UnknownMode(seal)),
+    };
+    let local = envelope?.open(&key)?;
+    Ok((seal, local, key))
 }
 
 /// Reads `etc/vmware/.backup.counter`: comment lines, one of them `# MODIFIED: <date>`, and an

@@ -41,6 +41,29 @@ const DESCRIPTION: &str = "VMware ESXi (esxi-rescue)";
 /// The last number of a primary partition of an MBR disk. Firmware looks into no others.
 const LAST_PRIMARY: u32 = 4;
 
+/// What the firmware says of this start and Secure Boot (UEFI specification 2.10, section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecureBoot {
+    /// What was started was verified.
+    On,
+    /// It was not, although the firmware can.
+    Off,
+    /// The machine was not started by UEFI, or the firmware does not say.
+    Unknown,
+}
+
+impl SecureBoot {
+    /// What the firmware of the machine below `root` says.
+    pub fn of(root: &Path) -> Self {
+        match Variables::below(root).secure_boot() {
+            Ok(Some(true)) => Self::On,
+            Ok(Some(false)) => Self::Off,
+            Ok(None) | Err(_) => Self::Unknown,
+        }
+    }
+}
+
 /// By what the next start gets to ESXi.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -407,6 +430,15 @@ mod tests {
             id,
             drive,
         }
+    }
+
+    #[test]
+    fn whether_a_start_was_verified_is_what_the_firmware_says() {
+        let said = |content: &[(&str, &[u8])]| SecureBoot::of(machine(content).path());
+        assert_eq!(said(&[("SecureBoot", &[1])]), SecureBoot::On);
+        assert_eq!(said(&[("SecureBoot", &[0])]), SecureBoot::Off);
+        assert_eq!(said(&[]), SecureBoot::Unknown);
+        assert_eq!(SecureBoot::of(Path::new("/nowhere")), SecureBoot::Unknown);
     }
 
     fn entry(description: &str, guid: [u8; 16], attributes: u32) -> Vec<u8> {

@@ -162,6 +162,15 @@ impl Variables {
         Ok(number)
     }
 
+    /// Whether the firmware verified what it started; `None`: it has no Secure Boot.
+    ///
+    /// # Errors
+    /// [`VariableError`] when it cannot be read.
+    pub fn secure_boot(&self) -> Result<Option<bool>, VariableError> {
+        let content = self.content("SecureBoot")?;
+        Ok(content.map(|bytes| bytes == [1]))
+    }
+
     fn entry(&self, number: BootNumber) -> Result<Option<LoadOption>, VariableError> {
         let name = number.to_string();
         let nonsense = |error: LoadOptionError| VariableError::Content {

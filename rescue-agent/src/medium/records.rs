@@ -12,6 +12,8 @@ use crate::originals::{
 };
 use crate::stick::{StickError, StickFile};
 
+/// The folder of what to type on hosts whose configuration is sealed.
+const RECIPES: &str = "recipes";
 /// The folder of the reports.
 const REPORTS: &str = "reports";
 /// How long the repair waits for the medium before its first write: it does not depend on it.
@@ -81,6 +83,16 @@ impl Medium {
             }
             Ok(path)
         })
+    }
+
+    /// Writes what to type on the host called `host`, whose configuration is sealed. Returns where.
+    ///
+    /// # Errors
+    /// [`MediumError`]: a warning.
+    pub fn put_recipe(&self, host: &str, page: String) -> Result<String, MediumError> {
+        let path = format!("{RECIPES}/{host}.txt");
+        self.put(vec![file(&path, page.into_bytes())], TIMEOUT)?;
+        Ok(path)
     }
 
     /// Keeps copies of originals in the folder of the host called `host`, before a repair replaces

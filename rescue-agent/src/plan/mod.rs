@@ -7,6 +7,7 @@
 mod judge;
 mod needs;
 mod next_start;
+mod recipe;
 pub(crate) mod refusal;
 
 use std::collections::{BTreeSet, HashSet};
@@ -19,8 +20,9 @@ use self::refusal::BankRefusal;
 
 pub use judge::{DeviceIdentity, Judged, Need, Request, Verdict};
 pub use next_start::{Cause, NextStart, StillPassed};
+pub use recipe::{Recipe, Step, recipes};
 
-use crate::archive::{ArchiveError, BackupCounter, Edit, StateArchive};
+use crate::archive::{ArchiveError, BackupCounter, Edit, Seal, StateArchive};
 use crate::bank::Standing;
 use crate::bytes::sha256_hex;
 use crate::config::pci::PciAddress;
@@ -41,6 +43,8 @@ pub struct Plan {
     pub banks: Vec<BankPlan>,
     /// Every device that is passed through somewhere, with the verdict on it.
     pub devices: Vec<Judged>,
+    /// For each disk with an archive that only its own host opens: how that host helps itself.
+    pub recipes: Vec<Recipe>,
     /// What ESXi needs, for the question what the next start comes to.
     needed: Needed,
 }
@@ -265,6 +269,7 @@ pub fn revert(
             with_true_remedy(disk, bank, action)
         }),
         devices: judge.devices(inventory),
+        recipes: recipes(inventory, host),
         needed: Needed::of(inventory, &judge),
     })
 }
@@ -277,6 +282,7 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
     Plan {
         banks: Vec::new(),
         devices: judge.devices(inventory),
+        recipes: recipes(inventory, host),
         needed: Needed::of(inventory, &judge),
     }
 }
@@ -309,6 +315,8 @@ pub fn restore(
     Plan {
         banks,
         devices: Vec::new(),
+        // What ESXi saved last and sealed is what a restore takes away.
+        recipes: Vec::new(),
         needed: Needed::of(inventory, &judge),
     }
 }
@@ -424,7 +432,7 @@ fn with_true_remedy(disk: &Disk, bank: &Bank, action: Action) -> Action {
     let remedy = match remedy.contains("other bank") || remedy.contains("Shift+R") {
         _ if own_is_read => remedy,
         _ if index.is_some_and(|index| next_start::newest_helps(disk, index)) => TAKE_NEWEST.into(),
-        true if !other_is_read && !remedy.contains("Shift+O") => NO_OTHER_BANK.into(),
+        true if !other_is_read => NO_OTHER_BANK.into(),
         _ => remedy,
     };
     Action::Refuse { why, remedy }
@@ -465,14 +473,26 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
     let Some((newest, content)) = newest(disk, name) else {
         return Err(refuse(&BankRefusal::NoReadableArchive));
     };
-    let (edit, devices) = edit(content, judge);
     let archive = bank.archives.first();
+    if let Some(sealed) = archive.filter(|archive| is_unsealed(content, archive)) {
+        return Err(refuse(&BankRefusal::PlainOverSealed {
+            name: sealed.name.to_string(),
+        }));
+    }
+    let (edit, devices) = edit(content, judge);
     if devices.is_empty() && archive.is_some_and(|archive| archive.raw == newest.raw) {
         return finish(bank, judge, Vec::new());
     }
     let target = Target::of(name, archive.map(|archive| (0, archive)))?;
     let change = change(target, (newest, content), &edit, devices)?;
     finish(bank, judge, vec![change])
+}
+
+/// Whether an archive that its host's TPM does not seal would take the place of one that it does. No
+/// report says that ESXi starts with it.
+fn is_unsealed(new: &Content, in_place: &ArchiveFile) -> bool {
+    let is_closed = |seal: Option<&Seal>| seal.is_some_and(Seal::is_closed);
+    is_closed(in_place.seal()) && !is_closed(new.seal.as_ref())
 }
 
 /// The archive of a bank, also where it is missing and the loader would look for it.
@@ -573,10 +593,10 @@ fn edited(
 ) -> Result<(Vec<u8>, Content), ArchiveError> {
     let mut opened = match content.kept.take() {
         Some(opened) => opened,
-        None => StateArchive::open(raw)?,
+        None => StateArchive::open_with(raw, content.recovery_key.as_ref())?,
     };
     opened.edit(edit)?;
-    let content = Content::of(&opened, name)?;
+    let content = Content::of(&opened, name)?.opened_by(content.recovery_key.as_ref());
     Ok((opened.pack()?, content))
 }
 

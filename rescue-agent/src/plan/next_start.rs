@@ -221,7 +221,9 @@ pub(super) fn newest_helps(disk: &Disk, bank: usize) -> bool {
     let bank = &disk.banks[bank];
     // A file that the disk does not let be read is not replaced: the disk is failing.
     let first = bank.archives.first();
-    let is_damaged = first.is_some_and(|archive| archive.raw.is_some() && archive.content.is_err());
+    let is_damaged = first.is_some_and(|archive| {
+        archive.raw.is_some() && archive.content.is_err() && !archive.lacks_its_key()
+    });
     same_build && is_damaged && disk.banks.iter().any(is_read)
 }
 

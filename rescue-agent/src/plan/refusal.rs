@@ -86,6 +86,14 @@ pub(crate) enum BankRefusal {
         "the banks hold different builds of ESXi, and an archive of one need not fit the other"
     )]
     BuildsDiffer,
+    /// An archive that is not sealed, for a bank whose own is.
+    #[error(
+        "{name} is sealed by the host's TPM and the archive to take its place is not: no report says that ESXi starts with it"
+    )]
+    PlainOverSealed {
+        /// The archive in the bank.
+        name: String,
+    },
     /// There is nothing to take.
     #[error("no bank of this disk has a readable archive")]
     NoReadableArchive,
@@ -147,6 +155,9 @@ impl BankRefusal {
             }
             Self::BrokenUndo { .. } => "restore a backup of the host's configuration instead",
             Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
+            Self::PlainOverSealed { .. } => {
+                "let ESXi itself give the devices back: the commands for this host are under Next, in the report, in the menu (h) and in docs/sealed.md"
+            }
             Self::NoReadableArchive => "restore a backup of the host's configuration",
         }
     }

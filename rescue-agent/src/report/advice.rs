@@ -3,8 +3,9 @@
 use thiserror::Error;
 
 use super::ResultWord;
+use crate::firmware::SecureBoot;
 use crate::inventory::Inventory;
-use crate::plan::{Cause, Judged, NextStart, Plan, StillPassed, Verdict};
+use crate::plan::{Cause, Judged, NextStart, Plan, Recipe, StillPassed, Verdict};
 
 /// The sentence that a run ends with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -259,6 +260,8 @@ pub(super) fn next_steps(
         let mut verdicts = plan.devices.iter().map(|device| device.verdict);
         verdicts.any(|verdict| verdict == Verdict::Unsure)
     });
+    let recipes = plan.iter().flat_map(|plan| &plan.recipes);
+    let recipes = recipes.flat_map(Recipe::in_sentences);
     let steps: &[&str] = match result {
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
@@ -267,7 +270,7 @@ pub(super) fn next_steps(
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
-            return how_to_choose(plan).into_iter().collect();
+            return how_to_choose(plan).into_iter().chain(recipes).collect();
         }
         ResultWord::Started => &["Run the rescue again: it cleans up what was interrupted."],
         ResultWord::Failed => &[
@@ -277,7 +280,14 @@ pub(super) fn next_steps(
         ResultWord::NoneFound => {
             &["Check that the disk is connected and its controller has a driver."]
         }
-        ResultWord::Refused => return bad_start.map(cures).unwrap_or_default(),
+        ResultWord::Refused => {
+            let mut steps = bad_start.map(cures).unwrap_or_default();
+            steps.extend(recipes);
+            if steps.is_empty() && bad_start.is_some() {
+                steps.push(LEFT_TO_ITSELF.into());
+            }
+            return steps;
+        }
     };
     let steps = steps.iter().map(|step| (*step).to_owned());
     match result == ResultWord::Reverted && unsure {
@@ -322,13 +332,22 @@ fn cures(start: &NextStart) -> Vec<String> {
             "To start the other bank: press Shift+R at ESXi's loader and confirm. It boots partition {other}, where nothing that ESXi needs is passed through, and gives partition {next} up for good."
         ));
     }
-    if steps.is_empty() {
-        steps.push(
-            "Do not leave the host to itself: it starts as it did before. `rescue-agent inspect` shows each bank; docs/troubleshooting.md says what can be done."
-                .into(),
-        );
-    }
     steps
+}
+
+/// What is left to say of a next start that nothing here can improve.
+const LEFT_TO_ITSELF: &str = "Do not leave the host to itself: it starts as it did before. `rescue-agent inspect` shows each bank; docs/troubleshooting.md says what can be done.";
+
+/// What has to be done in the firmware before a host starts whose configuration is sealed by its TPM.
+pub(super) fn before_esxi_starts(secure_boot: SecureBoot) -> Option<String> {
+    let why = match secure_boot {
+        SecureBoot::On => return None,
+        SecureBoot::Off => "this start ran without Secure Boot, although the firmware has it",
+        SecureBoot::Unknown => "the firmware does not say whether this start ran with Secure Boot",
+    };
+    Some(format!(
+        "Before ESXi starts: {why}. If it was switched off for this start, switch it on again: a host whose configuration is sealed by its TPM stops with a security violation otherwise."
+    ))
 }
 
 /// Devices up to which all that are left are named in one word.
@@ -352,4 +371,18 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
     Some(format!(
         "To give back what is left, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_start_that_was_verified_needs_no_word_about_secure_boot() {
+        assert_eq!(before_esxi_starts(SecureBoot::On), None);
+        for doubtful in [SecureBoot::Off, SecureBoot::Unknown] {
+            let said = before_esxi_starts(doubtful).unwrap();
+            assert!(said.contains("switch it on again"), "{said}");
+        }
+    }
 }

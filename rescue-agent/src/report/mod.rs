@@ -5,6 +5,7 @@
 
 mod advice;
 mod explain;
+mod keys;
 mod line;
 mod model;
 mod text;

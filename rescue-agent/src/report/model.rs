@@ -6,12 +6,14 @@ use serde::Serialize;
 
 use super::Line;
 use super::advice;
+use super::keys::{KeyGiven, key_given};
 use crate::disk::partition::TableKind;
+use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
 use crate::plan::{
-    Action, BankPlan, Cause, DeviceChange, DeviceIdentity, Judged, Need, NextStart, Plan, Request,
-    Verdict,
+    Action, BankPlan, Cause, DeviceChange, DeviceIdentity, Judged, Need, NextStart, Plan, Recipe,
+    Request, Verdict,
 };
 use crate::repair::{BankReceipt, Outcome, Receipt};
 use crate::report::text::is_steering;
@@ -19,8 +21,8 @@ use crate::report::text::is_steering;
 /// The version of the fields below: what is documented under it keeps its name and meaning.
 pub const SCHEMA: &str = "esxi-rescue/1";
 /// How many times fields were added. Since 2 a report knows suspects and the next start;
-/// since 3 all data of ESXi's.
-const REVISION: u32 = 3;
+/// since 3 all data of ESXi's; since 4 recipes and Secure Boot.
+const REVISION: u32 = 4;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -110,6 +112,11 @@ pub struct Report {
     disks: Vec<DiskReport>,
     next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
+    recipes: Vec<RecipeReport>,
+    /// Whether this start ran with Secure Boot.
+    secure_boot: Option<SecureBoot>,
+    #[serde(skip)]
+    sealed_by_tpm: bool,
     banks_changed: usize,
     devices_changed: usize,
     /// Promises that the verification did not find kept.
@@ -178,6 +185,15 @@ struct StillPassedReport {
 }
 
 #[derive(Debug, Serialize)]
+struct RecipeReport {
+    disk: String,
+    partition: u32,
+    bank_uuid: String,
+    controllers: Vec<String>,
+    commands: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
 struct UnreadableReport {
     partition: u32,
     why: String,
@@ -220,6 +236,9 @@ struct ArchiveReport {
     modified: String,
     sha256: Option<String>,
     encrypted: Option<bool>,
+    encryption_mode: Option<String>,
+    key_id: Option<String>,
+    recovery_key: Option<&'static str>,
     left_uncompressed: Option<bool>,
     saved_count: Option<u64>,
     saved_date: Option<String>,
@@ -335,6 +354,11 @@ impl Report {
             devices: plan
                 .map(|plan| plan.devices.iter().map(device_report).collect())
                 .unwrap_or_default(),
+            recipes: plan
+                .map(|plan| plan.recipes.iter().map(recipe_report).collect())
+                .unwrap_or_default(),
+            secure_boot: None,
+            sealed_by_tpm: [inventory, now].iter().any(|one| one.is_sealed_by_tpm()),
             banks_changed,
             devices_changed,
             broken_promises,
@@ -354,6 +378,16 @@ impl Report {
         self
     }
 
+    /// Adds what the firmware says of this start, and what follows from it before ESXi starts: a host
+    /// whose configuration is sealed by its TPM does not start without the Secure Boot that it had.
+    pub fn with_secure_boot(mut self, secure_boot: SecureBoot) -> Self {
+        let warning = Some(secure_boot).filter(|_| self.sealed_by_tpm);
+        let step = warning.and_then(advice::before_esxi_starts);
+        self.next_steps.splice(0..0, step);
+        self.secure_boot = Some(secure_boot);
+        self
+    }
+
     /// Adds what only the rescue image knows.
     pub fn with_image(mut self, image: serde_json::Value) -> Self {
         self.image = Some(image);
@@ -369,6 +403,11 @@ impl Report {
     /// How it ended, in one sentence.
     pub fn summary(&self) -> &str {
         &self.summary
+    }
+
+    /// Whether it says how a host with a sealed configuration helps itself.
+    pub fn has_recipes(&self) -> bool {
+        !self.recipes.is_empty()
     }
 
     /// What the administrator can do now, one sentence each.
@@ -451,6 +490,17 @@ fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartRepor
         unread: unread.collect(),
         unless_partitions: start.unless.clone(),
         other_bank: start.other,
+    }
+}
+
+fn recipe_report(recipe: &Recipe) -> RecipeReport {
+    let steps = recipe.steps().into_iter();
+    RecipeReport {
+        disk: recipe.disk.clone(),
+        partition: recipe.partition,
+        bank_uuid: recipe.bank_uuid.clone(),
+        controllers: recipe.controllers.iter().map(ToString::to_string).collect(),
+        commands: steps.map(|step| step.command).collect(),
     }
 }
 
@@ -684,7 +734,17 @@ fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
         size_bytes: archive.size,
         modified: archive.modified.to_string(),
         sha256: archive.sha256.clone(),
-        encrypted: content.map(|content| content.sealed),
+        encrypted: match archive.seal() {
+            Some(_) => Some(true),
+            None => content.map(|_| false),
+        },
+        encryption_mode: archive.seal().map(|seal| seal.mode.to_string()),
+        key_id: archive.seal().and_then(|seal| seal.key_id.clone()),
+        recovery_key: key_given(archive).map(|given| match given {
+            KeyGiven::No => "not-given",
+            KeyGiven::Opens => "opens",
+            KeyGiven::Other => "other",
+        }),
         left_uncompressed: content.map(|content| content.uncompressed),
         saved_count: saved.map(|saved| saved.count),
         saved_date: saved.and_then(|saved| saved.modified.clone()),

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use super::ResultWord;
 use super::advice::Unread;
+use super::keys::{KeyGiven, key_given};
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
-use crate::archive::BackupCounter;
+use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, Suspect, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
@@ -200,7 +201,6 @@ fn bank_in_full(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
 fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
     let mut lines: Vec<Line> = archive_problem(archive).into_iter().collect();
     if let Ok(content) = &archive.content {
-        let how = if content.sealed { ", encrypted" } else { "" };
         let saved = content
             .saved
             .as_ref()
@@ -208,12 +208,28 @@ fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
             .unwrap_or_default();
         let written = archive.modified;
         lines.push(Line::plain(format!(
-            "         {} {} bytes, {written}{saved}{how}",
+            "         {} {} bytes, {written}{saved}",
             archive.name, archive.size
         )));
     }
+    lines.extend(archive.seal().map(|seal| seal_line(archive, seal)));
     lines.extend(uncompressed(archive).into_iter().chain(undo_lines(archive)));
     lines
+}
+
+/// How an archive is encrypted, and whether the key was there.
+fn seal_line(archive: &ArchiveFile, seal: &Seal) -> Line {
+    let key_id = seal.key_id.as_deref().unwrap_or("not named");
+    let given = match key_given(archive) {
+        None => "",
+        Some(KeyGiven::No) => ", no recovery key given",
+        Some(KeyGiven::Opens) => ", opened by the recovery key",
+        Some(KeyGiven::Other) => ", the recovery key given is another one",
+    };
+    Line::plain(format!(
+        "         encrypted: mode {}, key {key_id}{given}",
+        seal.mode
+    ))
 }
 
 fn archive_problem(archive: &ArchiveFile) -> Option<Line> {

@@ -9,7 +9,7 @@ use super::task::Task;
 use super::way_back;
 use crate::disk::SystemDisks;
 use crate::fat::FatTime;
-use crate::firmware::WayBack;
+use crate::firmware::{SecureBoot, WayBack};
 use crate::init::console::Consoles;
 use crate::init::{Machine, PhaseTimes};
 use crate::repair::{Event, Receipt};
@@ -38,7 +38,8 @@ pub(super) fn carry_out(machine: &mut Machine, seen: &Findings, task: &Task) -> 
     let receipt = receipt.as_ref();
     let (inventory, after) = (&seen.inventory, after.as_ref());
     let report = Report::new(task.command, inventory, host, plan, receipt, broken, after)
-        .with_explanation(explanation);
+        .with_explanation(explanation)
+        .with_secure_boot(SecureBoot::of(&machine.root));
     let result = report::result(&report, &seen.inventory, plan, receipt);
     say(machine, &framed(result));
     let way_back = way_back::after(machine, seen, report.result);

@@ -9,7 +9,7 @@ use crate::disk::SystemDisks;
 use crate::host::Host;
 use crate::init::{self, Machine};
 use crate::inventory::Inventory;
-use crate::plan::Plan;
+use crate::plan::{self, Plan, Recipe};
 use crate::report::{self, Detail, Line, Tone};
 
 /// The machine as it was found.
@@ -90,6 +90,17 @@ impl Findings {
         let found = self.inventory.banks().next().is_some();
         let words = machine.devices.waits_in_words(machine.settings.wait);
         (!found || machine.devices.gave_up()).then(|| format!("Waited   {words}"))
+    }
+
+    /// How this host helps itself where only its own TPM opens an archive, as pages; none elsewhere.
+    pub(super) fn recipe_pages(&self) -> Vec<String> {
+        let recipes = plan::recipes(&self.inventory, Some(&self.host));
+        let lines = recipes.iter().flat_map(Recipe::page);
+        let lines: Vec<String> = lines.collect();
+        match lines.is_empty() {
+            true => lines,
+            false => [vec![format!("Host {}", self.host.name_plate)], lines].concat(),
+        }
     }
 
     /// The reasoning behind the verdicts of a plan.

@@ -23,6 +23,9 @@ pub(crate) enum MediumWarning {
     /// The note, before the repair.
     #[error("the start of the repair was not recorded: {0}")]
     Note(MediumError),
+    /// The commands for a host whose configuration is sealed.
+    #[error("the commands to type on this host were not written: {0}")]
+    Recipe(MediumError),
     /// The report, after it.
     #[error("the report was not written: {0}")]
     Report(MediumError),
@@ -98,6 +101,16 @@ pub(super) fn deliver(machine: &mut Machine, seen: &Findings, report: &Report) {
     let label = host_label(&seen.host.name_plate);
     let json = format!("{}\n", report.to_json());
     let log = machine.consoles.transcript();
+    if report.has_recipes() {
+        let page = format!("{}\n", seen.recipe_pages().join("\n"));
+        match medium.put_recipe(&label, page) {
+            Ok(path) => say(
+                machine,
+                &[Line::plain(format!("Recipe   {path} on the medium"))],
+            ),
+            Err(error) => warn(machine, &MediumWarning::Recipe(error)),
+        }
+    }
     match medium.report_finished(&label, json, log) {
         Ok(path) => say(
             machine,

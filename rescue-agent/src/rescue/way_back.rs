@@ -38,7 +38,15 @@ pub(super) fn by_hand(machine: &Machine, seen: &Findings) -> WayBack {
 
 fn prepare(machine: &Machine, seen: &Findings, setting: BootNext) -> WayBack {
     let uuid = seen.host.name_plate.uuid.as_deref();
-    let mut remember = || remember(machine, uuid);
+    let is_sealed = seen.inventory.is_sealed_by_tpm();
+    let mut remember = || {
+        match is_sealed {
+        false => remember(machine, uuid),
+        // The TPM measures what was started before ESXi: its key may stay closed to an ESXi that the
+        // menu of the medium has started.
+        true => Err("the configuration of this host is sealed by its TPM, so the menu of this medium must not start it".into()),
+    }
+    };
     let way = firmware::lead_back(&machine.root, setting, &seen.inventory, &mut remember);
     let tone = match way.by {
         By::BootNext | By::Medium => Tone::Good,

@@ -92,6 +92,50 @@ pub struct Seal {
     pub keystore: &'static str,
     /// What is wrong with it, as fixtures/seal.py calls it.
     pub defect: Option<&'static str>,
+    /// What the key is made from, the same for all archives of a host; `None`: each has its own.
+    pub key: Option<&'static str>,
+}
+
+impl Seal {
+    /// By the TPM of a host, whose key is made from this seed.
+    pub fn by_tpm(key: &'static str) -> Self {
+        Self {
+            mode: "TPM",
+            key: Some(key),
+            ..Self::default()
+        }
+    }
+}
+
+/// A key of a host's TPM, in every form in which a person or a program may show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveryKey {
+    /// 16 groups of six digits, separated by `-`.
+    pub groups: String,
+    /// Its bytes in hex, small letters.
+    pub hex: String,
+    /// Its bytes in base64.
+    pub base64: String,
+}
+
+impl RecoveryKey {
+    /// That of the host with this seed. `order` is that of the two bytes in a group: `big` or `little`.
+    ///
+    /// # Errors
+    /// When Python is missing.
+    pub fn of(seed: &str, order: &str) -> Result<Self> {
+        let said = Tool::new("python3")?
+            .arg(crate_file("fixtures/recovery_key.py"))
+            .args([seed, order])
+            .run_text()?;
+        let mut lines = said.lines().map(str::to_owned);
+        let mut line = || lines.next().context("three lines");
+        Ok(Self {
+            groups: line()?,
+            hex: line()?,
+            base64: line()?,
+        })
+    }
 }
 
 impl Default for Seal {
@@ -100,6 +144,7 @@ impl Default for Seal {
             mode: "NONE",
             keystore: "encryption.info",
             defect: None,
+            key: None,
         }
     }
 }
@@ -165,6 +210,19 @@ impl Archive {
             "LOCAL.TGZ"
         } else {
             "STATE.TGZ"
+        }
+    }
+
+    /// The key of its envelope in hex, where that is not in the archive itself.
+    ///
+    /// # Errors
+    /// When Python is missing.
+    pub fn key(&self) -> Result<Option<String>> {
+        match &self.layers {
+            Layers::Sealed(Seal { key: Some(key), .. }) => {
+                Ok(Some(RecoveryKey::of(key, "big")?.hex))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -271,6 +329,9 @@ impl Archive {
                 &outer.join("local.tgz.ve"),
                 &outer.join(seal.keystore),
             ]);
+        if let Some(key) = seal.key {
+            tool = tool.args(["--key-seed", key]);
+        }
         if let Some(defect) = seal.defect {
             tool = tool.args(["--defect", defect]);
         }

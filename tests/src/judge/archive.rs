@@ -40,11 +40,12 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Opens an archive inside `folder`. `name` is the file's name in the bank.
+    /// Opens an archive inside `folder`. `name` is the file's name in the bank; `key` that of its envelope
+    /// in hex, where it is not in the archive.
     ///
     /// # Errors
     /// When a layer does not open.
-    pub fn read(name: &str, bytes: &[u8], folder: &Path) -> Result<Self> {
+    pub fn read(name: &str, bytes: &[u8], key: Option<&str>, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let local = folder.join("local.tar");
         let mut opened = Self {
@@ -57,14 +58,14 @@ impl Opened {
         if name == "STATE.TGZ" {
             let outer = folder.join("state.tar");
             fs::write(&outer, unpacked(bytes).context("state.tgz")?)?;
-            inner = opened.read_outer(&outer)?;
+            inner = opened.read_outer(&outer, key)?;
             opened.outer = Some(outer);
         }
         fs::write(&opened.local, unpacked(&inner).context("local.tgz")?)?;
         Ok(opened)
     }
 
-    fn read_outer(&mut self, outer: &Path) -> Result<Vec<u8>> {
+    fn read_outer(&mut self, outer: &Path, key: Option<&str>) -> Result<Vec<u8>> {
         let names: Vec<String> = members(outer)?
             .into_iter()
             .map(|member| member.name)
@@ -82,6 +83,7 @@ impl Opened {
         Tool::at(oracle_python()?)
             .arg(crate_file("fixtures/open_envelope.py"))
             .args(&files)
+            .args(key)
             .run()
             .context("dissect.hypervisor does not open the envelope")?;
         self.sealed = Some((sealed, keystore));

@@ -161,8 +161,11 @@ impl Judge {
             let scratch = tempfile::Builder::new()
                 .prefix("judging-")
                 .tempdir_in(&self.folder)?;
-            let was = Opened::read(name, &was, &scratch.path().join("before"))?;
-            let is = Opened::read(name, &is, &scratch.path().join("after"))?;
+            let key = archive.key()?;
+            let open = |bytes: &[u8], folder| {
+                Opened::read(name, bytes, key.as_deref(), &scratch.path().join(folder))
+            };
+            let (was, is) = (open(&was, "before")?, open(&is, "after")?);
             compare_archives(&was, &is, &edits(archive, devices)).context(name)?;
         }
         Ok(())
@@ -176,8 +179,7 @@ impl Judge {
         let scratch = tempfile::Builder::new()
             .prefix("judging-")
             .tempdir_in(&self.folder)?;
-        let name = self.made.banks[index].archive.root_name();
-        Opened::read(name, &self.bank(index)?.read(name)?, scratch.path())?.owners()
+        self.opened(index, scratch.path())?.owners()
     }
 
     /// Owners by the ConfigStore in a bank as it is now; empty where there is none.
@@ -188,8 +190,13 @@ impl Judge {
         let scratch = tempfile::Builder::new()
             .prefix("judging-")
             .tempdir_in(&self.folder)?;
-        let name = self.made.banks[index].archive.root_name();
-        Opened::read(name, &self.bank(index)?.read(name)?, scratch.path())?.store_owners()
+        self.opened(index, scratch.path())?.store_owners()
+    }
+
+    fn opened(&self, index: usize, folder: &Path) -> Result<Opened> {
+        let archive = &self.made.banks[index].archive;
+        let (name, key) = (archive.root_name(), archive.key()?);
+        Opened::read(name, &self.bank(index)?.read(name)?, key.as_deref(), folder)
     }
 }
 

@@ -116,7 +116,8 @@ fn archives_look_like_those_that_esxi_writes() -> Result<()> {
     let newer = judge.bank(0)?.read("STATE.TGZ")?;
     assert_eq!(newer[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3]);
     let scratch = tempfile::tempdir()?;
-    let opened = rescue_tests::judge::archive::Opened::read("STATE.TGZ", &newer, scratch.path())?;
+    let opened =
+        rescue_tests::judge::archive::Opened::read("STATE.TGZ", &newer, None, scratch.path())?;
     let listing = opened.listing()?;
     for expected in [
         "-rw------T 0/0",
@@ -145,7 +146,8 @@ fn the_word_stands_where_it_must_not_be_touched() -> Result<()> {
     let (_folder, judge) = made(&disk)?;
     let scratch = tempfile::tempdir()?;
     let state = judge.bank(0)?.read("STATE.TGZ")?;
-    let opened = rescue_tests::judge::archive::Opened::read("STATE.TGZ", &state, scratch.path())?;
+    let opened =
+        rescue_tests::judge::archive::Opened::read("STATE.TGZ", &state, None, scratch.path())?;
     let text = String::from_utf8(opened.file("etc/vmware/esx.conf")?)?;
     assert_eq!(text.matches("passthru").count(), 7, "{text}");
     assert_eq!(

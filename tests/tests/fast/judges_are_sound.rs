@@ -17,7 +17,7 @@ fn repair_by_hand(made: &Made, index: usize, folder: &Path, extra: &str) -> Resu
     let archive = &made.banks[index].archive;
     let name = archive.root_name();
     let bank = BankVolume::new(&made.image, &made.layout, index)?;
-    let opened = Opened::read(name, &bank.read(name)?, &folder.join("opened"))?;
+    let opened = Opened::read(name, &bank.read(name)?, None, &folder.join("opened"))?;
     let mut local = fs::read(folder.join("opened/local.tar"))?;
     let line = |owner: &str| {
         format!(

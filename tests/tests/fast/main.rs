@@ -15,6 +15,7 @@ mod network_reports;
 mod next_start;
 mod originals;
 mod partition_tables;
+mod sealed;
 mod settings_doc;
 mod static_binary;
 mod versions;

@@ -12,6 +12,8 @@ pub(super) enum Choice {
     Devices,
     /// Everything that was found, and why each verdict.
     Details,
+    /// What to type on this host, whose configuration is sealed.
+    Recipe,
     /// Bring the originals back.
     Restore,
     /// What was said so far, and the kernel's own messages.
@@ -27,8 +29,9 @@ pub(super) enum Choice {
 }
 
 impl Choice {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Apply,
+        Self::Recipe,
         Self::Devices,
         Self::Details,
         Self::Restore,
@@ -45,6 +48,7 @@ impl Choice {
             Self::Apply => 'a',
             Self::Devices => 'c',
             Self::Details => 'd',
+            Self::Recipe => 'h',
             Self::Restore => 'o',
             Self::Log => 'l',
             Self::Shell => 's',
@@ -60,6 +64,7 @@ impl Choice {
             Self::Apply => "apply the plan",
             Self::Devices => "choose devices",
             Self::Details => "details: everything that was found, and why",
+            Self::Recipe => "help for this host: its TPM seals the configuration",
             Self::Restore => "restore the originals",
             Self::Log => "log",
             Self::Shell => "shell on this console",
@@ -79,6 +84,8 @@ pub(super) struct Offer {
     pub(super) plan: bool,
     /// Whether any device is passed through.
     pub(super) devices: bool,
+    /// Whether only this host opens an archive.
+    pub(super) recipe: bool,
     /// Whether any bank has its original.
     pub(super) originals: bool,
     /// Whether the image has a shell.
@@ -90,6 +97,7 @@ impl Offer {
         match choice {
             Choice::Apply => self.writing && self.plan,
             Choice::Devices => self.writing && self.devices,
+            Choice::Recipe => self.recipe,
             Choice::Restore => self.writing && self.originals,
             // In a shell everything can be written.
             Choice::Shell => self.writing && self.shell,
@@ -196,6 +204,7 @@ mod tests {
         writing: true,
         plan: true,
         devices: true,
+        recipe: true,
         originals: true,
         shell: true,
     };
@@ -206,7 +215,10 @@ mod tests {
             let mut menu = Menu::new(EVERYTHING);
             let letter = Key::Character(choice.letter());
             assert_eq!(menu.press(letter), Reaction::Chosen(choice));
-            let digit = char::from_digit(u32::try_from(place + 1).unwrap(), 10).unwrap();
+            // There are more entries than digits, but never so many on offer at once.
+            let Some(digit) = char::from_digit(u32::try_from(place + 1).unwrap(), 10) else {
+                continue;
+            };
             assert_eq!(menu.press(Key::Character(digit)), Reaction::Chosen(choice));
         }
         let mut menu = Menu::new(EVERYTHING);
@@ -228,14 +240,15 @@ mod tests {
         let mut menu = Menu::new(EVERYTHING);
         assert_eq!(menu.press(Key::Up), Reaction::None);
         assert_eq!(menu.press(Key::Down), Reaction::Moved);
-        assert_eq!(menu.press(Key::Enter), Reaction::Chosen(Choice::Devices));
+        assert_eq!(menu.press(Key::Enter), Reaction::Chosen(Choice::Recipe));
         assert_eq!(menu.press(Key::End), Reaction::Moved);
         assert_eq!(menu.press(Key::Down), Reaction::None);
         assert_eq!(menu.press(Key::Enter), Reaction::Chosen(Choice::PowerOff));
         assert!(menu.status().contains("power off"));
         let lines = menu.lines();
-        assert_eq!(lines[8].tone, Tone::Selected);
-        assert!(lines[..8].iter().all(|line| line.tone == Tone::Plain));
+        let (last, others) = lines.split_last().unwrap();
+        assert_eq!(last.tone, Tone::Selected);
+        assert!(others.iter().all(|line| line.tone == Tone::Plain));
     }
 
     #[test]
@@ -244,8 +257,8 @@ mod tests {
             writing: false,
             ..EVERYTHING
         });
-        use Choice::{Details, Log, PowerOff, Reboot};
-        assert_eq!(menu.entries, [Details, Log, Reboot, PowerOff]);
+        use Choice::{Details, Log, PowerOff, Reboot, Recipe};
+        assert_eq!(menu.entries, [Recipe, Details, Log, Reboot, PowerOff]);
         for letter in ['a', 'c', 'o', 's', 'b'] {
             let mut menu = menu.clone();
             assert_eq!(menu.press(Key::Character(letter)), Reaction::None);
@@ -257,6 +270,7 @@ mod tests {
         let menu = Menu::new(Offer {
             plan: false,
             devices: false,
+            recipe: false,
             originals: false,
             shell: false,
             ..EVERYTHING

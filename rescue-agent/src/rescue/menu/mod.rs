@@ -76,6 +76,7 @@ impl Dialogue<'_> {
                         return Decision::CarryOut(task);
                     }
                 }
+                Choice::Recipe => self.read(Pager::new(self.recipe())),
                 Choice::Details => self.read(Pager::new(self.details(&task))),
                 Choice::Log => self.read(Pager::new(self.log()).at_end()),
                 Choice::Shell => self.shell(&console),
@@ -90,6 +91,7 @@ impl Dialogue<'_> {
             writing: machine.settings.mode != Mode::Inspect,
             plan: task.writes(),
             devices: !DeviceList::new(&task::judged(machine, self.seen)).is_empty(),
+            recipe: !self.seen.recipe_pages().is_empty(),
             originals: [Newer::Stays, Newer::IsSetAside]
                 .into_iter()
                 .any(|newer| Task::restore(machine, self.seen, newer).writes()),
@@ -193,6 +195,14 @@ impl Dialogue<'_> {
         lines.extend(report::intentions(inventory, &task.plan, Detail::Full));
         lines.extend(report::explain(inventory, host, &task.plan));
         lines
+    }
+
+    fn recipe(&self) -> Vec<Line> {
+        let title = "Sealed by the TPM: how ESXi on this host takes its controller back";
+        let lines = self.seen.recipe_pages().into_iter().map(Line::plain);
+        std::iter::once(Line::new(Tone::Title, title))
+            .chain(lines)
+            .collect()
     }
 
     fn log(&self) -> Vec<Line> {

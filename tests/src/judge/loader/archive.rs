@@ -69,7 +69,7 @@ fn open(kind: Kind, tar: &[u8], folder: &std::path::Path) -> Result<BTreeSet<Add
         Kind::Outer => "STATE.TGZ",
         Kind::Flat => "LOCAL.TGZ",
     };
-    let opened = Opened::read(name, tar, folder)?;
+    let opened = Opened::read(name, tar, None, folder)?;
     let mut devices = match opened.file(ESX_CONF) {
         Ok(file) => esx_conf::passed_through(&file)?,
         Err(_) => BTreeSet::new(),

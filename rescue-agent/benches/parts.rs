@@ -284,6 +284,7 @@ fn host() -> Host {
             size: DISK_BYTES as u64,
             removable: false,
             pci_paths: vec![vec![controller]],
+            world_wide_ids: Vec::new(),
             image: None,
         }],
         ..Host::default()

@@ -353,6 +353,7 @@ fn broken_promises() -> Vec<String> {
             what: text(),
             in_force: "the new archive was written and was correct when read back",
         },
+        Broken::TwoDisks { .. } => Broken::TwoDisks { path: text(), other: text() },
         Broken::StillPassedThrough { .. } => Broken::StillPassedThrough { name: "X", device: "Y" },
     ]
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::copies;
 use crate::discover;
 use crate::disk::lock::{LockError, Locks};
 use crate::disk::{Access, SystemDisks, origin};
@@ -381,7 +382,9 @@ impl Findings {
             .iter()
             .all(|path| machine.disk(path).is_some())
             .then_some(machine);
-        Self::of(&paths, host, access)
+        let mut findings = Self::of(&paths, host, access)?;
+        findings.relate();
+        Ok(findings)
     }
 
     /// Images, or disks that were carried here, in their places on a saved machine.
@@ -397,6 +400,7 @@ impl Findings {
         if let Some(host) = &mut findings.host {
             assign_images(host, &findings.inventory, &nodes).map_err(InvalidRequest::refused)?;
         }
+        findings.relate();
         Ok(findings)
     }
 
@@ -413,6 +417,13 @@ impl Findings {
             inventory,
             _locks: locks,
         })
+    }
+
+    /// Several paths to a disk, and copies of one, show where the machine is known.
+    fn relate(&mut self) {
+        if let Some(host) = &self.host {
+            copies::relate(&mut self.inventory, host);
+        }
     }
 
     /// Reads a selection; where it is none, says what there is to select.

@@ -82,6 +82,7 @@ fn look_at(
             .zip(paths)
             .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
             .collect(),
+        same_installations: Vec::new(),
     }
 }
 
@@ -213,6 +214,7 @@ impl Look<'_> {
             .collect();
         Disk {
             path: path.to_owned(),
+            other_paths: Vec::new(),
             size: device.size(),
             table: Ok(table),
             banks,
@@ -425,6 +427,7 @@ fn is_made_from(raw: &[u8], original: &[u8]) -> bool {
 fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
     Disk {
         path: path.to_owned(),
+        other_paths: Vec::new(),
         size,
         table: Err(why),
         banks: Vec::new(),

@@ -22,6 +22,18 @@ use crate::host::PciClass;
 pub struct Inventory {
     /// The disks, in the order in which they were named or found.
     pub disks: Vec<Disk>,
+    /// Disks that hold the same installation of ESXi.
+    pub same_installations: Vec<SameInstallation>,
+}
+
+/// Disks of which each holds the same installation of ESXi. Made by [`crate::copies`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SameInstallation {
+    /// Indices of these disks, two or more.
+    pub disks: Vec<usize>,
+    /// Those of them that ESXi starts from: one disk of which the others are copies, or the members of
+    /// a mirror. None: it is not known which one it is.
+    pub originals: Vec<usize>,
 }
 
 impl Inventory {
@@ -30,6 +42,12 @@ impl Inventory {
         self.disks
             .iter()
             .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
+    }
+
+    /// The other disks that hold the same installation as a disk, if any do.
+    pub fn same_installation(&self, disk: usize) -> Option<&SameInstallation> {
+        let mut all = self.same_installations.iter();
+        all.find(|same| same.disks.contains(&disk))
     }
 
     /// Disks whose partition table is there, or may be, and cannot be read, and why; none as soon
@@ -80,8 +98,10 @@ impl Inventory {
 /// A disk or disk image.
 #[derive(Debug)]
 pub struct Disk {
-    /// Its device node or file.
+    /// Its device node or file. All that is read and written goes this way.
     pub path: PathBuf,
+    /// Other paths to the same disk: each its device node or file, too.
+    pub other_paths: Vec<PathBuf>,
     /// Size in bytes, 0 where it could not be opened.
     pub size: u64,
     /// Its partitions, or why there are none to be read.
@@ -172,6 +192,12 @@ impl fmt::Display for NoTable {
 }
 
 impl Disk {
+    /// Every path to it.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let others = self.other_paths.iter().map(PathBuf::as_path);
+        std::iter::once(self.path.as_path()).chain(others)
+    }
+
     /// Partitions that hold datastores, identified by their type alone.
     pub fn datastores(&self) -> impl Iterator<Item = u32> + '_ {
         self.table

@@ -9,6 +9,8 @@
 //! their own beyond [`disk::BlockDevice`]. [`host`] is the machine around the disks, [`firmware`] the
 //! way back into ESXi.
 //!
+//! [`copies`] finds several paths to one disk, and copies of one.
+//!
 //! [`medium`] is the stick the image was started from: settings from it, reports to it. [`stick`] is its
 //! file system.
 //!
@@ -29,6 +31,7 @@ pub mod bytes;
 mod catalogue;
 pub mod cli;
 pub mod config;
+mod copies;
 pub mod discover;
 pub mod disk;
 pub mod fat;

@@ -34,6 +34,11 @@ pub(crate) enum Broken<'n> {
         what: String,
         in_force: &'static str,
     },
+    /// What was taken for two paths to one disk.
+    #[error(
+        "{other} does not show what was written by way of {path}, although both have the same identity and had the same content: they are two disks, and {other} is as it was"
+    )]
+    TwoDisks { path: String, other: String },
     /// The very thing that was asked for.
     #[error("{name}: {device} is still passed through")]
     StillPassedThrough { name: &'n str, device: &'n str },
@@ -106,10 +111,58 @@ fn verify(plan: &Plan, receipt: &Receipt, before: &Inventory, disks: &dyn Disks)
                 .into_iter()
                 .chain(newly_unreadable(before, after))
         });
+    let two_disks = two_disks(receipt, plan, &after, before, disks);
     Proof {
-        broken: around_banks.chain(banks).collect(),
+        broken: around_banks.chain(banks).chain(two_disks).collect(),
         after: Some(after),
     }
+}
+
+/// What was written by one path to a disk has to show by the others, as far as they can be read.
+fn two_disks(
+    receipt: &Receipt,
+    plan: &Plan,
+    after: &Inventory,
+    before: &Inventory,
+    disks: &dyn Disks,
+) -> Vec<String> {
+    let planned = || plan.banks.iter().zip(&receipt.banks);
+    let is_written = |index: usize| {
+        planned().any(|(bank, receipt)| {
+            let done = matches!(receipt.outcome, Outcome::Replaced | Outcome::Restored);
+            bank.disk == index && done
+        })
+    };
+    let written = before.disks.iter().enumerate();
+    let written = written.filter(|(index, _)| is_written(*index));
+    let mut broken = Vec::new();
+    for (index, disk) in written {
+        let seen = discover::discover_again(&disk.other_paths, disks, &known(plan, before));
+        let is_other = |other: &&Disk| !shows_archives_of(other, &after.disks[index]);
+        broken.extend(seen.disks.iter().filter(is_other).map(|other| {
+            let [path, other] = [disk, other].map(|disk| disk.path.display().to_string());
+            Broken::TwoDisks { path, other }.to_string()
+        }));
+    }
+    broken
+}
+
+/// Whether each archive that can be read on both disks is the same one.
+fn shows_archives_of(one: &Disk, other: &Disk) -> bool {
+    let archives = one.banks.iter().flat_map(|bank| {
+        let archives = bank.archives.iter();
+        archives.map(move |archive| (bank.partition, archive))
+    });
+    archives.into_iter().all(|(partition, archive)| {
+        let bank = other.banks.iter().find(|bank| bank.partition == partition);
+        let archives = bank.map_or(&[][..], |bank| bank.archives.as_slice());
+        let same = archives.iter().find(|same| same.name == archive.name);
+        let hashes = archive
+            .sha256
+            .as_ref()
+            .zip(same.and_then(|same| same.sha256.as_ref()));
+        hashes.is_none_or(|(one, other)| one == other)
+    })
 }
 
 /// What archives say whose bytes may be found: those from before, and those of the plan. Each was

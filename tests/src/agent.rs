@@ -31,6 +31,8 @@ pub const USAGE: i32 = 2;
 pub const NONE_FOUND: i32 = 3;
 /// At least one bank refused, and nothing written to it.
 pub const REFUSED: i32 = 4;
+/// A write or its verification failed.
+pub const FAILED: i32 = 5;
 
 /// A run of the agent.
 #[derive(Debug)]

@@ -39,7 +39,12 @@ pub struct Disk {
     /// Whether its medium can be taken out.
     #[serde(default)]
     pub removable: bool,
-    /// `esxi-VERSION`, `datastore`, `vsan`, `core-dump`, `reserved` or `other`.
+    /// Its world-wide name.
+    pub wwid: Option<String>,
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// `esxi-VERSION`, `datastore`, `vsan`, `core-dump`, `reserved` or `other`; `copy-of NAME` for the
+    /// same bytes once more, `path-to NAME` for the same disk under another name.
     pub holds: String,
 }
 
@@ -139,6 +144,11 @@ fn make_disk(root: &Path, disk: &Disk, bytes: u64) -> Result<()> {
     put(&folder, "size", &(bytes / 512).to_string())?;
     put(&folder, "removable", if disk.removable { "1" } else { "0" })?;
     put(&device, "model", "TEST DISK")?;
+    for (name, value) in [("wwid", &disk.wwid), ("serial", &disk.serial)] {
+        if let Some(value) = value {
+            put(&device, name, value)?;
+        }
+    }
     symlink(&device, folder.join("device"))?;
     for link in &disk.links {
         let controller = root.join("sys/devices").join(link);

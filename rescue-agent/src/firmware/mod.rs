@@ -561,6 +561,7 @@ mod tests {
     fn table(kind: TableKind, disk_signature: Option<u32>, partitions: Vec<Partition>) -> Disk {
         Disk {
             path: "/dev/sda".into(),
+            other_paths: Vec::new(),
             size: 0,
             table: Ok(PartitionTable {
                 kind,

@@ -77,6 +77,9 @@ pub struct DiskNode {
     pub model: Option<String>,
     /// Serial number, as the disk reports it.
     pub serial: Option<String>,
+    /// Its names that no other disk in the world has (WWN, NGUID, UUID), as it reports them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub world_wide_ids: Vec<String>,
     /// Size in bytes.
     pub size: u64,
     /// Whether its medium can be taken out while it runs.
@@ -96,6 +99,26 @@ impl DiskNode {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
+    }
+
+    /// Whether it reports of itself what another one reports: then both may be paths to one disk. Where
+    /// neither has a world-wide name, model and serial number count.
+    pub fn has_identity_of(&self, other: &Self) -> bool {
+        let contradicts = |one: &Option<String>, other: &Option<String>| {
+            one.as_ref()
+                .zip(other.as_ref())
+                .is_some_and(|(a, b)| a != b)
+        };
+        if self.size != other.size || contradicts(&self.serial, &other.serial) {
+            return false;
+        }
+        match self.world_wide_ids.is_empty() && other.world_wide_ids.is_empty() {
+            false => self.world_wide_ids == other.world_wide_ids,
+            true => {
+                let known = self.serial.as_deref().is_some_and(is_name) && self.model.is_some();
+                known && (&self.serial, &self.model) == (&other.serial, &other.model)
+            }
+        }
     }
 
     /// The functions that drive it, the last of each path.
@@ -176,6 +199,18 @@ impl Host {
         self.pci.get(&address)
     }
 
+    /// Whether a disk can be taken out while the machine runs: a stick, a card, anything on USB.
+    pub fn is_removable(&self, disk: &DiskNode) -> bool {
+        let mut controllers = disk.controllers().filter_map(|at| self.function(at));
+        disk.removable || controllers.any(|one| one.class.is_usb() || one.class.is("sdhost"))
+    }
+
+    /// The classes of a disk's controllers, without their programming interfaces.
+    pub fn kinds_of_controllers(&self, disk: &DiskNode) -> BTreeSet<u32> {
+        let functions = disk.controllers().filter_map(|at| self.function(at));
+        functions.map(|function| function.class.0 >> 8).collect()
+    }
+
     /// Everything a disk's controller shares its fate with: the controller, its sibling functions
     /// in the same slot, and every bridge above. ESXi gives functions that reset together one
     /// owner, and marked the bridge instead of the card in older versions.
@@ -190,6 +225,13 @@ impl Host {
         }
         path
     }
+}
+
+/// Whether a name can name anything: one of zeros, or of any other character alone, is none.
+fn is_name(text: &str) -> bool {
+    let mut characters = text.chars().filter(char::is_ascii_alphanumeric);
+    let first = characters.next();
+    characters.any(|other| Some(other) != first)
 }
 
 fn same_slot(a: PciAddress, b: PciAddress) -> bool {

@@ -206,6 +206,7 @@ mod tests {
             node: node.into(),
             model: Some("Model".into()),
             serial: None,
+            world_wide_ids: vec!["wwid naa.5000c50012345678".into()],
             size,
             removable: false,
             pci_paths: vec![vec!["0000:00:1f.2".parse().unwrap()]],
@@ -242,6 +243,28 @@ mod tests {
         assert_eq!((&loaded.pci, &loaded.disks), (&host().pci, &host().disks));
         // The node of the same name on this machine is another disk.
         assert!(loaded.disk(Path::new("/dev/sda")).is_none());
+    }
+
+    #[test]
+    fn a_machine_that_was_saved_before_disks_had_names_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("host.json");
+        host().save(&file).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let mut saved: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for disk in saved["disks"].as_array_mut().unwrap() {
+            assert!(
+                disk.as_object_mut()
+                    .unwrap()
+                    .remove("world_wide_ids")
+                    .is_some()
+            );
+        }
+        fs::write(&file, saved.to_string()).unwrap();
+        let disk = &Host::load(&file).unwrap().disks[0];
+        assert!(disk.world_wide_ids.is_empty());
+        // Without any name it is no disk that another path may lead to.
+        assert!(!disk.has_identity_of(&disk.clone()));
     }
 
     #[test]

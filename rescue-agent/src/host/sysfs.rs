@@ -72,7 +72,7 @@ fn disks(root: &Path, folder: &Path) -> Vec<DiskNode> {
                 .iter()
                 .any(|kind| file_name(path).starts_with(kind))
         })
-        .filter(|path| !is_optical(path) && !is_boot_area(path))
+        .filter(|path| !is_optical(path) && !is_boot_area(path) && !is_hidden(path))
         .filter_map(|path| disk(root, &path))
         .filter(|disk| disk.size > 0)
         .collect()
@@ -86,6 +86,7 @@ fn disk(root: &Path, path: &Path) -> Option<DiskNode> {
         node: root.join("dev").join(name),
         model: text(&path.join("device/model")).or_else(|| text(&path.join("device/name"))),
         serial: text(&path.join("device/serial")).or_else(|| vital_product_serial(path)),
+        world_wide_ids: world_wide_ids(path),
         size: sectors * SYSFS_SECTOR_BYTES,
         removable: text(&path.join("removable")).is_some_and(|flag| flag == "1"),
         pci_paths: pci_paths(path),
@@ -99,6 +100,31 @@ fn vital_product_serial(disk: &Path) -> Option<String> {
     let page = fs::read(disk.join("device/vpd_pg80")).ok()?;
     let serial = String::from_utf8_lossy(page.get(4..)?).trim().to_owned();
     (!serial.is_empty()).then_some(serial)
+}
+
+/// The names that are unique in the world: `wwid` of a SCSI or ATA disk is the best of its designators
+/// (vital product data page 0x83), NVMe namespaces have up to four.
+fn world_wide_ids(disk: &Path) -> Vec<String> {
+    let names = ["device/wwid", "wwid", "nguid", "uuid", "eui"];
+    let ids = names.iter().filter_map(|name| {
+        let id = text(&disk.join(name))?;
+        // `naa.`, `eui.`, `uuid.` and `t10.` say of which kind it is.
+        let value = id.split_once('.').map_or(id.as_str(), |(_, value)| value);
+        let kind = name.rsplit('/').next()?;
+        super::is_name(value).then(|| format!("{kind} {}", words(&id)))
+    });
+    ids.collect()
+}
+
+/// Text whose words stand one blank apart: some designators are filled up with blanks.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// With native multipath each path to an NVMe namespace is a disk that nothing can open, beside the
+/// one that unites them.
+fn is_hidden(disk: &Path) -> bool {
+    text(&disk.join("hidden")).is_some_and(|flag| flag == "1")
 }
 
 fn is_optical(disk: &Path) -> bool {
@@ -268,6 +294,43 @@ pub(crate) mod tests {
                 ("0000:00:1f.2".to_owned(), ahci, true),
             ]
         );
+    }
+
+    #[test]
+    fn a_disk_has_its_world_wide_names_and_a_path_that_nothing_can_open_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let attributes: [(&str, &[(&str, &str)]); 4] = [
+            ("sda", &[("device/wwid", "t10.ATA     DISK        QM1 ")]),
+            ("sdb", &[("device/wwid", "naa.0000000000000000")]),
+            (
+                "nvme0n1",
+                &[
+                    ("wwid", "uuid.8e8b"),
+                    ("uuid", "8e8b"),
+                    ("nguid", "00000000-0000"),
+                ],
+            ),
+            ("nvme0c0n1", &[("hidden", "1"), ("wwid", "uuid.8e8b")]),
+        ];
+        for (name, attributes) in attributes {
+            let folder = root.path().join("sys/block").join(name);
+            fs::create_dir_all(folder.join("device")).unwrap();
+            fs::write(folder.join("size"), "16").unwrap();
+            for (file, text) in attributes {
+                fs::write(folder.join(file), text).unwrap();
+            }
+        }
+        let disks = read(root.path()).disks;
+        let found: Vec<(String, String)> = disks
+            .iter()
+            .map(|disk| (disk.name(), disk.world_wide_ids.join(", ")))
+            .collect();
+        let expected = [
+            ("nvme0n1", "wwid uuid.8e8b, uuid 8e8b"),
+            ("sda", "wwid t10.ATA DISK QM1"),
+            ("sdb", ""),
+        ];
+        assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::pci::PciAddress;
 use crate::disk::partition::PartitionKind;
 use crate::host::{DiskNode, Host, PciClass, PciFunction};
-use crate::inventory::{Disk, Inventory, NoTable};
+use crate::inventory::{Disk, Inventory, NoTable, SameInstallation};
 
 /// Intel's chipsets have their USB controllers on the root bus of segment 0, and can switch their
 /// ports from one to another.
@@ -28,6 +28,8 @@ pub(super) struct Needs {
     unseen: BTreeMap<PciAddress, String>,
     /// The boot disk behind a USB controller of the chipset, if any is.
     chipset_usb: Option<String>,
+    /// Functions that lead to a copy of a boot disk.
+    copies: BTreeMap<PciAddress, Doubt>,
     /// What ESXi keeps on disks that lie on no PCI path that Linux knows.
     unplaced: Vec<String>,
     /// The functions that lead to storage of some kind: any of them may lead to those disks.
@@ -37,20 +39,26 @@ pub(super) struct Needs {
 }
 
 /// Why a function that seems not to be needed may be needed after all.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Doubt {
     /// In words.
     pub(super) why: String,
-    /// Whether it may be the very one that ESXi's disk hangs on, of which no controller is known.
+    /// Whether it may be the only one that leads to the disk that ESXi starts from.
     pub(super) may_be: bool,
 }
 
 impl Needs {
     pub(super) fn of(inventory: &Inventory, host: &Host) -> Self {
         let mut needs = Self::default();
-        for disk in &inventory.disks {
-            if let (Some(node), Some(holds)) = (host.disk(&disk.path), holds(disk, host)) {
-                needs.add(node, host, &holds);
+        for (index, disk) in inventory.disks.iter().enumerate() {
+            let Some(holds) = holds(disk, host) else {
+                continue;
+            };
+            match inventory.same_installation(index) {
+                Some(same) if !same.originals.contains(&index) => {
+                    needs.add_copy((index, &holds), same, inventory, host);
+                }
+                _ => needs.add(disk, host, &holds, |_| true),
             }
         }
         needs.to_storage = leading_to(host, PciClass::drives_storage);
@@ -76,13 +84,16 @@ impl Needs {
         needs
     }
 
-    fn add(&mut self, node: &DiskNode, host: &Host, holds: &str) {
-        if node.pci_paths.is_empty() {
+    /// Notes that ESXi needs those functions of a disk for which `which` holds.
+    fn add(&mut self, disk: &Disk, host: &Host, holds: &str, which: impl Fn(PciAddress) -> bool) {
+        let nodes = || nodes(disk, host);
+        if nodes().all(|node| node.pci_paths.is_empty()) {
             self.unplaced.push(holds.to_owned());
         }
-        let controllers: BTreeSet<PciAddress> = node.controllers().collect();
-        let on_path: BTreeSet<PciAddress> = node.pci_paths.iter().flatten().copied().collect();
-        for address in host.on_path_of(node) {
+        let controllers: BTreeSet<PciAddress> = nodes().flat_map(DiskNode::controllers).collect();
+        let on_path = nodes().flat_map(|node| node.pci_paths.iter().flatten());
+        let on_path: BTreeSet<PciAddress> = on_path.copied().collect();
+        for address in functions(disk, host).into_iter().filter(|at| which(*at)) {
             let relation = if controllers.contains(&address) {
                 Relation::Drives
             } else if on_path.contains(&address) {
@@ -100,6 +111,46 @@ impl Needs {
         if functions.any(is_chipset_usb) {
             self.chipset_usb = Some(holds.to_owned());
         }
+    }
+
+    /// Notes what leads to a disk that is a copy, or may be one. What leads to each of the disks with the
+    /// same installation is needed, whichever of them ESXi starts from.
+    fn add_copy(
+        &mut self,
+        (index, holds): (usize, &str),
+        same: &SameInstallation,
+        inventory: &Inventory,
+        host: &Host,
+    ) {
+        let disk = &inventory.disks[index];
+        let leads_to = |other: &usize| functions(&inventory.disks[*other], host);
+        let all: Vec<BTreeSet<PciAddress>> = same.disks.iter().map(leads_to).collect();
+        let shared = |at: PciAddress| all.iter().all(|functions| functions.contains(&at));
+        self.add(disk, host, holds, shared);
+        let name = name(disk, host);
+        let names = |disks: &[usize]| {
+            let others = disks.iter().filter(|other| **other != index);
+            let names = others.map(|other| self::name(&inventory.disks[*other], host));
+            names.collect::<Vec<_>>().join(" and ")
+        };
+        let doubt = match same.originals.as_slice() {
+            [] => Doubt {
+                why: format!(
+                    "leads to {name}, which holds the same installation as {}; it is not known from which of them ESXi starts",
+                    names(&same.disks)
+                ),
+                may_be: true,
+            },
+            originals => Doubt {
+                why: format!(
+                    "leads to {name}, a copy of the boot disk {} on a removable disk; ESXi needs it only if it starts from that copy",
+                    names(originals)
+                ),
+                may_be: false,
+            },
+        };
+        let only_here = functions(disk, host).into_iter().filter(|at| !shared(*at));
+        self.copies.extend(only_here.map(|at| (at, doubt.clone())));
     }
 
     /// What ESXi needs a function for, in words; the closest relation counts.
@@ -124,6 +175,9 @@ impl Needs {
     pub(super) fn doubt(&self, function: &PciFunction) -> Option<Doubt> {
         let doubt = |why: String, may_be: bool| Some(Doubt { why, may_be });
         let (at, class) = (function.address, function.class);
+        if let Some(doubt) = self.copies.get(&at) {
+            return Some(doubt.clone());
+        }
         let leads_to_storage = self.to_storage.contains(&at);
         if let Some(holds) = self.unplaced.first()
             && (leads_to_storage || self.to_network.contains(&at))
@@ -168,9 +222,32 @@ fn is_chipset_usb(function: &PciFunction) -> bool {
     (at.segment, at.bus) == (0, 0) && function.id.vendor == INTEL && function.class.is_usb()
 }
 
+/// The machine's entries of a disk, one for each path.
+fn nodes<'h>(disk: &'h Disk, host: &'h Host) -> impl Iterator<Item = &'h DiskNode> {
+    disk.paths().filter_map(|path| host.disk(path))
+}
+
+/// Every function on any path to a disk, and what shares its fate.
+fn functions(disk: &Disk, host: &Host) -> BTreeSet<PciAddress> {
+    nodes(disk, host)
+        .flat_map(|node| host.on_path_of(node))
+        .collect()
+}
+
+/// What a disk is called in a reason: `sda`, or `sda (also sdb)` where several paths lead to it.
+fn name(disk: &Disk, host: &Host) -> String {
+    let mut names = nodes(disk, host).map(DiskNode::name);
+    let first = names.next().unwrap_or_default();
+    match names.collect::<Vec<_>>().join(", ") {
+        others if others.is_empty() => first,
+        others => format!("{first} (also {others})"),
+    }
+}
+
 /// What of ESXi a disk holds, in words; `None`: nothing.
 fn holds(disk: &Disk, host: &Host) -> Option<String> {
-    let name = host.disk(&disk.path)?.name();
+    host.disk(&disk.path)?;
+    let name = name(disk, host);
     if !disk.banks.is_empty() {
         return Some(format!("the boot disk {name}"));
     }
@@ -187,18 +264,33 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
     let looked_at = inventory
         .disks
         .iter()
-        .find(|disk| host.disk(&disk.path) == Some(node));
+        .find(|disk| nodes(disk, host).any(|one| one == node));
+    let may_be_path = |disk: &&Disk| {
+        holds(disk, host).is_some()
+            && nodes(disk, host).any(|one| one != node && one.has_identity_of(node))
+    };
+    let same = inventory.disks.iter().find(may_be_path);
+    let perhaps = same.map_or_else(String::new, |disk| {
+        format!(
+            "; by its identity it may be another path to {}",
+            name(disk, host)
+        )
+    });
     match looked_at {
-        None => Some(format!("leads to {}, which was not examined", node.name())),
+        None => Some(format!(
+            "leads to {}, which was not examined{perhaps}",
+            node.name()
+        )),
         // A disk that cannot be opened has no size.
-        Some(disk) if disk.size == 0 => {
-            Some(format!("leads to {}, which cannot be read", node.name()))
-        }
+        Some(disk) if disk.size == 0 => Some(format!(
+            "leads to {}, which cannot be read{perhaps}",
+            node.name()
+        )),
         Some(Disk {
             table: Err(NoTable::Unreadable(_)),
             ..
         }) => Some(format!(
-            "leads to {}, whose partition table cannot be read",
+            "leads to {}, whose partition table cannot be read{perhaps}",
             node.name()
         )),
         Some(disk) if !disk.suspects.is_empty() => Some(format!(

@@ -35,7 +35,8 @@ pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<L
 }
 
 fn disk_lines(disk: &Disk, host: &Host) -> Vec<String> {
-    let Some(node) = host.disk(&disk.path) else {
+    let mut nodes = disk.paths().filter_map(|path| host.disk(path));
+    let Some(node) = nodes.next() else {
         return Vec::new();
     };
     let stands_for = match &node.image {
@@ -51,6 +52,19 @@ fn disk_lines(disk: &Disk, host: &Host) -> Vec<String> {
         lines.push("           so nothing on its path is needed".into());
         return lines;
     }
+    lines.extend(path_lines(node, host));
+    for other in nodes {
+        lines.push(format!(
+            "           the same disk as {}:",
+            other.node.display()
+        ));
+        lines.extend(path_lines(other, host));
+    }
+    lines
+}
+
+fn path_lines(node: &DiskNode, host: &Host) -> Vec<String> {
+    let mut lines = Vec::new();
     if node.pci_paths.is_empty() {
         lines.push("           ! on no PCI path that Linux knows".into());
     }
@@ -76,7 +90,7 @@ fn unseen_lines(inventory: &Inventory, host: &Host) -> Vec<String> {
     host.disks
         .iter()
         .filter(|node| {
-            let is_it = |disk: &Disk| host.disk(&disk.path) == Some(*node);
+            let is_it = |disk: &Disk| disk.paths().any(|path| host.disk(path) == Some(*node));
             !inventory.disks.iter().any(is_it)
         })
         .map(|node| {

@@ -10,19 +10,19 @@ use super::keys::{KeyGiven, key_given};
 use crate::disk::partition::TableKind;
 use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, UndoCopy};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, UndoCopy};
 use crate::plan::{
     Action, BankPlan, Cause, DeviceChange, DeviceIdentity, Judged, Need, NextStart, Plan, Recipe,
     Request, Verdict,
 };
 use crate::repair::{BankReceipt, Outcome, Receipt};
-use crate::report::text::is_steering;
+use crate::report::text::{is_steering, same_installation};
 
 /// The version of the fields below: what is documented under it keeps its name and meaning.
 pub const SCHEMA: &str = "esxi-rescue/1";
 /// How many times fields were added. Since 2 a report knows suspects and the next start;
-/// since 3 all data of ESXi's; since 4 recipes and Secure Boot.
-const REVISION: u32 = 4;
+/// since 3 all data of ESXi's; since 4 recipes and Secure Boot; since 5 paths, copies and which disk starts.
+const REVISION: u32 = 5;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -110,6 +110,7 @@ pub struct Report {
     next_steps: Vec<String>,
     host: Option<SystemInfo>,
     disks: Vec<DiskReport>,
+    same_installations: Vec<SameInstallationReport>,
     next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
     recipes: Vec<RecipeReport>,
@@ -135,6 +136,8 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 struct DiskReport {
     path: String,
+    other_paths: Vec<String>,
+    world_wide_ids: Vec<String>,
     size_bytes: u64,
     model: Option<String>,
     serial: Option<String>,
@@ -150,6 +153,13 @@ struct DiskReport {
     suspects: Vec<SuspectReport>,
     boots_next_uncertain: bool,
     banks: Vec<BankReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct SameInstallationReport {
+    disks: Vec<String>,
+    originals: Vec<String>,
+    text: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -347,6 +357,11 @@ impl Report {
             next_steps: advice::next_steps(result, plan, bad_start),
             host: host.map(|host| host.name_plate.clone()),
             disks,
+            same_installations: inventory
+                .same_installations
+                .iter()
+                .map(|same| same_installation_report(same, inventory))
+                .collect(),
             next_starts: next_starts
                 .iter()
                 .map(|start| next_start_report(start, now))
@@ -576,17 +591,21 @@ fn disk_report(
     let number = |bank: Option<usize>| bank.map(|bank| disk.banks[bank].partition);
     DiskReport {
         path: disk.path.display().to_string(),
+        other_paths: disk
+            .other_paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+        world_wide_ids: node.map_or_else(Vec::new, |node| node.world_wide_ids.clone()),
         size_bytes: disk.size,
         model: node.and_then(|node| node.model.clone()),
         serial: node.and_then(|node| node.serial.clone()),
-        pci_path: node
-            .map(|node| {
-                node.pci_paths
-                    .iter()
-                    .map(|path| path.iter().map(ToString::to_string).collect())
-                    .collect()
-            })
-            .unwrap_or_default(),
+        pci_path: host
+            .iter()
+            .flat_map(|host| disk.paths().filter_map(|path| host.disk(path)))
+            .flat_map(|node| &node.pci_paths)
+            .map(|path| path.iter().map(ToString::to_string).collect())
+            .collect(),
         summary: disk.summary(),
         in_use: disk.use_in_words(),
         partition_table: disk.table.as_ref().ok().map(|table| TableReport {
@@ -628,6 +647,21 @@ fn disk_report(
         banks: (0..disk.banks.len())
             .map(|bank| bank_report(disk, index, bank, plan, receipt))
             .collect(),
+    }
+}
+
+fn same_installation_report(
+    same: &SameInstallation,
+    inventory: &Inventory,
+) -> SameInstallationReport {
+    let paths = |disks: &[usize]| {
+        let paths = disks.iter().map(|disk| &inventory.disks[*disk].path);
+        paths.map(|path| path.display().to_string()).collect()
+    };
+    SameInstallationReport {
+        disks: paths(&same.disks),
+        originals: paths(&same.originals),
+        text: same_installation(same, inventory),
     }
 }
 

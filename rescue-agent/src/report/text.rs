@@ -8,7 +8,7 @@ use super::keys::{KeyGiven, key_given};
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, Suspect, UndoCopy};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, Suspect, UndoCopy};
 use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
@@ -62,6 +62,7 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
     let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
     for disk in inventory.disks.iter().filter(shown) {
         lines.push(disk_line(disk, host));
+        lines.extend(paths_line(disk).filter(|_| disk.belongs_to_esxi()));
         lines.extend(disk.use_in_words().map(warning));
         if let Ok(table) = &disk.table {
             let warnings = table.warnings.iter().filter(|_| disk.belongs_to_esxi());
@@ -75,7 +76,60 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
     if inventory.disks.is_empty() {
         lines.push(Line::plain("Disk     none"));
     }
+    for same in &inventory.same_installations {
+        let tone = match same.originals.is_empty() {
+            true => Tone::Warning,
+            false => Tone::Plain,
+        };
+        let text = format!("Same     {}", same_installation(same, inventory));
+        lines.push(Line::new(tone, text));
+    }
     laid_out(&lines)
+}
+
+/// What it means that several disks hold one installation.
+pub(super) fn same_installation(same: &SameInstallation, inventory: &Inventory) -> String {
+    let names = |wanted: &dyn Fn(&usize) -> bool| {
+        let disks = same.disks.iter().filter(|disk| wanted(disk));
+        let names = disks.map(|disk| inventory.disks[*disk].path.display().to_string());
+        names.collect::<Vec<_>>().join(" and ")
+    };
+    let originals = names(&|disk| same.originals.contains(disk));
+    let copies = names(&|disk| !same.originals.contains(disk));
+    let mirror = match same.originals.len() {
+        0 => {
+            return format!(
+                "{copies} hold the same installation, and it is not known from which of them ESXi starts; a repair writes each of them"
+            );
+        }
+        1 => None,
+        _ => Some(format!(
+            "{originals} are equal, as members of a mirror are; a repair writes each of them"
+        )),
+    };
+    let copy = (!copies.is_empty()).then(|| {
+        format!(
+            "{copies}, which can be removed, holds a copy of {originals}; a repair writes it, too, because the firmware may start it"
+        )
+    });
+    mirror
+        .into_iter()
+        .chain(copy)
+        .collect::<Vec<_>>()
+        .join(". ")
+}
+
+/// The other paths to a disk.
+fn paths_line(disk: &Disk) -> Option<Line> {
+    let others = disk.other_paths.iter();
+    let others: Vec<String> = others.map(|path| path.display().to_string()).collect();
+    (!others.is_empty()).then(|| {
+        Line::plain(format!(
+            "         the same disk as {}, by another path; only {} is used",
+            others.join(", "),
+            disk.path.display()
+        ))
+    })
 }
 
 fn suspect_line(suspect: &Suspect) -> Line {

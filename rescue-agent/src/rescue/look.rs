@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::find_medium::{self, MediumStop};
 use super::say;
+use crate::copies;
 use crate::discover;
 use crate::disk::SystemDisks;
 use crate::host::Host;
@@ -58,6 +59,7 @@ impl Findings {
         let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
         let mut inventory = discover::discover(&paths, &SystemDisks);
         discover::note_uses(&mut inventory, &machine.root);
+        copies::relate(&mut inventory, &host);
         Self { host, inventory }
     }
 

@@ -14,6 +14,7 @@ use rescue_tests::esxi::host::{Address, Device, NO_ID, Owner};
 use rescue_tests::esxi::layout::{Layout, Partition, Role, Scheme};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
+use rescue_tests::sparse;
 use rescue_tests::sysfs::{Description, Disk, Expected};
 use serde_json::Value;
 
@@ -38,7 +39,12 @@ impl Case {
         let folder = tempfile::tempdir()?;
         let (mut disks, mut judges, mut bystanders) = (BTreeMap::new(), Vec::new(), Vec::new());
         for disk in &description.disk {
-            let made = image(disk, &description.passed_through)?.make(folder.path(), &disk.name)?;
+            let made = match disk.holds.split_once(' ') {
+                Some((how, name)) => again(how, disks.get(name), folder.path(), &disk.name)?,
+                None => {
+                    image(disk, &description.passed_through)?.make(folder.path(), &disk.name)?
+                }
+            };
             let judge = Judge::new(&made, folder.path())?;
             match made.banks.is_empty() {
                 true => bystanders.push(judge),
@@ -144,6 +150,21 @@ fn parse(text: &str) -> Result<Address> {
         bus: address.bus,
         slot: address.slot,
         function: address.function,
+    })
+}
+
+/// The disk of another one's bytes: a copy, or itself under another name.
+fn again(how: &str, known: Option<&Made>, folder: &Path, name: &str) -> Result<Made> {
+    let known = known.context("the disk it is like comes before it")?;
+    let image = folder.join(format!("{name}.img"));
+    match how {
+        "copy-of" => sparse::copy(&known.image, &image)?,
+        "path-to" => std::fs::hard_link(&known.image, &image)?,
+        unknown => anyhow::bail!("{unknown}?"),
+    }
+    Ok(Made {
+        image,
+        ..known.clone()
     })
 }
 

@@ -12,7 +12,7 @@ use crate::discover;
 use crate::disk::lock::{LockError, Locks};
 use crate::disk::{Access, SystemDisks, origin};
 use crate::fat::FatTime;
-use crate::firmware::SecureBoot;
+use crate::firmware::{self, SecureBoot};
 use crate::host::{AssignError, Host};
 use crate::inventory::Inventory;
 use crate::logging::{self, say};
@@ -384,6 +384,9 @@ impl Findings {
             .then_some(machine);
         let mut findings = Self::of(&paths, host, access)?;
         findings.relate();
+        if findings.host.is_some() {
+            firmware::order::note(Path::new("/"), &mut findings.inventory);
+        }
         Ok(findings)
     }
 

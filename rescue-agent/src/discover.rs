@@ -83,6 +83,7 @@ fn look_at(
             .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
             .collect(),
         same_installations: Vec::new(),
+        starts_first: None,
     }
 }
 
@@ -225,6 +226,7 @@ impl Look<'_> {
             next_boot,
             boots_next,
             boots_after_rollback,
+            boot_entry: None,
             in_use: Vec::new(),
         }
     }
@@ -438,6 +440,7 @@ fn without_table(path: &Path, size: u64, why: NoTable) -> Disk {
         next_boot: NextBoot::NoBank,
         boots_next: None,
         boots_after_rollback: None,
+        boot_entry: None,
         in_use: Vec::new(),
     }
 }

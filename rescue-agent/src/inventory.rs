@@ -24,6 +24,9 @@ pub struct Inventory {
     pub disks: Vec<Disk>,
     /// Disks that hold the same installation of ESXi.
     pub same_installations: Vec<SameInstallation>,
+    /// Index of the disk with boot banks that the firmware's boot order comes to first, where that is
+    /// known.
+    pub starts_first: Option<usize>,
 }
 
 /// Disks of which each holds the same installation of ESXi. Made by [`crate::copies`].
@@ -42,6 +45,13 @@ impl Inventory {
         self.disks
             .iter()
             .flat_map(|disk| disk.banks.iter().map(move |bank| (disk, bank)))
+    }
+
+    /// Whether several disks have boot banks, and it is not this one that the firmware starts first: then
+    /// what boots next is what boots next *from this disk*.
+    pub fn is_one_of_several(&self, disk: usize) -> bool {
+        let with_banks = self.disks.iter().filter(|disk| !disk.banks.is_empty());
+        with_banks.count() > 1 && self.starts_first != Some(disk)
     }
 
     /// The other disks that hold the same installation as a disk, if any do.
@@ -122,6 +132,8 @@ pub struct Disk {
     pub boots_next: Option<usize>,
     /// The bank that boots if Shift+R is pressed at the loader: an index into `banks`.
     pub boots_after_rollback: Option<usize>,
+    /// The first entry of the firmware's boot order that leads to it, such as `Boot0004 "VMware ESXi"`.
+    pub boot_entry: Option<String>,
     /// What this machine uses of it. It must not be written then.
     pub in_use: Vec<InUse>,
 }

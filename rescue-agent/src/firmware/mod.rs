@@ -1,3 +1,5 @@
+//! The firmware: which disk it starts first ([`order`]), and the way back.
+//!
 //! The way back: after the work the machine is to start ESXi, and not this medium once more.
 //!
 //! On UEFI the next start, and only that, is directed to the boot entry of the ESXi disk
@@ -13,6 +15,7 @@
 
 pub mod device_path;
 pub mod load_option;
+pub mod order;
 pub mod variables;
 
 use std::fmt;
@@ -525,6 +528,30 @@ mod tests {
     }
 
     #[test]
+    fn the_order_leads_to_a_disk_by_entries_that_are_switched_on_and_name_its_partition() {
+        let (ours, passive) = (entry("ours", ESP, 1), entry("passive", ESP, 0));
+        let root = machine(&[
+            ("Boot0001", &entry("other", OTHER, 1)),
+            ("Boot0002", &whole_disk()),
+            ("Boot0003", &passive),
+            ("Boot0004", &ours),
+            ("Boot0005", &ours),
+        ]);
+        let entries = Variables::below(root.path()).entries().unwrap();
+        for (order, expected) in [
+            (&[1, 2, 3, 5, 4][..], Some((3, 5))),
+            (&[9, 4], Some((1, 4))),
+            (&[1, 2, 3], None),
+            (&[], None),
+        ] {
+            let order: Vec<BootNumber> = order.iter().copied().map(BootNumber).collect();
+            let found = order::entry_of(&[home()], &order, &entries);
+            let found = found.map(|(rank, number, _)| (rank, number.0));
+            assert_eq!(found, expected, "{order:?}");
+        }
+    }
+
+    #[test]
     fn an_entry_is_set_for_the_next_start_or_made_if_asked() {
         let there = entry("VMware ESXi", ESP, 1);
         let root = machine(&[("BootOrder", &[5, 0, 4, 0]), ("Boot0004", &there)]);
@@ -578,6 +605,7 @@ mod tests {
             next_boot: NextBoot::NoBank,
             boots_next: None,
             boots_after_rollback: None,
+            boot_entry: None,
             in_use: Vec::new(),
         }
     }

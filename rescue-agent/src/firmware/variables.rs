@@ -114,7 +114,6 @@ impl Variables {
     ///
     /// # Errors
     /// [`VariableError`] when it cannot be read.
-    #[cfg(test)]
     pub(super) fn boot_next(&self) -> Result<Option<BootNumber>, VariableError> {
         self.number("BootNext")
     }

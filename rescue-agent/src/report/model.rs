@@ -111,6 +111,7 @@ pub struct Report {
     host: Option<SystemInfo>,
     disks: Vec<DiskReport>,
     same_installations: Vec<SameInstallationReport>,
+    starts_first: Option<String>,
     next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
     recipes: Vec<RecipeReport>,
@@ -145,6 +146,7 @@ struct DiskReport {
     summary: String,
     in_use: Option<String>,
     partition_table: Option<TableReport>,
+    boot_entry: Option<String>,
     boots_next: Option<u32>,
     boots_after_rollback: Option<u32>,
     datastores: Vec<u32>,
@@ -362,6 +364,9 @@ impl Report {
                 .iter()
                 .map(|same| same_installation_report(same, inventory))
                 .collect(),
+            starts_first: inventory
+                .starts_first
+                .map(|disk| inventory.disks[disk].path.display().to_string()),
             next_starts: next_starts
                 .iter()
                 .map(|start| next_start_report(start, now))
@@ -616,6 +621,7 @@ fn disk_report(
             sector_bytes: table.sector_size.bytes(),
             warnings: table.warnings.iter().map(ToString::to_string).collect(),
         }),
+        boot_entry: disk.boot_entry.clone(),
         boots_next: disk.next_boot.partition(),
         boots_after_rollback: number(disk.boots_after_rollback),
         datastores: disk.datastores().collect(),

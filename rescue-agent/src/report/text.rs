@@ -18,6 +18,9 @@ const BRIEF_DEVICES: usize = 4;
 /// Where the text about a device begins where little is said.
 const DEVICE_TEXT: usize = 23;
 
+/// How the standing begins of the bank that boots next.
+const NEXT: &str = "boots next";
+
 /// Makes a line that holds text from a disk harmless on a console: characters that steer a
 /// terminal, end the line or turn the direction of the text are spelled out.
 pub fn escape(line: &str) -> String {
@@ -60,7 +63,14 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
     let mut lines = Vec::new();
     let any_of_esxi = inventory.disks.iter().any(Disk::belongs_to_esxi);
     let shown = |disk: &&Disk| detail == Detail::Full || !any_of_esxi || disk.belongs_to_esxi();
-    for disk in inventory.disks.iter().filter(shown) {
+    for (place, disk) in inventory.disks.iter().enumerate() {
+        if !shown(&disk) {
+            continue;
+        }
+        let from = match inventory.is_one_of_several(place) {
+            true => " from this disk",
+            false => "",
+        };
         lines.push(disk_line(disk, host));
         lines.extend(paths_line(disk).filter(|_| disk.belongs_to_esxi()));
         lines.extend(disk.use_in_words().map(warning));
@@ -69,13 +79,14 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
             lines.extend(warnings.map(warning));
         }
         for (index, bank) in disk.banks.iter().enumerate() {
-            lines.extend(bank_lines(disk, index, bank, detail));
+            lines.extend(bank_lines((disk, from), index, bank, detail));
         }
         lines.extend(disk.suspects.iter().map(suspect_line));
     }
     if inventory.disks.is_empty() {
         lines.push(Line::plain("Disk     none"));
     }
+    lines.extend(start_line(inventory));
     for same in &inventory.same_installations {
         let tone = match same.originals.is_empty() {
             true => Tone::Warning,
@@ -85,6 +96,16 @@ pub fn findings(inventory: &Inventory, host: Option<&Host>, detail: Detail) -> V
         lines.push(Line::new(tone, text));
     }
     laid_out(&lines)
+}
+
+/// Which of several disks with banks the firmware starts, where it says so.
+fn start_line(inventory: &Inventory) -> Option<Line> {
+    let several = inventory.disks.iter().filter(|disk| !disk.banks.is_empty());
+    let disk = &inventory.disks[inventory.starts_first.filter(|_| several.count() > 1)?];
+    let (path, entry) = (disk.path.display(), disk.boot_entry.as_ref()?);
+    Some(Line::plain(format!(
+        "Start    of these disks the firmware's boot order comes to {path} first: {entry}"
+    )))
 }
 
 /// What it means that several disks hold one installation.
@@ -187,10 +208,11 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Line> {
+/// `from` stands behind "boots next" where several disks have banks.
+fn bank_lines((disk, from): (&Disk, &str), index: usize, bank: &Bank, detail: Detail) -> Vec<Line> {
     let mut lines = match detail {
-        Detail::Brief => bank_briefly(disk, index, bank),
-        Detail::Full => bank_in_full(disk, index, bank),
+        Detail::Brief => bank_briefly((disk, from), index, bank),
+        Detail::Full => bank_in_full((disk, from), index, bank),
     };
     match &bank.volume {
         Err(problem) => lines.push(warning(problem)),
@@ -207,10 +229,10 @@ fn bank_lines(disk: &Disk, index: usize, bank: &Bank, detail: Detail) -> Vec<Lin
 }
 
 /// One line, and one more for everything out of the ordinary.
-fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
+fn bank_briefly((disk, from): (&Disk, &str), index: usize, bank: &Bank) -> Vec<Line> {
     let build = bank.boot_cfg.build.as_deref().unwrap_or_default();
     let standing = match (disk.boots_next, disk.boots_after_rollback) {
-        (Some(next), _) if next == index => format!("boots next{}", unless(disk)),
+        (Some(next), _) if next == index => format!("{NEXT}{from}{}", unless(disk)),
         (_, Some(after)) if after == index => "boots after Shift+R".into(),
         _ => bank.standing.to_string(),
     };
@@ -229,12 +251,16 @@ fn bank_briefly(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
     [vec![Line::plain(head.trim_end())], more].concat()
 }
 
-fn bank_in_full(disk: &Disk, index: usize, bank: &Bank) -> Vec<Line> {
+fn bank_in_full((disk, from): (&Disk, &str), index: usize, bank: &Bank) -> Vec<Line> {
     let cfg = &bank.boot_cfg;
     let build = cfg.build.as_deref().unwrap_or_default();
     let standing = match disk.boots_after_rollback == Some(index) {
         true => format!("boots after Shift+R: {}", bank.standing),
-        false if disk.boots_next == Some(index) => format!("{}{}", bank.standing, unless(disk)),
+        false if disk.boots_next == Some(index) => {
+            let standing = bank.standing.to_string();
+            let next = format!("{NEXT}{from}");
+            format!("{}{}", standing.replacen(NEXT, &next, 1), unless(disk))
+        }
         false => bank.standing.to_string(),
     };
     let partition = bank.partition;

@@ -7,6 +7,7 @@ use super::say;
 use crate::copies;
 use crate::discover;
 use crate::disk::SystemDisks;
+use crate::firmware;
 use crate::host::Host;
 use crate::init::{self, Machine};
 use crate::inventory::Inventory;
@@ -60,6 +61,7 @@ impl Findings {
         let mut inventory = discover::discover(&paths, &SystemDisks);
         discover::note_uses(&mut inventory, &machine.root);
         copies::relate(&mut inventory, &host);
+        firmware::order::note(&machine.root, &mut inventory);
         Self { host, inventory }
     }
 

@@ -427,3 +427,30 @@ fn which_of_two_built_in_copies_esxi_starts_from_is_not_guessed() -> Result<()> 
     }
     Ok(())
 }
+
+// --- several installations -----------------------------------------------------------------------
+
+#[test]
+fn of_two_installations_each_says_what_boots_next_from_its_disk() -> Result<()> {
+    let both = [("0000:02:00.0", "give-back", "drives the boot disk sda")];
+    let case = two_disks("", &on_second_hba("", "esxi-8.0"), &both)?;
+    for command in [&["inspect"][..], &["revert", "--dry-run"]] {
+        let said = unfolded(&case.run(command)?.expect(DONE)?.said());
+        ensure!(
+            said.matches("boots next from this disk").count() == 2,
+            "{said}"
+        );
+        ensure!(said.matches("boots next").count() == 2, "{said}");
+    }
+    let report = case.run(&["inspect", "--json"])?.expect(DONE)?.report()?;
+    ensure!(
+        report["starts_first"].is_null() && report["same_installations"] == serde_json::json!([])
+    );
+    // One alone boots next.
+    let said = case.run_on(&["inspect"], &["sda"])?.expect(DONE)?.said();
+    ensure!(
+        said.contains("boots next: highest update number 2"),
+        "{said}"
+    );
+    Ok(())
+}

@@ -12,6 +12,7 @@ use rescue_tests::esxi::host::{Address, Device, GPU, Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::machine::{Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::sparse;
 
 /// Where the tests put a controller of their own on the root bus.
 const OWN_SLOT: Address = Address::new(0, 0x10, 0);
@@ -230,5 +231,82 @@ fn a_storage_controller_handed_over_on_purpose_is_left_alone_and_the_report_says
     ensure!(verdict(&finished, SATA)?.0 == "leave");
     let advice = finished.report()?["next_steps"].to_string();
     ensure!(advice.contains("0000:00:1f.2"), "{advice}");
+    Ok(())
+}
+
+/// The same LUN behind two HBAs: one file, one identity.
+const PATH: &str = "wwn=0x5000c500aabbccdd,serial=LUN0,share-rw=on";
+
+#[test]
+fn a_lun_by_two_paths_is_repaired_once_and_both_hbas_go_back() -> Result<()> {
+    let second = Address::new(0, 0x11, 0);
+    let folder = tempfile::tempdir()?;
+    let made = disk(EsxiDisk::v67(), &[OWN_SLOT, second]).make(folder.path(), "lun")?;
+    let judge = Judge::new(&made, folder.path())?;
+    let devices = [
+        "virtio-scsi-pci,id=hba0,addr=10.0",
+        "virtio-scsi-pci,id=hba1,addr=11.0",
+        &format!("scsi-hd,bus=hba0.0,drive=a,{PATH}"),
+        &format!("scsi-hd,bus=hba1.0,drive=b,{PATH}"),
+    ];
+    let finished = boot(folder.path(), &devices, &[("a", &made), ("b", &made)])?;
+    let end = tail(&finished.serial);
+    judge.repaired(&[0, 1], &[OWN_SLOT, second])?;
+    ensure!(finished.result()? == "reverted", "{end}");
+    let report = finished.report()?;
+    ensure!(report["banks_changed"] == 2, "{end}");
+    let disks = report["disks"].as_array().map_or(0, Vec::len);
+    ensure!(
+        disks == 1 && report["disks"][0]["other_paths"][0] == "/dev/sdb",
+        "{end}"
+    );
+    for address in [OWN_SLOT, second] {
+        let (verdict, reason) = verdict(&finished, address)?;
+        let expected = ("give-back", "drives the boot disk sda (also sdb)");
+        ensure!(
+            (verdict.as_str(), reason.as_str()) == expected,
+            "{verdict}: {reason}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn both_members_of_a_mirror_that_are_visible_alone_are_repaired_and_stay_equal() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let one = disk(EsxiDisk::v80(), &[SATA]).make(folder.path(), "one")?;
+    let other = Made {
+        image: folder.path().join("other.img"),
+        ..one.clone()
+    };
+    sparse::copy(&one.image, &other.image)?;
+    let judges = [
+        Judge::new(&one, folder.path())?,
+        Judge::new(&other, folder.path())?,
+    ];
+    let devices = [
+        "ide-hd,bus=ide.0,drive=a,serial=A1",
+        "ide-hd,bus=ide.1,drive=b,serial=B2",
+    ];
+    let finished = boot(folder.path(), &devices, &[("a", &one), ("b", &other)])?;
+    for judge in &judges {
+        judge.repaired(&[0, 1], &[SATA])?;
+    }
+    ensure!(sparse::differing_units(&one.image, &other.image)?.is_empty());
+    ensure!(
+        finished.result()? == "reverted",
+        "{}",
+        tail(&finished.serial)
+    );
+    let same = &finished.report()?["same_installations"][0];
+    ensure!(
+        same["originals"] == serde_json::json!(["/dev/sda", "/dev/sdb"]),
+        "{same:#}"
+    );
+    ensure!(
+        finished.serial.contains("as members of a mirror are"),
+        "{}",
+        tail(&finished.serial)
+    );
     Ok(())
 }

@@ -205,6 +205,41 @@ fn boot_next_is_set_to_the_disks_own_entry_and_honoured() -> Result<()> {
 }
 
 #[test]
+fn of_two_installations_the_one_that_the_firmware_starts_is_named() -> Result<()> {
+    let uefi = Uefi::new(Firmware::Uefi)?;
+    uefi.add_entry()?;
+    let other = EsxiDisk::v67().make(uefi.folder.path(), "other")?;
+    let judges = [uefi.judge()?, Judge::new(&other, uefi.folder.path())?];
+    let machine = uefi.machine(&["countdown=0"])?;
+    let machine = machine.args(disk("other", &other.image, 1, 2));
+    let finished = machine.run()?;
+    ended(&finished, Ending::Rebooted)?;
+    let report = finished.report()?;
+    let first = report["starts_first"].as_str().unwrap_or_default();
+    let disks = report["disks"].as_array().into_iter().flatten();
+    let entries: Vec<(&Value, &Value)> = disks
+        .map(|disk| (&disk["path"], &disk["boot_entry"]))
+        .filter(|(_, entry)| !entry.is_null())
+        .collect();
+    let expected = format!("{ESXI_ENTRY} \"VMware ESXi\"");
+    ensure!(
+        entries.len() == 1 && entries[0] == (&first.into(), &expected.into()),
+        "{entries:?}"
+    );
+    let order = format!("the firmware's boot order comes to {first} first");
+    ensure!(
+        finished.serial.contains(&order),
+        "{}",
+        tail(&finished.serial)
+    );
+    ensure!(finished.serial.matches("boots next from this disk").count() == 1);
+    for judge in judges {
+        judge.repaired(&[0, 1], &[SATA])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn without_an_entry_nothing_is_set_unless_one_is_asked_for() -> Result<()> {
     let uefi = Uefi::new(Firmware::Uefi)?;
     let finished = uefi.machine(&["countdown=0"])?.run()?;

@@ -1,6 +1,8 @@
 # All commands that are needed. `make` alone lists them.
 .DEFAULT_GOAL := help
 BIN := target/x86_64-unknown-linux-gnu/release
+# Where `make image` puts what it makes.
+DIST ?= dist
 
 .PHONY: help image check test test-boot test-deep bench screenshot demo fuzz clean
 
@@ -10,10 +12,10 @@ help:   ## list the commands
 image:  ## build ISO, USB image and netboot tree in dist/, the programs in dist/bin/ (NET=1: network drivers on the ISO too)
 	scripts/setup.sh image
 	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
-	$(BIN)/rescue-image build $(if $(NET),--net) $(IMAGE_ARGS)
-	$(BIN)/rescue-image manual dist/man
-	$(BIN)/rescue-image fleet dist/fleet
-	install -D -t dist/bin $(BIN)/rescue-agent $(BIN)/rescue-image
+	$(BIN)/rescue-image build --out $(DIST) $(if $(NET),--net) $(IMAGE_ARGS)
+	$(BIN)/rescue-image manual $(DIST)/man
+	$(BIN)/rescue-image fleet $(DIST)/fleet
+	install -D -t $(DIST)/bin $(BIN)/rescue-agent $(BIN)/rescue-image
 
 check:  ## format, clippy, unit tests, fuzz targets, documentation, licences: run it after each change
 	scripts/setup.sh check
@@ -30,12 +32,12 @@ test:   ## build the image and run all tests but the unit tests (those are in ch
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast --test '*'
 
-test-boot: ## run all boot tests: every boot method, firmware and controller
+test-boot: ## run all boot tests: every boot method, firmware and controller, and the commands of docs/fleet.md
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo test --locked --release --workspace --no-fail-fast --test fast --test machines -- \
 		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: \
-		partition_tables:: menu::a_key_stops_the_countdown
+		partition_tables:: menu::a_key_stops_the_countdown fleet_page::
 
 test-deep: ## run many more power cuts and kills (takes hours)
 	scripts/setup.sh test

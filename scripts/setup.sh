@@ -13,7 +13,7 @@ test)
     # A browser, and the reader that BMCs name themselves as, for `collect`.
     need="$need chromium chromium-driver httpfs2 fuse"
     # Machines behind BMCs. Not libvirt-daemon-system: the tests start libvirt by themselves, and only for themselves.
-    need="$need libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt"
+    need="$need libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt python3-pexpect"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
 *) echo "usage: $0 image|check|test" >&2; exit 2 ;;

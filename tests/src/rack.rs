@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artefacts;
@@ -266,6 +267,18 @@ impl Rack {
         Ok(port)
     }
 
+    /// Starts a BMC that has one of the machines behind it, and no other.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn add_bmc_of(&mut self, uuid: &str) -> Result<u16> {
+        let port = free_port()?;
+        let settings =
+            self.libvirt_settings() + &format!("SUSHY_EMULATOR_ALLOWED_INSTANCES = [{uuid:?}]\n");
+        self.start_bmc(port, &settings)?;
+        Ok(port)
+    }
+
     /// Waits until all BMCs answer.
     ///
     /// # Errors
@@ -393,6 +406,38 @@ fn bmc_certificate(folder: &Path) -> Result<Certificate> {
         key,
         fingerprint: String::new(),
     })
+}
+
+/// Types commands into a terminal, in a folder, and returns what the terminal showed. The answers to the prompts
+/// of a command follow it: a regular expression, and the line to type.
+///
+/// # Errors
+/// When a command fails, or a prompt does not come within the deadline.
+pub fn type_commands(
+    folder: &Path,
+    commands: &Value,
+    variables: &[(&str, &Path)],
+    deadline: Duration,
+) -> Result<String> {
+    let mut tool = Tool::at("/usr/bin/python3")
+        .arg(crate_file("fixtures/type_commands.py"))
+        .arg(deadline.as_secs().to_string())
+        .folder(folder)
+        .env("LC_ALL", "C.UTF-8")
+        .input(commands.to_string())
+        .deadline(deadline + DEADLINE);
+    for (name, value) in variables {
+        tool = tool.env(name, value);
+    }
+    let output = tool.output()?;
+    ensure!(
+        output.code() == 0,
+        "status {}:\n{}\n{}",
+        output.code(),
+        output.text(),
+        output.errors()
+    );
+    Ok(output.text())
 }
 
 /// A machine for libvirt: the SATA controller of the board is 0000:00:1f.2, as in every machine of the tests.

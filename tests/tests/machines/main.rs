@@ -7,6 +7,7 @@ mod boot_devices;
 mod boot_matrix;
 mod boot_routes;
 mod fleet;
+mod fleet_page;
 mod killed_machines;
 mod machines_are_sound;
 mod medium;

@@ -3,6 +3,8 @@
 BIN := target/x86_64-unknown-linux-gnu/release
 # Where `make image` puts what it makes.
 DIST ?= dist
+# The tests run the programs that `make image` made.
+SHIPPED = RESCUE_AGENT=$(abspath $(DIST))/bin/rescue-agent RESCUE_IMAGE=$(abspath $(DIST))/bin/rescue-image
 
 .PHONY: help image check test test-boot test-deep bench screenshot demo fuzz clean
 
@@ -11,7 +13,7 @@ help:   ## list the commands
 
 image:  ## build ISO, USB image and netboot tree in dist/, the programs in dist/bin/ (NET=1: network drivers on the ISO too)
 	scripts/setup.sh image
-	cargo build --quiet --locked --release -p rescue-agent -p rescue-image
+	CARGO_INCREMENTAL=0 cargo build --quiet --locked --release -p rescue-agent -p rescue-image
 	$(BIN)/rescue-image build --out $(DIST) $(if $(NET),--net) $(IMAGE_ARGS)
 	$(BIN)/rescue-image manual $(DIST)/man
 	$(BIN)/rescue-image fleet $(DIST)/fleet
@@ -30,37 +32,37 @@ check:  ## format, clippy, unit tests, fuzz targets, documentation, licences: ru
 test:   ## build the image and run all tests but the unit tests (those are in check), with virtual machines
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release --workspace --no-fail-fast --test '*'
+	$(SHIPPED) cargo test --locked --release --workspace --no-fail-fast --test '*'
 
 test-boot: ## run all boot tests: every boot method, firmware and controller, and the commands of docs/fleet.md
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo test --locked --release --workspace --no-fail-fast --test fast --test machines -- \
+	$(SHIPPED) cargo test --locked --release --workspace --no-fail-fast --test fast --test machines -- \
 		--include-ignored --nocapture boot_devices:: boot_routes:: boot_controllers:: boot_matrix:: \
 		partition_tables:: menu::a_key_stops_the_countdown fleet_page::
 
 test-deep: ## run many more power cuts and kills (takes hours)
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	RESCUE_DEEP=1 cargo test --locked --release --workspace --no-fail-fast
+	RESCUE_DEEP=1 $(SHIPPED) cargo test --locked --release --workspace --no-fail-fast
 
 screenshot: ## make screenshots of a repair in a virtual machine, for the documentation
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo build --quiet --locked --release --workspace --bins
-	$(BIN)/screenshot
+	$(SHIPPED) $(BIN)/screenshot
 
 demo:   ## show a repair in a virtual machine: the disk before, the boot, the disk after
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	cargo build --quiet --locked --release --workspace --bins
-	$(BIN)/demo
+	$(SHIPPED) $(BIN)/demo
 
 bench:  ## measure the promised values (4 minutes, on an idle machine) and write dist/bench.json
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
-	cargo build --quiet --locked --release --workspace --bins
-	$(BIN)/bench
+	CARGO_INCREMENTAL=0 cargo build --quiet --locked --release --workspace --bins
+	$(SHIPPED) $(BIN)/bench
 
 fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)
 	scripts/fuzz.sh

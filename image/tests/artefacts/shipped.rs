@@ -70,7 +70,7 @@ fn shipped(name: &str) -> PathBuf {
 }
 
 fn agent() -> PathBuf {
-    workspace().join("target/x86_64-unknown-linux-gnu/release/rescue-agent")
+    shipped("bin/rescue-agent")
 }
 
 fn size(path: &Path) -> u64 {

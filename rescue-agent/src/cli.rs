@@ -432,7 +432,7 @@ impl Findings {
     /// Reads a selection; where it is none, says what there is to select.
     fn selection(&self, text: &str) -> anyhow::Result<Selection> {
         text.parse().map_err(|error| {
-            let there = plan::passed_through(&self.inventory);
+            let there = plan::passed_through(&self.inventory, self.host.as_ref());
             let there = if there.is_empty() { "nothing" } else { &there };
             InvalidRequest::refused(format!("--devices: {error}. Passed through: {there}"))
         })

@@ -11,6 +11,7 @@ use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
+use crate::counted::counted;
 use crate::disk::partition::{PartitionKind, PartitionTable};
 use crate::disk::usage::InUse;
 use crate::fat::exchange::{Assessment, Refusal};
@@ -265,7 +266,10 @@ impl Disk {
         match &self.table {
             Err(why) => why.to_string(),
             Ok(_) if !self.banks.is_empty() => {
-                format!("ESXi boot disk, {} banks", self.banks.len())
+                format!(
+                    "ESXi boot disk, {}",
+                    counted(self.banks.len(), "bank", "banks")
+                )
             }
             Ok(_) if !self.suspects.is_empty() => {
                 "what may be a boot bank is not taken for one".into()
@@ -290,7 +294,8 @@ impl Disk {
                 match (candidates, why.is_empty()) {
                     (0, _) => "not an ESXi disk: no FAT partitions".into(),
                     (n, true) => format!(
-                        "not an ESXi disk: VMware's mark is on none of its {n} FAT partitions"
+                        "not an ESXi disk: {} without VMware's mark",
+                        counted(n, "FAT partition", "FAT partitions")
                     ),
                     (_, false) => format!("no boot bank: {}", why.join("; ")),
                 }

@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The agent's modules, the lowest floor first.
 const AGENT: &[&[&str]] = &[
-    &["files", "bytes", "parallel"],
+    &["files", "bytes", "counted", "parallel"],
     &["disk", "config"],
     &["fat", "host", "archive", "bank"],
     &["policy", "inventory", "loader", "stick"],

@@ -32,6 +32,7 @@ mod catalogue;
 pub mod cli;
 pub mod config;
 mod copies;
+pub mod counted;
 pub mod discover;
 pub mod disk;
 pub mod fat;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use crate::counted::counted;
 use crate::disk::{BlockDevice, Disks};
 use crate::fat::FatTime;
 use crate::fat::exchange::{
@@ -429,7 +430,8 @@ impl fmt::Display for Event {
                 freed_clusters,
             } => write!(
                 f,
-                "{bank}: cleaned up after an interrupted repair ({freed_clusters} clusters freed)"
+                "{bank}: cleaned up after an interrupted repair ({} freed)",
+                counted(*freed_clusters, "cluster", "clusters")
             ),
             Self::Done { bank, file } => write!(f, "{bank}: {file} written and read back"),
         }

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{StatusCode, Uri};
+use rescue_agent::counted::counted;
 use sha2::{Digest, Sha256};
 
 use super::body::{Answer, say};
@@ -38,9 +39,9 @@ impl Access {
         let token = text.trim();
         ensure!(
             token.len() >= MIN_TOKEN,
-            "the token in {} has {} characters; it needs {MIN_TOKEN} or more, for instance from 'openssl rand -hex 16'",
+            "the token in {} has {}; it needs {MIN_TOKEN} or more, for instance from 'openssl rand -hex 16'",
             file.display(),
-            token.len()
+            counted(token.len(), "character", "characters")
         );
         Ok(Access::Token(Sha256::digest(token).into()))
     }

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use rescue_agent::counted::counted;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
@@ -78,7 +79,8 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 pub fn all(known: &Known, only_not_well: bool) -> Answer {
     let mut page = String::new();
     let not_well = known.hosts.rows().iter().filter(|row| !row.is_well());
-    let (hosts, not_well) = (known.hosts.rows().len(), not_well.count());
+    let hosts = counted(known.hosts.rows().len(), "host", "hosts");
+    let not_well = not_well.count();
     let current = |is: bool| if is { " aria-current=\"page\"" } else { "" };
     let class = if only_not_well {
         " class=\"not-well\""
@@ -87,7 +89,7 @@ pub fn all(known: &Known, only_not_well: bool) -> Answer {
     };
     let _ = write!(
         page,
-        "<main{class}>\n<h1>Rescue reports</h1>\n<p id=\"counts\">{hosts} hosts, {not_well} not well</p>\n\
+        "<main{class}>\n<h1>Rescue reports</h1>\n<p id=\"counts\">{hosts}, {not_well} not well</p>\n\
          <p id=\"live\">Reload the page to see what is new.</p>\n<p id=\"said\" class=\"hidden\" role=\"status\"></p>\n\
          <nav aria-label=\"Filter\"><a href=\"/\"{}>All hosts</a> <a href=\"/?show=not-well\"{}>Not well, and no report</a></nav>\n\
          <ul id=\"problems\" aria-label=\"Problems\">",
@@ -109,8 +111,12 @@ pub fn all(known: &Known, only_not_well: bool) -> Answer {
     if known.hosts.forgotten() > 0 {
         let _ = write!(
             page,
-            "<p>{} earlier hosts are in the folder only.</p>",
-            known.hosts.forgotten()
+            "<p>{} in the folder only.</p>",
+            counted(
+                known.hosts.forgotten(),
+                "earlier host is",
+                "earlier hosts are"
+            )
         );
     }
     page.push_str("<h2>Who read the image</h2>\n");

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use console::{Style, Term, measure_text_width, pad_str, truncate_str};
+use rescue_agent::counted::counted;
 
 use super::hosts::{Row, harmless};
 
@@ -136,7 +137,8 @@ impl Screen {
             let count = left_out.swap(0, Ordering::Relaxed);
             if count > 0 {
                 self.warn(&format!(
-                    "The output was not read for a while: {count} lines were omitted; the reports are in the folder"
+                    "The output was not read for a while: {} omitted; the reports are in the folder",
+                    counted(count, "line was", "lines were")
                 ));
             }
         }

@@ -13,6 +13,8 @@ use flate2::bufread::GzDecoder;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use libdeflater::{CompressionLvl, Compressor, crc32};
 
+use crate::counted::counted;
+
 /// First two bytes of every gzip member.
 const MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// The header of the archives that ESXi 7.0.2 writes: deflate, no flags, no time, "slowest" as
@@ -58,7 +60,7 @@ pub enum GzipError {
         computed: u32,
     },
     /// The content has not the length that the file says.
-    #[error("the gzip data is damaged: it says it holds {found} bytes and holds {actual}")]
+    #[error("the gzip data is damaged: it says it holds {} and holds {actual}", counted(*.found, "byte", "bytes"))]
     Length {
         /// As the file says, modulo 2^32.
         found: u32,

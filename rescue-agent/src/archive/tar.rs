@@ -14,6 +14,8 @@ use std::ops::Range;
 
 use tar::{Archive, Entries, Entry, EntryType, Header};
 
+use crate::counted::counted;
+
 /// Headers and content come in blocks of this many bytes.
 pub(super) const BLOCK_BYTES: usize = 512;
 /// Far more than the files in the image of any ESXi version.
@@ -87,7 +89,7 @@ pub enum TarError {
     },
     /// Content that reaches behind the end of the archive.
     #[error(
-        "the tar archive is cut short: {path}, at byte {offset}, needs {size} bytes of content, {available} are left"
+        "the tar archive is cut short: {path}, at byte {offset}, needs {} of content; left: {available}", counted(*.size, "byte", "bytes")
     )]
     Truncated {
         /// The member.

@@ -27,6 +27,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::counted::counted;
+
 /// Real stores have some hundred kilobytes.
 const STORE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest text in a store, and the longest a trigger could make.
@@ -661,8 +663,8 @@ fn check_header(db: &[u8]) -> Result<(), ConfigStoreError> {
     match page_size(db) {
         Some(page) if db.len().is_multiple_of(page) => Ok(()),
         Some(page) => not(&format!(
-            "its {} bytes are not a whole number of pages of {page}: it is truncated",
-            db.len()
+            "its size of {} is not a whole number of pages of {page}: it is truncated",
+            counted(db.len(), "byte", "bytes")
         )),
         None => not("its header names an impossible page size"),
     }

@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::counted::counted;
+
 /// Why a volume cannot be read, or will not be written.
 #[derive(Debug, Error)]
 pub enum FatError {
@@ -97,7 +99,7 @@ pub enum Damage {
     },
     /// A chain that is longer or shorter than the file's size says.
     #[error(
-        "{name} is {size} bytes long, which is not what its chain of {clusters} clusters holds"
+        "{name} is {size} bytes long, which is not what its chain of {} holds", counted(*.clusters, "cluster", "clusters")
     )]
     WrongLength {
         /// The file.
@@ -132,14 +134,18 @@ pub enum Note {
     )]
     MarkedDirty,
     /// Clusters in use that belong to nobody.
-    #[error("{clusters} clusters in use belong to no file. They stay as they are")]
+    #[error(
+        "{} in use {} to no file; left as found",
+        counted(*.clusters, "cluster", "clusters"),
+        if *.clusters == 1 { "belongs" } else { "belong" }
+    )]
     Lost {
         /// How many.
         clusters: usize,
     },
     /// The tables disagree where it does not matter.
     #[error(
-        "its allocation tables differ in {entries} entries, none of them of a state archive. They stay as they are"
+        "its allocation tables differ in {}, not of a state archive; left as found", counted(*.entries, "entry", "entries")
     )]
     TablesDiffer {
         /// How many entries.

@@ -2,6 +2,7 @@
 
 use super::error::FatError;
 use crate::bytes::{u16_at, u32_at};
+use crate::counted::counted;
 
 /// Which width a table entry has. It follows from the number of clusters alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +91,9 @@ impl Geometry {
         let table_sectors = word(22);
         if reserved_sectors == 0 || !matches!(tables, 1 | 2) {
             return not_fat(format!(
-                "{reserved_sectors} reserved sectors and {tables} allocation tables"
+                "{} and {}",
+                counted(reserved_sectors, "reserved sector", "reserved sectors"),
+                counted(tables, "allocation table", "allocation tables")
             ));
         }
         if table_sectors == 0 || root_entries == 0 {

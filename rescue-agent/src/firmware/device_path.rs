@@ -12,6 +12,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::counted::counted;
 use crate::disk::partition::Guid;
 
 /// Type, subtype and length of a node.
@@ -73,7 +74,7 @@ pub struct DevicePath {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DevicePathError {
     /// It stops without its end node.
-    #[error("its device path has no end: {left} bytes are left at byte {at}")]
+    #[error("its device path has no end: {} left at byte {at}", counted(*.left, "byte", "bytes"))]
     NoEnd {
         /// Where the next node should begin.
         at: usize,
@@ -81,7 +82,7 @@ pub enum DevicePathError {
         left: usize,
     },
     /// A node claims a length that it cannot have.
-    #[error("the device path node {kind:#04x}/{subtype:#04x} at byte {at} claims {length} bytes")]
+    #[error("the device path node {kind:#04x}/{subtype:#04x} at byte {at} claims {}", counted(*.length, "byte", "bytes"))]
     Length {
         /// Where the node begins.
         at: usize,
@@ -342,7 +343,7 @@ mod tests {
             (vec![1, 1, 3, 0], "claims 3 bytes"),
             (vec![1, 1, 0xff, 0xff], "claims 65535 bytes"),
             (vec![4, 1, 8, 0, 1, 0, 0, 0], "claims 8 bytes"),
-            (vec![1, 1, 4, 0, 9], "1 bytes are left at byte 4"),
+            (vec![1, 1, 4, 0, 9], "1 byte left at byte 4"),
         ] {
             let error = DevicePath::parse(&bytes).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

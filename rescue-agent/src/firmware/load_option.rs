@@ -6,6 +6,8 @@ use thiserror::Error;
 
 use super::device_path::{DevicePath, DevicePathError, ucs2_bytes, ucs2_text};
 
+use crate::counted::counted;
+
 /// Attributes and length of the paths, before the description.
 const HEADER_BYTES: usize = 6;
 /// The entry takes part in the boot order.
@@ -28,7 +30,7 @@ pub struct LoadOption {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LoadOptionError {
     /// The variable ends before its fixed fields.
-    #[error("it has {found} bytes; a boot entry has at least {HEADER_BYTES}")]
+    #[error("it has {}; a boot entry has at least {HEADER_BYTES}", counted(*.found, "byte", "bytes"))]
     TooShort {
         /// Its length.
         found: usize,
@@ -37,7 +39,7 @@ pub enum LoadOptionError {
     #[error("its description has no end")]
     Description,
     /// The device paths are longer than the variable.
-    #[error("its device paths claim {claimed} bytes, but only {left} are there")]
+    #[error("its device paths claim {}, of which there are {left}", counted(*.claimed, "byte", "bytes"))]
     Paths {
         /// The length in the header.
         claimed: usize,
@@ -156,9 +158,9 @@ mod tests {
             (vec![1, 0, 0, 0, 4, 0, b'a', 0, b'b'], "no end"),
             (
                 vec![1, 0, 0, 0, 9, 0, 0, 0, 0x7f, 0xff, 4, 0],
-                "claim 9 bytes, but only 4",
+                "claim 9 bytes, of which there are 4",
             ),
-            (vec![1, 0, 0, 0, 0, 0, 0, 0], "no end: 0 bytes are left"),
+            (vec![1, 0, 0, 0, 0, 0, 0, 0], "no end: 0 bytes left"),
         ] {
             let error = LoadOption::parse(&bytes).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::VARIABLES;
 use super::load_option::{LoadOption, LoadOptionError};
+use crate::counted::counted;
 use crate::files::read_up_to;
 
 /// `EFI_GLOBAL_VARIABLE`, in whose name the boot variables stand.
@@ -205,7 +206,7 @@ impl Variables {
             [low, high] => Ok(Some(BootNumber(u16::from_le_bytes([low, high])))),
             _ => Err(VariableError::Content {
                 name: name.to_owned(),
-                why: format!("it has {} bytes, not 2", bytes.len()),
+                why: format!("it has {}, not 2", counted(bytes.len(), "byte", "bytes")),
             }),
         }
     }
@@ -225,7 +226,10 @@ impl Variables {
             Some((_, content)) => Ok(Some(content.to_vec())),
             None => Err(VariableError::Content {
                 name: name.to_owned(),
-                why: format!("it has {} bytes and no attributes", bytes.len()),
+                why: format!(
+                    "it has {} and no attributes",
+                    counted(bytes.len(), "byte", "bytes")
+                ),
             }),
         }
     }
@@ -333,7 +337,7 @@ pub(super) mod tests {
         let variables = Variables::below(root.path());
         let error = variables.boot_next().unwrap_err().to_string();
         assert!(
-            error.contains("BootNext") && error.contains("1 bytes"),
+            error.contains("BootNext") && error.contains("1 byte,"),
             "{error}"
         );
         fs::write(variables.file("BootNext"), [7, 0]).unwrap();

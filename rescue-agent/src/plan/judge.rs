@@ -106,6 +106,10 @@ pub struct Judged {
     pub vmkname: Option<String>,
     /// What sits at the address now.
     pub present: Option<PciFunction>,
+    /// The address by which a person can choose it: one where a device is, as far as is known.
+    pub choose_by: Option<PciAddress>,
+    /// How likely it is that ESXi needs a device of this kind.
+    pub kind: Kind,
     /// What it was when ESXi recorded it.
     pub recorded: Option<VendorDevice>,
     /// The same, where something else sits there now: a card was moved.
@@ -118,6 +122,35 @@ pub struct Judged {
     pub verdict: Verdict,
     /// Why, in words.
     pub reason: String,
+}
+
+/// Kinds of devices, those first that ESXi most likely needs to reach its disks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It drives disks, or a bus that boot media hang on.
+    Storage,
+    /// A bridge to other devices.
+    Bridge,
+    /// Nothing tells what it is.
+    Unknown,
+    /// Anything else.
+    Other,
+    /// A graphics card.
+    Display,
+}
+
+impl Kind {
+    fn of(class: Option<PciClass>, vmkname: Option<&str>) -> Self {
+        match class {
+            Some(class) if class.drives_storage() => Self::Storage,
+            Some(class) if class.is_bridge() => Self::Bridge,
+            Some(class) if class.is("display") => Self::Display,
+            Some(_) => Self::Other,
+            // ESXi's names for storage adapters.
+            None if vmkname.is_some_and(|name| name.starts_with("vmhba")) => Self::Storage,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// The machine and the request, ready to judge entries.
@@ -168,16 +201,16 @@ impl<'a> Judge<'a> {
         };
         match (term, self.host) {
             (Term::Auto, None) => Err(PlanError::AutoNeedsMachine {
-                passed_through: passed_through(inventory),
+                passed_through: passed_through(inventory, self.host),
             }),
             (Term::Class(_), None) if class_unknown() => Err(PlanError::ClassNeedsMachine {
                 selector: term.to_string(),
-                passed_through: passed_through(inventory),
+                passed_through: passed_through(inventory, self.host),
             }),
             _ if self.names_something(term, inventory) => Ok(()),
             _ => Err(PlanError::NothingSelected {
                 selector: term.to_string(),
-                passed_through: passed_through(inventory),
+                passed_through: passed_through(inventory, self.host),
             }),
         }
     }
@@ -219,7 +252,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// All devices that are passed through somewhere, each once.
+    /// All devices that are passed through somewhere, each once: what ESXi most likely needs first, what
+    /// is not there last.
     pub(super) fn devices(&self, inventory: &Inventory) -> Vec<Judged> {
         let mut devices: Vec<Judged> = Vec::new();
         let mut known: HashMap<(DeviceIdentity, Verdict), usize> = HashMap::new();
@@ -233,6 +267,7 @@ impl<'a> Judge<'a> {
                 }
             }
         }
+        devices.sort_by_key(Judged::usefulness);
         devices
     }
 
@@ -266,6 +301,8 @@ impl<'a> Judge<'a> {
             files: vec![entry.place.file()],
             vmkname: entry.vmkname.clone(),
             present,
+            choose_by: self.choose_by(entry),
+            kind: self.kind(entry),
             recorded: entry.id,
             was,
             need,
@@ -360,6 +397,27 @@ impl<'a> Judge<'a> {
             .or(entry.class)
     }
 
+    pub(super) fn kind(&self, entry: &DeviceEntry) -> Kind {
+        let chosen = self.host.zip(self.choose_by(entry));
+        let there = chosen.and_then(|(host, address)| host.function(address));
+        let class = there.map(|function| function.class);
+        Kind::of(class.or(entry.class), entry.vmkname.as_deref())
+    }
+
+    /// The address by which a person can choose an entry's device; none where no device is there.
+    pub(super) fn choose_by(&self, entry: &DeviceEntry) -> Option<PciAddress> {
+        let Some(host) = self.host else {
+            return entry.address;
+        };
+        let as_hex = entry
+            .alternative
+            .filter(|_| self.ambiguity(entry).is_some());
+        let addresses = || [as_hex, entry.address].into_iter().flatten();
+        let is_there = |address: &PciAddress| host.function(*address).is_some();
+        let needed = addresses().find(|address| self.needs.purpose(*address).is_some());
+        needed.or_else(|| addresses().find(is_there))
+    }
+
     fn id_of(&self, entry: &DeviceEntry) -> Option<VendorDevice> {
         self.present(entry).map(|function| function.id).or(entry.id)
     }
@@ -394,6 +452,24 @@ impl<'a> Judge<'a> {
 }
 
 impl Judged {
+    /// The order in which devices are named: what is given back, what may be needed, what is not.
+    fn usefulness(&self) -> (u8, u8, Kind) {
+        let verdict = match self.verdict {
+            Verdict::GiveBack => 0,
+            Verdict::Unsure => 1,
+            Verdict::Leave => 2,
+            Verdict::Stale => 3,
+        };
+        let need = match self.need {
+            Need::Needed { .. } => 0,
+            Need::Unknown { may_be: true, .. } => 1,
+            Need::Unknown { .. } => 2,
+            Need::NotNeeded { .. } => 3,
+            Need::Absent => 4,
+        };
+        (verdict, need, self.kind)
+    }
+
     fn identity(&self) -> DeviceIdentity {
         DeviceIdentity::of(self.address, &self.text)
     }
@@ -447,11 +523,23 @@ impl fmt::Display for DeviceIdentity {
 /// Devices that are named one by one in a message; of more, their number.
 const NAMED_IN_MESSAGE: usize = 32;
 
-/// The devices that are passed through, for a message.
-pub(super) fn passed_through(inventory: &Inventory) -> String {
+/// The devices that are passed through, for a message: what ESXi most likely needs first, and without
+/// those that are not there, unless none is.
+pub(super) fn passed_through(inventory: &Inventory, host: Option<&Host>) -> String {
+    let selection = Selection::default();
+    let judge = Judge::unchecked(inventory, &selection, host);
+    let mut all: Vec<(&DeviceEntry, Option<PciAddress>)> = entries(inventory)
+        .filter(|entry| entry.passed_through)
+        .map(|entry| (entry, judge.choose_by(entry)))
+        .collect();
+    let is_there = |(_, address): &(&DeviceEntry, Option<PciAddress>)| address.is_some();
+    if all.iter().any(is_there) {
+        all.retain(is_there);
+    }
+    all.sort_by_key(|(entry, _)| judge.kind(entry));
     let (mut seen, mut names) = (HashSet::new(), Vec::new());
-    for entry in entries(inventory).filter(|entry| entry.passed_through) {
-        let device = DeviceIdentity::of(entry.address, &entry.text);
+    for (entry, address) in all {
+        let device = DeviceIdentity::of(address.or(entry.address), &entry.text);
         let name = match entry.id {
             Some(id) => format!("{device} ({id})"),
             None => device.to_string(),

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use self::refusal::BankRefusal;
 
-pub use judge::{DeviceIdentity, Judged, Need, Request, Verdict};
+pub use judge::{DeviceIdentity, Judged, Kind, Need, Request, Verdict};
 pub use next_start::{Cause, NextStart, StillPassed};
 pub use recipe::{Recipe, Step, recipes};
 
@@ -288,8 +288,8 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
 }
 
 /// The devices that are passed through, for a message: addresses, with IDs where they are known.
-pub fn passed_through(inventory: &Inventory) -> String {
-    judge::passed_through(inventory)
+pub fn passed_through(inventory: &Inventory, host: Option<&Host>) -> String {
+    judge::passed_through(inventory, host)
 }
 
 /// Plans a return to the originals: to the undo copies in the banks, and where one is missing, to

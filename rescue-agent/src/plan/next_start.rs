@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::judge::{Judge, Verdict};
+use super::judge::{Judge, Kind, Verdict};
 use super::{Action, DeviceIdentity, Plan};
+use crate::config::pci::PciAddress;
 use crate::inventory::{
     ArchiveFile, Bank, Content, DeviceEntry, Disk, Inventory, Loaded, NextBoot,
 };
@@ -20,6 +21,8 @@ pub(super) struct Needed(HashMap<(DeviceIdentity, &'static str), NeededDevice>);
 struct NeededDevice {
     why: String,
     verdict: Verdict,
+    choose_by: Option<PciAddress>,
+    kind: Kind,
 }
 
 impl Needed {
@@ -44,6 +47,8 @@ impl Needed {
             let device = NeededDevice {
                 why: judge.why_needed(entry)?,
                 verdict: judge.judge(entry).0,
+                choose_by: judge.choose_by(entry),
+                kind: judge.kind(entry),
             };
             Some((key(entry), device))
         });
@@ -71,7 +76,7 @@ pub struct NextStart {
     pub is_known_bank: bool,
     /// Why its start ends with an error of the loader.
     pub ends: Option<String>,
-    /// Devices that ESXi needs and that are passed through there.
+    /// Devices that ESXi needs and that are passed through there, controllers of disks first.
     pub passed_through: Vec<StillPassed>,
     /// Archives that it loads and that could not be read, by name, and why.
     pub unread: Vec<(String, String)>,
@@ -93,6 +98,10 @@ pub struct StillPassed {
     pub why_needed: String,
     /// Why it stays so.
     pub cause: Cause,
+    /// The address by which it can be chosen.
+    pub choose_by: String,
+    /// What kind of device it is.
+    pub kind: Kind,
 }
 
 /// Why a device that ESXi needs stays passed through.
@@ -235,18 +244,22 @@ impl NextStart {
             let Some(device) = needed.find(entry) else {
                 continue;
             };
+            let address = device.choose_by.or(entry.address);
             let still = StillPassed {
                 device: DeviceIdentity::of(entry.address, &entry.text).to_string(),
+                choose_by: DeviceIdentity::of(address, &entry.text).to_string(),
                 why_needed: device.why.clone(),
                 cause: match device.verdict {
                     Verdict::GiveBack => Cause::NotRepaired,
                     Verdict::Leave => Cause::LeftByRequest,
                     Verdict::Stale | Verdict::Unsure => Cause::Unsure,
                 },
+                kind: device.kind,
             };
             if seen.insert(still.device.clone()) {
                 self.passed_through.push(still);
             }
         }
+        self.passed_through.sort_by_key(|still| still.kind);
     }
 }

@@ -1,8 +1,11 @@
 //! How a run ended in one sentence, and what to do next. The same words for a person and in JSON.
 
+use std::collections::HashSet;
+
 use thiserror::Error;
 
 use super::ResultWord;
+use crate::counted::counted;
 use crate::firmware::SecureBoot;
 use crate::inventory::Inventory;
 use crate::plan::{Cause, Judged, NextStart, Plan, Recipe, StillPassed, Verdict};
@@ -10,19 +13,19 @@ use crate::plan::{Cause, Judged, NextStart, Plan, Recipe, StillPassed, Verdict};
 /// The sentence that a run ends with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum Sentence {
-    #[error("{banks} boot {} found. Nothing was written.", plural(*banks, "bank was", "banks were"))]
+    #[error("{} found. Nothing was written.", counted(*banks, "boot bank was", "boot banks were"))]
     Inspected { banks: usize },
     #[error("This was a dry run. Nothing was written.")]
     Planned,
     #[error(
-        "{devices} {} given back to ESXi in {banks} {}, written and verified.",
-        plural(*devices, "device was", "devices were"),
-        plural(*banks, "bank", "banks")
+        "{} given back to ESXi in {}, written and verified.",
+        counted(*devices, "device was", "devices were"),
+        counted(*banks, "bank", "banks")
     )]
     Reverted { devices: usize, banks: usize },
     #[error(
-        "The originals are back in {banks} {}, written and verified.",
-        plural(*banks, "bank", "banks")
+        "The originals are back in {}, written and verified.",
+        counted(*banks, "bank", "banks")
     )]
     Restored { banks: usize },
     #[error("Nothing to do: nothing is passed through, or there is nothing to restore.")]
@@ -44,8 +47,8 @@ pub(crate) enum Sentence {
     #[error("Refused. Nothing was written.")]
     Refused,
     #[error(
-        "{banks} {} repaired, at least one other was refused and not written.",
-        plural(*banks, "bank was", "banks were")
+        "{} repaired, at least one other was refused and not written.",
+        counted(*banks, "bank was", "banks were")
     )]
     PartlyRefused { banks: usize },
     #[error("Writing or verifying failed; see above for which archive is active now.")]
@@ -191,15 +194,10 @@ pub(super) fn bad_start<'s>(
 fn written(banks: usize) -> String {
     match banks {
         0 => "Nothing was written.".into(),
-        1 => "1 bank was repaired; what was refused was not written.".into(),
-        several => format!("{several} banks were repaired; what was refused was not written."),
-    }
-}
-
-fn plural(number: usize, one: &'static str, several: &'static str) -> &'static str {
-    match number {
-        1 => one,
-        _ => several,
+        banks => format!(
+            "{} repaired; what was refused was not written.",
+            counted(banks, "bank was", "banks were")
+        ),
     }
 }
 
@@ -301,7 +299,7 @@ fn cures(start: &NextStart) -> Vec<String> {
     let mut steps = Vec::new();
     let devices = |wanted: &dyn Fn(&StillPassed) -> bool| {
         let devices = start.passed_through.iter().filter(|still| wanted(still));
-        let devices = devices.map(|still| still.device.clone());
+        let devices = devices.map(|still| still.choose_by.clone());
         devices.take(CHOICES_NAMED).collect::<Vec<_>>().join(",")
     };
     let causes = |cause| {
@@ -353,13 +351,15 @@ pub(super) fn before_esxi_starts(secure_boot: SecureBoot) -> Option<String> {
 /// Devices up to which all that are left are named in one word.
 const CHOICES_NAMED: usize = 16;
 
-/// How to give back what the plan leaves alone.
+/// How to give back what the plan leaves alone, and what is there.
 fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
+    let mut seen = HashSet::new();
     let left: Vec<String> = plan?
         .devices
         .iter()
         .filter(|device| matches!(device.verdict, Verdict::Leave | Verdict::Unsure))
-        .filter_map(|device| device.address)
+        .filter_map(|device| device.choose_by)
+        .filter(|address| seen.insert(*address))
         .map(|address| address.to_string())
         .collect();
     let example = left.first()?;

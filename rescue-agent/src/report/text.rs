@@ -427,7 +427,8 @@ fn devices_briefly(devices: &[Judged]) -> Vec<Line> {
     let mut lines: Vec<Line> = shown.into_iter().flat_map(device_briefly).collect();
     if many && !staying.is_empty() {
         let (number, more) = (staying.len(), if none_shown { "" } else { "more " });
-        let text = format!("Device   {number} {more}that ESXi does not need stay passed through");
+        let stay = if number == 1 { "stays" } else { "stay" };
+        let text = format!("Device   {number} {more}that ESXi does not need {stay} passed through");
         lines.push(Line::new(Tone::Quiet, text));
     }
     lines

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::bytes::{u16_at, u32_at};
+use crate::counted::counted;
 
 /// Bytes of a directory entry.
 pub(super) const ENTRY_BYTES: usize = 32;
@@ -126,13 +127,17 @@ impl Geometry {
         let cluster_sectors = u64::from(sector[13]);
         if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) || !cluster_sectors.is_power_of_two() {
             return Err(format!(
-                "{sector_bytes} bytes per sector and {cluster_sectors} sectors per cluster"
+                "{} per sector and {} per cluster",
+                counted(sector_bytes, "byte", "bytes"),
+                counted(cluster_sectors, "sector", "sectors")
             ));
         }
         let (reserved, tables) = (word(14), u64::from(sector[16]));
         if reserved == 0 || !matches!(tables, 1 | 2) {
             return Err(format!(
-                "{reserved} reserved sectors and {tables} allocation tables"
+                "{} and {}",
+                counted(reserved, "reserved sector", "reserved sectors"),
+                counted(tables, "allocation table", "allocation tables")
             ));
         }
         let wide = word(22) == 0;

@@ -170,6 +170,41 @@ fn after_the_fix_it_says_what_a_vm_that_owned_the_device_needs() -> Result<()> {
     Ok(())
 }
 
+// --- advice ---------------------------------------------------------------------------------------
+
+#[test]
+fn advice_names_first_what_esxi_may_need_and_never_a_device_that_is_not_there() -> Result<()> {
+    let case = Case::new("advice")?;
+    let run = case.reverts_as_judged()?;
+    let advice = run.report()?["next_steps"].to_string();
+    ensure!(
+        advice.contains("--devices=0000:03:00.0")
+            && advice.contains("by commas: 0000:03:00.0,0000:02:00.0,0000:01:00.0)"),
+        "{advice}"
+    );
+    // A mistyped selector is answered with the same list.
+    let run = case.run(&["revert", "--yes", "--devices", "dead:beef"])?;
+    let said = run.expect(USAGE)?.said();
+    let listed = "Passed through: 0000:03:00.0 (1000:00ac), 0000:02:00.0 (8086:1572), 0000:01:00.0 (10de:2786)";
+    ensure!(said.contains(listed) && !said.contains("0000:09"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn advice_names_the_address_in_hex_where_only_that_is_one_of_a_device() -> Result<()> {
+    let case = Case::new("gone-and-ambiguous")?;
+    let advice = case.reverts_as_judged()?.report()?["next_steps"].to_string();
+    ensure!(advice.contains("0000:10:00.0,0000:11:00.0"), "{advice}");
+    for absent in ["0000:09:00.0", "0000:0a:00.0"] {
+        ensure!(!advice.contains(absent), "{absent}: {advice}");
+    }
+    // What it names can be chosen so.
+    let run = case.run(&["revert", "--dry-run", "--json", "--devices", "0000:10:00.0"])?;
+    let report = run.expect(DONE)?.report()?;
+    ensure!(device(&report, "0000:0a:00.0")?["verdict"] == "give-back");
+    Ok(())
+}
+
 // --- selectors -----------------------------------------------------------------------------------
 
 /// The verdicts of a dry run, `give-back` only.

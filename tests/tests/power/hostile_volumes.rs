@@ -312,24 +312,24 @@ fn what_is_wrong_with_the_rest_of_a_volume_neither_refuses_nor_changes() {
         }
         accepted(
             "a lost chain",
-            "1 clusters in use belong to no file",
+            "1 cluster in use belongs to no file",
             &|medium| {
                 map.link(medium, &[0, 1], free, end);
             },
         );
         accepted(
             "tables differ about a free cluster",
-            "tables differ in 1 entries",
+            "tables differ in 1 entry",
             &|medium| map.link(medium, &[1], free, end),
         );
         accepted(
             "tables differ about another file",
-            "tables differ in 1 entries",
+            "tables differ in 1 entry",
             &|medium| map.link(medium, &[1], other[0], end),
         );
         accepted(
             "a cluster bad in one table",
-            "tables differ in 1 entries",
+            "tables differ in 1 entry",
             &|medium| map.link(medium, &[0], free, bad),
         );
         accepted(
@@ -491,12 +491,12 @@ fn a_full_volume_is_refused_untouched_and_one_with_just_enough_is_repaired() {
         (
             needed - 1,
             Slots::SameSector,
-            Some("4 clusters of 1024 bytes, 3 are free"),
+            Some("4 clusters of 1024 bytes; free: 3"),
         ),
         (
             0,
             Slots::SameSector,
-            Some("4 clusters of 1024 bytes, 0 are free"),
+            Some("4 clusters of 1024 bytes; free: 0"),
         ),
         (needed, Slots::None, Some("root directory is full")),
     ] {

@@ -16,6 +16,7 @@ use super::{
     Guid, Health, Partition, PartitionError, PartitionKind, PartitionTable, TableKind,
     TableWarning, flag_problems,
 };
+use crate::counted::counted;
 use crate::disk::device::{BlockDevice, ByteOffset, SectorSize};
 
 /// The only entry size in use, and the only one the `gpt` crate reads.
@@ -176,8 +177,8 @@ fn check_header(
     }
     if header.part_size != GPT_ENTRY_BYTES {
         return Err(format!(
-            "its entries are of {} bytes, {GPT_ENTRY_BYTES} expected",
-            header.part_size
+            "its entries are of {}, {GPT_ENTRY_BYTES} expected",
+            counted(header.part_size, "byte", "bytes")
         ));
     }
     if header.num_parts > GPT_ENTRIES_MAX {

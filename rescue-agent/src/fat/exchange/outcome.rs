@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::counted::counted;
 use crate::fat::directory::ShortName;
 use crate::fat::error::FatError;
 
@@ -82,7 +83,7 @@ pub enum Refusal {
     Volume(#[from] FatError),
     /// Too few free clusters.
     #[error(
-        "not enough space: the new archive needs {needed} clusters of {cluster_bytes} bytes, {free} are free"
+        "not enough space: the new archive needs {} of {cluster_bytes} bytes; free: {free}", counted(*.needed, "cluster", "clusters")
     )]
     NoSpace {
         /// Clusters needed.

@@ -180,7 +180,7 @@ impl DeviceList {
 mod tests {
     use super::*;
     use crate::config::pci::Reading;
-    use crate::plan::{Need, Request};
+    use crate::plan::{Kind, Need, Request};
 
     fn device(address: &str, verdict: Verdict) -> Judged {
         Judged {
@@ -191,6 +191,8 @@ mod tests {
             files: vec!["esx.conf"],
             vmkname: None,
             present: None,
+            choose_by: None,
+            kind: Kind::Unknown,
             recorded: None,
             was: None,
             need: Need::Absent,

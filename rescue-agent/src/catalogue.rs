@@ -436,6 +436,7 @@ fn unknown_key() -> SettingsError {
     SettingsError::UnknownKey {
         place: place(),
         key: text(),
+        meant: Some(Key::Mode),
     }
 }
 
@@ -450,6 +451,11 @@ fn settings() -> Vec<String> {
         SettingsError::NotUtf8 { .. } => SettingsError::NotUtf8 { origin: origin.clone(), offset: 1 },
         SettingsError::Syntax { .. } => SettingsError::Syntax { place: place(), message: text() },
         SettingsError::UnknownKey { .. } => unknown_key(),
+        SettingsError::Misspelled { .. } => SettingsError::Misspelled {
+            place: place(),
+            word: text(),
+            meant: key,
+        },
         SettingsError::NoValue { .. } => SettingsError::NoValue { place: place(), key },
         SettingsError::BadValue { .. } => SettingsError::BadValue {
             place: place(),

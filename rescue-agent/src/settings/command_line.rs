@@ -2,13 +2,13 @@
 //!
 //! Quoting follows the kernel's own rule, `next_arg` in Linux `lib/cmdline.c`.
 
-use super::{Origin, Place, Settings, SettingsError, known_key};
+use super::{Key, Origin, Place, Settings, SettingsError, known_key, shortened};
 
 /// Longest kernel command line that is looked at, in bytes. Linux on x86 stops at 2048
 /// (`COMMAND_LINE_SIZE`); the rest is room for other kernels.
 pub const MAX_COMMAND_LINE_BYTES: usize = 16 * 1024;
-/// What precedes the key in a word of the kernel command line.
-const COMMAND_LINE_PREFIX: &str = "rescue.";
+/// The name before the dot and the key in a word of the kernel command line.
+const NAME: &str = "rescue";
 
 /// Takes every setting of a kernel command line, and notes all that is wrong with them.
 pub(super) fn apply(settings: &mut Settings, text: &str, errors: &mut Vec<SettingsError>) {
@@ -24,17 +24,38 @@ pub(super) fn apply(settings: &mut Settings, text: &str, errors: &mut Vec<Settin
         });
     }
     for word in command_line_words(text) {
-        let Some(name) = word.name.strip_prefix(COMMAND_LINE_PREFIX) else {
-            continue;
-        };
-        let outcome = known_key(name, &place).and_then(|key| match &word.value {
-            Some(value) => settings.set(key, value, &place),
-            None => Err(SettingsError::NoValue {
+        let outcome = key_of(&word.name, &place).and_then(|key| match (key, &word.value) {
+            (None, _) => Ok(()),
+            (Some(key), Some(value)) => settings.set(key, value, &place),
+            (Some(key), None) => Err(SettingsError::NoValue {
                 place: place.clone(),
                 key,
             }),
         });
         errors.extend(outcome.err());
+    }
+}
+
+/// The key that a word sets; none where it is somebody else's. A person who wrote `rescue_mode=inspect`
+/// meant that nothing is written: such a word is an error, not somebody else's.
+fn key_of(word: &str, place: &Place) -> Result<Option<Key>, SettingsError> {
+    let Some((name, rest)) = word.split_at_checked(NAME.len()) else {
+        return Ok(None);
+    };
+    let Some(separator @ ('.' | '_' | '-')) = rest.chars().next() else {
+        return Ok(None);
+    };
+    let key = &rest[1..];
+    match (name == NAME, separator, Key::meant_by(key)) {
+        _ if !name.eq_ignore_ascii_case(NAME) => Ok(None),
+        (true, '.', _) => known_key(key, place).map(Some),
+        (_, _, Some(meant)) => Err(SettingsError::Misspelled {
+            place: place.clone(),
+            word: shortened(word),
+            meant,
+        }),
+        (_, '.', None) => known_key(word, place).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -162,6 +162,17 @@ impl Key {
     fn parse(name: &str) -> Option<Key> {
         Key::ALL.into_iter().find(|key| key.name() == name)
     }
+
+    /// The key that a misspelled name stands for: the nearest one, if it is near. Letter case and the
+    /// kind of line between two words do not count.
+    fn meant_by(name: &str) -> Option<Key> {
+        let name = name.to_ascii_lowercase().replace('-', "_");
+        let distance = |key: &Key| strsim::osa_distance(&name, key.name());
+        let nearest = Key::ALL.into_iter().min_by_key(distance)?;
+        // One mistake in a short word, up to three in a long one.
+        let near = (nearest.name().len() / 3).max(1);
+        (distance(&nearest) <= near).then_some(nearest)
+    }
 }
 
 impl fmt::Display for Key {
@@ -240,12 +251,26 @@ pub enum SettingsError {
         message: String,
     },
     /// There is no such setting.
-    #[error("{place}: unknown setting {key:?}; the settings are {}", names())]
+    #[error("{place}: unknown setting {key:?}{}; the settings are {}", suggestion(*meant), names())]
     UnknownKey {
         /// Where.
         place: Place,
         /// The name that was found, shortened.
         key: String,
+        /// The setting that it probably stands for.
+        meant: Option<Key>,
+    },
+    /// A word that is none of this program's, but looks like one of its settings.
+    #[error(
+        "{place}: {word:?} is not a setting, but looks like one: write rescue.{meant}, or leave it out"
+    )]
+    Misspelled {
+        /// Where.
+        place: Place,
+        /// The word before its `=`, shortened.
+        word: String,
+        /// The setting that it probably stands for.
+        meant: Key,
     },
     /// The key stands there without a value.
     #[error("{place}: {key} has no value; allowed: {}", key.allowed())]
@@ -293,6 +318,10 @@ pub struct SettingsErrors(pub Vec<SettingsError>);
 fn lines(errors: &[SettingsError]) -> String {
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     texts.join("\n")
+}
+
+fn suggestion(meant: Option<Key>) -> String {
+    meant.map_or_else(String::new, |key| format!(" (is {key} meant?)"))
 }
 
 fn names() -> String {
@@ -572,6 +601,7 @@ fn known_key(name: &str, place: &Place) -> Result<Key, SettingsError> {
     Key::parse(name).ok_or_else(|| SettingsError::UnknownKey {
         place: place.clone(),
         key: shortened(name),
+        meant: Key::meant_by(name),
     })
 }
 
@@ -704,11 +734,11 @@ mod tests {
             ),
             (
                 "\n\nmod = 'auto'",
-                "rescue.toml, line 3: unknown setting \"mod\"; the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console, bootnext",
+                "rescue.toml, line 3: unknown setting \"mod\" (is mode meant?); the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console, bootnext",
             ),
             (
                 "Mode = 'auto'",
-                "rescue.toml, line 1: unknown setting \"Mode\"",
+                "rescue.toml, line 1: unknown setting \"Mode\" (is mode meant?)",
             ),
             (
                 "countdown = -1",
@@ -727,7 +757,7 @@ mod tests {
             ("devices = '  '", "devices = \"  \""),
             ("banks = ''", "banks = \"\""),
             ("[mode]\nx = 1", "mode is a table"),
-            ("[rescue]\nmode = 'auto'", "unknown setting \"rescue\""),
+            ("[rescue]\nmode = 'auto'", "unknown setting \"rescue\";"),
             ("report = 'ftp://x'", "report = \"ftp://x\""),
             ("report = 'http:///x'", "report = \"http:///x\""),
             ("report = 'http://a b'", "report = \"http://a b\""),
@@ -788,6 +818,41 @@ mod tests {
             assert!(found[0].contains(expected), "{text}: {}", found[0]);
         }
         assert!(from_command_line("rescue rescued.mode=1 norescue.mode=2 mode=3").is_ok());
+    }
+
+    #[test]
+    fn words_that_look_like_settings_and_are_none_are_not_passed_over() {
+        let cases = [
+            ("rescue_mode=inspect", "rescue_mode", "mode"),
+            ("rescue-mode=inspect", "rescue-mode", "mode"),
+            ("Rescue.mode=inspect", "Rescue.mode", "mode"),
+            ("RESCUE.MODE=inspect", "RESCUE.MODE", "mode"),
+            ("rescue_mdoe=inspect", "rescue_mdoe", "mode"),
+            ("rescue-device=auto", "rescue-device", "devices"),
+            ("Rescue_Bank=5", "Rescue_Bank", "banks"),
+            ("rescue_count_down=60", "rescue_count_down", "countdown"),
+            ("rescue-report-pin=1", "rescue-report-pin", "report_pin"),
+            ("\"rescue_finish=stay\"", "rescue_finish", "finish"),
+            ("rescue_wait", "rescue_wait", "wait"),
+        ];
+        for (text, word, key) in cases {
+            let found = messages(from_command_line(&format!("quiet {text} rescue.wait=5")));
+            let expected = format!(
+                "kernel command line: {word:?} is not a setting, but looks like one: write rescue.{key}, or leave it out"
+            );
+            assert_eq!(found, [expected], "{text}");
+        }
+        let found = messages(from_command_line("rescue.Mode=inspect rescue.bnaks=5"));
+        assert!(found[0].contains("unknown setting \"Mode\" (is mode meant?)"));
+        assert!(found[1].contains("unknown setting \"bnaks\" (is banks meant?)"));
+        // Nobody else's words begin with this program's name and a dot.
+        let found = messages(from_command_line("RESCUE.quickly"));
+        assert!(found[0].contains("unknown setting \"RESCUE.quickly\";"));
+        // Words of others, and one that the image's boot menu has.
+        assert!(
+            from_command_line("rescue_from=usb rescue-disk=sda rescue_ rescue-1 rescuée.mode")
+                .is_ok()
+        );
     }
 
     #[test]

@@ -215,3 +215,27 @@ fn words_added_to_an_entry_of_the_boot_menu_count() -> Result<()> {
     finished.expect(Ending::SwitchedOff, "inspected")?;
     judge.nothing_changed()
 }
+
+/// A person asked to only look, and wrote the word as the kernel's own are written.
+#[test]
+fn a_misspelled_setting_on_the_kernel_command_line_stops_before_any_write() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+    let judge = Judge::new(&made, folder.path())?;
+    let medium = Medium::Kernel {
+        kernel: artefacts::dist("netboot/vmlinuz")?,
+        initramfs: artefacts::dist("netboot/initrd.img")?,
+        command_line: "console=ttyS0,115200 rescue.countdown=0 Rescue_mode=inspect".into(),
+    };
+    let machine = Machine::new(Firmware::Bios).medium(medium);
+    let mut running = machine.disk(Bus::Ahci, &made.image).start()?;
+    running.wait_for("esxi-rescue: result=refused")?;
+    let said = running.serial()?;
+    running.cut_power()?;
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(
+        said.contains("write rescue.mode, or leave it out"),
+        "{said}"
+    );
+    judge.nothing_changed()
+}

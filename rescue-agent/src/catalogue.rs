@@ -42,7 +42,7 @@ use crate::originals::Objection;
 use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
-use crate::report::{BadStart, Sentence, Unread};
+use crate::report::{BadStart, BootScript, Sentence, Unread};
 use crate::rescue::{self, MediumStop, MediumWarning};
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
@@ -134,6 +134,24 @@ fn bad_starts() -> Vec<String> {
         BadStart::Suspect { .. } => BadStart::Suspect { bank: bank.clone() },
         BadStart::Uncertain { .. } => BadStart::Uncertain { bank: bank.clone(), others: text() },
         BadStart::NoBank { .. } => BadStart::NoBank { disk: text() },
+    ]
+}
+
+fn boot_scripts() -> Vec<String> {
+    let (at, device, why) = (text(), text(), text());
+    samples![
+        BootScript::Needed { .. } => BootScript::Needed {
+            at: at.clone(),
+            device: device.clone(),
+            why: why.clone(),
+        },
+        BootScript::NotNeeded { .. } => BootScript::NotNeeded {
+            at: at.clone(),
+            device: device.clone(),
+            why: why.clone(),
+        },
+        BootScript::Unknown { .. } => BootScript::Unknown { at: at.clone(), device, why },
+        BootScript::Unnamed { .. } => BootScript::Unnamed { at },
     ]
 }
 
@@ -636,6 +654,7 @@ fn every_message() -> Vec<String> {
         results(),
         unread(),
         bad_starts(),
+        boot_scripts(),
         refused_banks(),
         refused_copies(),
         medium(),

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::archive::keystore::Mode;
 use crate::archive::{ArchiveError, BackupCounter, Configuration, RecoveryKey, Seal, StateArchive};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
+use crate::config::boot_script::BootMark;
 use crate::config::configstore::StoreOwner;
 use crate::config::esx_conf::{ByteRange, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
@@ -409,6 +410,8 @@ pub struct Content {
     pub store_bank: Option<String>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
+    /// Lines of its boot scripts that pass devices through again at each start.
+    pub boot_marks: Vec<BootMark>,
     /// The archive itself, for the one plan that is made from it.
     pub kept: Kept,
 }
@@ -421,9 +424,10 @@ impl Content {
     pub fn of(archive: &StateArchive, name: ShortName) -> Result<Self, ArchiveError> {
         let configuration = match archive.configuration() {
             // What a scripted installation lays on top need not name any device.
-            Err(ArchiveError::NoConfiguration) if name == ShortName::ONETIME => {
-                Configuration::default()
-            }
+            Err(ArchiveError::NoConfiguration) if name == ShortName::ONETIME => Configuration {
+                boot_marks: archive.boot_marks(),
+                ..Configuration::default()
+            },
             other => other?,
         };
         Ok(Self {
@@ -431,6 +435,7 @@ impl Content {
             recovery_key: None,
             uncompressed: archive.is_uncompressed(),
             devices: devices_of(&configuration),
+            boot_marks: configuration.boot_marks,
             saved: configuration.saved,
             store_bank: configuration.store_bank,
             kept: Kept::default(),

@@ -22,6 +22,7 @@ use super::gzip::{self, GzipError};
 use super::keystore::{Key, Keystore, KeystoreError, Mode};
 use super::recovery_key::RecoveryKey;
 use super::tar::{self, Member, TarError};
+use crate::config::boot_script::{self, BootMark};
 use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
 use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConfError};
 
@@ -44,6 +45,9 @@ fn unpacked_limit(raw: &[u8]) -> usize {
 /// the unpacked configuration for longer.
 const PROVEN_ASIDE_BYTES_MAX: usize = 16 << 20;
 
+/// Lines of boot scripts that are reported of one archive.
+const MAX_BOOT_MARKS: usize = 64;
+
 /// The outermost layer, in messages.
 const OUTER: &str = "the archive";
 const LOCAL: &str = "local.tgz";
@@ -54,6 +58,10 @@ const ESX_CONF: &str = "etc/vmware/esx.conf";
 const CONFIG_STORE: &str = "var/lib/vmware/configstore/backup/current-store-1";
 const CONFIG_STORE_JOURNAL: &str = "var/lib/vmware/configstore/backup/current-store-1-journal";
 const BACKUP_COUNTER: &str = "etc/vmware/.backup.counter";
+/// Scripts that ESXi runs at the end of each start.
+const BOOT_SCRIPTS: &str = "etc/rc.local.d";
+/// What precedes the name of a file in that of a marker that ESXi keeps beside it.
+const MARKER: &str = ".#";
 
 /// Why an archive cannot be opened, read or built.
 #[derive(Debug, Error)]
@@ -213,6 +221,8 @@ struct Places {
     store: Option<Member>,
     store_journal: Option<Member>,
     backup_counter: Option<Member>,
+    /// Each with its path from the root.
+    boot_scripts: Vec<(String, Member)>,
 }
 
 impl Places {
@@ -223,6 +233,11 @@ impl Places {
             store: member(&members, CONFIG_STORE, layer)?,
             store_journal: member(&members, CONFIG_STORE_JOURNAL, layer)?,
             backup_counter: member(&members, BACKUP_COUNTER, layer)?,
+            boot_scripts: tar::files_below(&members, BOOT_SCRIPTS)
+                .into_iter()
+                .filter(|(path, _)| !is_marker(path))
+                .map(|(path, member)| (path, member.clone()))
+                .collect(),
         })
     }
 }
@@ -247,6 +262,8 @@ pub struct Configuration {
     pub saved: Option<BackupCounter>,
     /// The volume UUID of the bank the ConfigStore was saved in, 32 hex digits.
     pub store_bank: Option<String>,
+    /// Lines of boot scripts that pass devices through at each start.
+    pub boot_marks: Vec<BootMark>,
 }
 
 /// What to change, within the places where owners stand.
@@ -351,6 +368,7 @@ impl StateArchive {
             esx_conf,
             store: store.as_ref().map(Store::devices).transpose()?,
             saved,
+            boot_marks: self.boot_marks(),
         })
     }
 
@@ -441,6 +459,15 @@ impl StateArchive {
             Wrapping::Nested { outer, .. } | Wrapping::Sealed { outer, .. } => outer.capacity(),
         };
         self.etc.capacity() + outer
+    }
+
+    /// Lines of its boot scripts that pass devices through. Nothing in a script makes the archive unsound.
+    pub fn boot_marks(&self) -> Vec<BootMark> {
+        let scripts = self.places.boot_scripts.iter();
+        scripts
+            .flat_map(|(path, member)| boot_script::marks(path, &self.etc[member.data.clone()]))
+            .take(MAX_BOOT_MARKS)
+            .collect()
     }
 
     fn content(&self, member: Option<&Member>) -> Option<&[u8]> {
@@ -551,6 +578,11 @@ fn unseal(
     };
     let local = envelope?.open(&key)?;
     Ok((seal, local, key))
+}
+
+fn is_marker(path: &str) -> bool {
+    let name = path.rsplit('/').next();
+    name.is_some_and(|name| name.starts_with(MARKER))
 }
 
 /// Reads `etc/vmware/.backup.counter`: comment lines, one of them `# MODIFIED: <date>`, and an

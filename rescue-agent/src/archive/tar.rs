@@ -9,6 +9,7 @@
 //! The crate `tar` reads; what is written is one size field, its checksum, and content. Format:
 //! POSIX.1-2017 "pax", and the GNU tar manual, "Basic Tar Format".
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::Range;
 
@@ -381,6 +382,26 @@ pub fn find<'a>(members: &'a [Member], path: &str) -> Result<Option<Found<'a>>, 
             offset: member.header_offset,
         }),
     }
+}
+
+/// The files inside a folder, and in folders in it, each with its path from the root; of several of one
+/// path the last, as unpacking would have it.
+pub fn files_below<'a>(members: &'a [Member], folder: &str) -> BTreeMap<String, &'a Member> {
+    let folder: Vec<&[u8]> = segments(folder.as_bytes()).collect();
+    let mut found = BTreeMap::new();
+    for member in members {
+        let path: Vec<&[u8]> = segments(&member.path).collect();
+        if !path.starts_with(&folder) || path.len() == folder.len() {
+            continue;
+        }
+        let path = path.iter().map(|part| part.escape_ascii());
+        let path = path.fold(String::new(), |path, part| format!("{path}/{part}"));
+        match member.kind {
+            MemberKind::File => found.insert(path, member),
+            _ => found.remove(&path),
+        };
+    }
+    found
 }
 
 /// The parts of a path that mean something.

@@ -1,5 +1,6 @@
-//! What is inside an archive: esx.conf, ConfigStore, PCI addresses.
+//! What is inside an archive: esx.conf, ConfigStore, PCI addresses, boot scripts.
 
+pub mod boot_script;
 pub mod configstore;
 pub mod esx_conf;
 pub mod pci;

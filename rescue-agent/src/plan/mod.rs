@@ -4,6 +4,7 @@
 //! A plan is complete before the first write: it holds the new bytes of every archive, built and
 //! opened again in memory, with the hashes of before and after.
 
+mod comes_back;
 mod judge;
 mod needs;
 mod next_start;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use self::refusal::BankRefusal;
 
+pub use comes_back::ComesBack;
 pub use judge::{DeviceIdentity, Judged, Kind, Need, Request, Verdict};
 pub use next_start::{Cause, NextStart, StillPassed};
 pub use recipe::{Recipe, Step, recipes};
@@ -45,6 +47,8 @@ pub struct Plan {
     pub devices: Vec<Judged>,
     /// For each disk with an archive that only its own host opens: how that host helps itself.
     pub recipes: Vec<Recipe>,
+    /// Lines of boot scripts that pass devices through again at each start of ESXi.
+    pub comes_back: Vec<ComesBack>,
     /// What ESXi needs, for the question what the next start comes to.
     needed: Needed,
 }
@@ -270,6 +274,7 @@ pub fn revert(
         }),
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
+        comes_back: ComesBack::of(inventory, &judge),
         needed: Needed::of(inventory, &judge),
     })
 }
@@ -283,6 +288,7 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
         banks: Vec::new(),
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
+        comes_back: ComesBack::of(inventory, &judge),
         needed: Needed::of(inventory, &judge),
     }
 }
@@ -317,6 +323,7 @@ pub fn restore(
         devices: Vec::new(),
         // What ESXi saved last and sealed is what a restore takes away.
         recipes: Vec::new(),
+        comes_back: ComesBack::of(inventory, &judge),
         needed: Needed::of(inventory, &judge),
     }
 }

@@ -8,7 +8,7 @@ use super::ResultWord;
 use crate::counted::counted;
 use crate::firmware::SecureBoot;
 use crate::inventory::Inventory;
-use crate::plan::{Cause, Judged, NextStart, Plan, Recipe, StillPassed, Verdict};
+use crate::plan::{Cause, ComesBack, Judged, Need, NextStart, Plan, Recipe, StillPassed, Verdict};
 
 /// The sentence that a run ends with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -86,6 +86,69 @@ pub(crate) enum Unread {
         "REFUSED  {name} is a boot bank to ESXi's loader, and was not taken for one ({why}); it was not written"
     )]
     BootableSuspect { name: String, why: String },
+}
+
+/// What a line of a boot script does at each start of ESXi.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum BootScript {
+    #[error("{at} passes {device} through again at each start of ESXi, which needs it: it {why}")]
+    Needed {
+        at: String,
+        device: String,
+        why: String,
+    },
+    #[error(
+        "{at} passes {device} through again at each start of ESXi, which does not need it: {why}"
+    )]
+    NotNeeded {
+        at: String,
+        device: String,
+        why: String,
+    },
+    #[error(
+        "{at} passes {device} through again at each start of ESXi. Whether ESXi needs it is not known: {why}"
+    )]
+    Unknown {
+        at: String,
+        device: String,
+        why: String,
+    },
+    #[error(
+        "{at} passes a device through again at each start of ESXi. Which one is not written in the line itself"
+    )]
+    Unnamed { at: String },
+}
+
+impl BootScript {
+    pub(super) fn of(line: &ComesBack) -> Self {
+        let at = format!("{}, line {},", line.mark.file, line.mark.line);
+        let Some((device, need)) = line.mark.device.zip(line.need.as_ref()) else {
+            return Self::Unnamed { at };
+        };
+        let device = device.to_string();
+        match need {
+            Need::Needed { what_for } => Self::Needed {
+                at,
+                device,
+                why: what_for.clone(),
+            },
+            Need::NotNeeded { what } => Self::NotNeeded {
+                at,
+                device,
+                why: what.clone(),
+            },
+            Need::Absent => Self::NotNeeded {
+                at,
+                device,
+                why: "there is no device at this address now".into(),
+            },
+            Need::Unknown { why, .. } => Self::Unknown {
+                at,
+                device,
+                why: why.clone(),
+            },
+        }
+    }
 }
 
 /// Why the next start does not end with an ESXi that has its disks.
@@ -250,6 +313,43 @@ fn clean(inventory: &Inventory, plan: Option<&Plan>) -> Sentence {
 
 /// What the administrator can do now, one sentence each.
 pub(super) fn next_steps(
+    result: ResultWord,
+    plan: Option<&Plan>,
+    bad_start: Option<&NextStart>,
+) -> Vec<String> {
+    let mut steps = steps_after(result, plan, bad_start);
+    let first = match result {
+        // The first step is to boot ESXi, and this is the next one.
+        ResultWord::Reverted | ResultWord::Restored => 1,
+        ResultWord::Failed | ResultWord::NoneFound | ResultWord::Started => return steps,
+        _ => 0,
+    };
+    if let Some(step) = plan.and_then(after_boot_scripts) {
+        steps.insert(first.min(steps.len()), step);
+    }
+    steps
+}
+
+/// What to do about boot scripts, in ESXi itself.
+fn after_boot_scripts(plan: &Plan) -> Option<String> {
+    let lines: Vec<&ComesBack> = plan
+        .comes_back
+        .iter()
+        .filter(|line| line.matters())
+        .collect();
+    let mut files: Vec<&str> = lines.iter().map(|line| line.mark.file.as_str()).collect();
+    files.dedup();
+    let device = lines.iter().find_map(|line| line.mark.device);
+    let device = device.map_or_else(|| "ADDRESS".into(), |device| device.to_string());
+    (!files.is_empty()).then(|| {
+        format!(
+            "A boot script passes a device through again at each start of ESXi; with UEFI Secure Boot, ESXi skips local.sh. Right after ESXi is up, and before it is restarted, log in as root (SSH or ESXi Shell): put a # before that line of {}, then run `esxcli hardware pci pcipassthru set -d {device} -e false -a` and `/sbin/auto-backup.sh`.",
+            files.join(" and ")
+        )
+    })
+}
+
+fn steps_after(
     result: ResultWord,
     plan: Option<&Plan>,
     bad_start: Option<&NextStart>,

@@ -12,7 +12,7 @@ mod text;
 
 pub(crate) use advice::Sentence;
 #[cfg(test)]
-pub(crate) use advice::{BadStart, Unread};
+pub(crate) use advice::{BadStart, BootScript, Unread};
 pub use explain::explain;
 pub(crate) use line::{HEAD, RULE};
 pub use line::{Line, Mood, Tone, WIDTH, framed};

@@ -12,8 +12,8 @@ use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, UndoCopy};
 use crate::plan::{
-    Action, BankPlan, Cause, DeviceChange, DeviceIdentity, Judged, Need, NextStart, Plan, Recipe,
-    Request, Verdict,
+    Action, BankPlan, Cause, ComesBack, DeviceChange, DeviceIdentity, Judged, Need, NextStart,
+    Plan, Recipe, Request, Verdict,
 };
 use crate::repair::{BankReceipt, Outcome, Receipt};
 use crate::report::text::{is_steering, same_installation};
@@ -21,8 +21,9 @@ use crate::report::text::{is_steering, same_installation};
 /// The version of the fields below: what is documented under it keeps its name and meaning.
 pub const SCHEMA: &str = "esxi-rescue/1";
 /// How many times fields were added. Since 2 a report knows suspects and the next start;
-/// since 3 all data of ESXi's; since 4 recipes and Secure Boot; since 5 paths, copies and which disk starts.
-const REVISION: u32 = 5;
+/// since 3 all data of ESXi's; since 4 recipes and Secure Boot; since 5 paths, copies and which disk starts;
+/// since 6 boot scripts.
+const REVISION: u32 = 6;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -119,6 +120,7 @@ pub struct Report {
     secure_boot: Option<SecureBoot>,
     #[serde(skip)]
     sealed_by_tpm: bool,
+    boot_scripts: Vec<BootScriptReport>,
     banks_changed: usize,
     devices_changed: usize,
     /// Promises that the verification did not find kept.
@@ -302,6 +304,18 @@ struct DeviceReport {
     reason: String,
 }
 
+#[derive(Debug, Serialize)]
+struct BootScriptReport {
+    disk: String,
+    partitions: Vec<u32>,
+    file: String,
+    line: usize,
+    text: String,
+    device: Option<String>,
+    need: &'static str,
+    summary: String,
+}
+
 impl Report {
     /// Puts together what a run saw (`inventory`), meant (`plan`), did (`receipt`), could not prove
     /// (`broken_promises`) and saw afterwards (`after`, where it looked again).
@@ -379,6 +393,11 @@ impl Report {
                 .unwrap_or_default(),
             secure_boot: None,
             sealed_by_tpm: [inventory, now].iter().any(|one| one.is_sealed_by_tpm()),
+            boot_scripts: plan
+                .iter()
+                .flat_map(|plan| &plan.comes_back)
+                .map(|line| boot_script_report(line, inventory))
+                .collect(),
             banks_changed,
             devices_changed,
             broken_promises,
@@ -847,6 +866,28 @@ fn change_reports(plan: &BankPlan) -> Vec<ChangeReport> {
     }
 }
 
+fn boot_script_report(line: &ComesBack, inventory: &Inventory) -> BootScriptReport {
+    BootScriptReport {
+        disk: inventory.disks[line.disk].path.display().to_string(),
+        partitions: line.partitions.clone(),
+        file: line.mark.file.clone(),
+        line: line.mark.line,
+        text: line.mark.words.clone(),
+        device: line.mark.device.map(|device| device.to_string()),
+        need: line.need.as_ref().map_or("unknown", need_word),
+        summary: advice::BootScript::of(line).to_string(),
+    }
+}
+
+fn need_word(need: &Need) -> &'static str {
+    match need {
+        Need::Needed { .. } => "needed",
+        Need::NotNeeded { .. } => "not-needed",
+        Need::Absent => "absent",
+        Need::Unknown { .. } => "unknown",
+    }
+}
+
 fn device_report(device: &Judged) -> DeviceReport {
     DeviceReport {
         address: device.address.map(|address| address.to_string()),
@@ -866,12 +907,7 @@ fn device_report(device: &Judged) -> DeviceReport {
             .as_ref()
             .and_then(|function| function.name.clone()),
         recorded_id: device.was.map(|id| id.to_string()),
-        need: match device.need {
-            Need::Needed { .. } => "needed",
-            Need::NotNeeded { .. } => "not-needed",
-            Need::Absent => "absent",
-            Need::Unknown { .. } => "unknown",
-        },
+        need: need_word(&device.need),
         request: match device.request {
             Request::ByNeed => "by-need",
             Request::Chosen(_) => "chosen",

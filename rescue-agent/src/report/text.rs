@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use super::ResultWord;
-use super::advice::Unread;
+use super::advice::{BootScript, Unread};
 use super::keys::{KeyGiven, key_given};
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, Suspect, UndoCopy};
-use crate::plan::{Action, BankPlan, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
+use crate::plan::{Action, BankPlan, ComesBack, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
 
@@ -400,9 +400,9 @@ fn plan_lines(disk: &Disk, numbers: &[String], work: &[Line]) -> Vec<Line> {
         .collect()
 }
 
-/// The verdict on every device that is passed through.
+/// The verdict on every device that is passed through, and the boot scripts that pass some through again.
 pub fn devices(plan: &Plan, detail: Detail) -> Vec<Line> {
-    match detail {
+    let mut lines = match detail {
         Detail::Full => laid_out(
             &plan
                 .devices
@@ -411,7 +411,27 @@ pub fn devices(plan: &Plan, detail: Detail) -> Vec<Line> {
                 .collect::<Vec<_>>(),
         ),
         Detail::Brief => devices_briefly(&plan.devices),
-    }
+    };
+    let scripts = plan.comes_back.iter().flat_map(script_lines);
+    lines.extend(laid_out(&scripts.collect::<Vec<_>>()));
+    lines
+}
+
+/// A line of a boot script that passes a device through again, in its own words.
+fn script_lines(line: &ComesBack) -> [Line; 2] {
+    let tone = match line.matters() {
+        true => Tone::Warning,
+        false => Tone::Plain,
+    };
+    let banks: Vec<String> = line.partitions.iter().map(u32::to_string).collect();
+    let banks = match banks.as_slice() {
+        [one] => format!("bank {one}"),
+        several => format!("banks {}", several.join(", ")),
+    };
+    [
+        Line::new(tone, format!("Script   {banks}: {}", BootScript::of(line))),
+        Line::new(Tone::Quiet, format!("         {}", line.mark.words)),
+    ]
 }
 
 /// Two lines for each device; of many that stay as they are, only their number.

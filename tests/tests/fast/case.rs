@@ -32,17 +32,28 @@ pub struct Case {
 impl Case {
     /// A machine of `rescue-agent/tests/machines`.
     pub fn new(name: &str) -> Result<Self> {
-        Self::of(Description::read(&machines().join(format!("{name}.toml")))?)
+        Self::with(name, |disk| disk)
+    }
+
+    /// The same with other disks.
+    pub fn with(name: &str, change: impl Fn(EsxiDisk) -> EsxiDisk) -> Result<Self> {
+        let description = Description::read(&machines().join(format!("{name}.toml")))?;
+        Self::made(description, change)
     }
 
     pub fn of(description: Description) -> Result<Self> {
+        Self::made(description, |disk| disk)
+    }
+
+    fn made(description: Description, change: impl Fn(EsxiDisk) -> EsxiDisk) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (mut disks, mut judges, mut bystanders) = (BTreeMap::new(), Vec::new(), Vec::new());
         for disk in &description.disk {
             let made = match disk.holds.split_once(' ') {
                 Some((how, name)) => again(how, disks.get(name), folder.path(), &disk.name)?,
                 None => {
-                    image(disk, &description.passed_through)?.make(folder.path(), &disk.name)?
+                    let holds = change(image(disk, &description.passed_through)?);
+                    holds.make(folder.path(), &disk.name)?
                 }
             };
             let judge = Judge::new(&made, folder.path())?;

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::host::Host;
-use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
-use rescue_tests::esxi::EsxiDisk;
-use rescue_tests::esxi::archive::{Layers, Seal};
+use rescue_tests::agent::{self, DONE, REFUSED, Run, USAGE};
+use rescue_tests::esxi::archive::{Layers, Member, Seal};
 use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::{EsxiDisk, VERSIONS};
 use rescue_tests::judge::Judge;
+use serde_json::Value;
 
 use super::case::{Case, device, machines};
 
@@ -202,6 +203,123 @@ fn advice_names_the_address_in_hex_where_only_that_is_one_of_a_device() -> Resul
     let run = case.run(&["revert", "--dry-run", "--json", "--devices", "0000:10:00.0"])?;
     let report = run.expect(DONE)?.report()?;
     ensure!(device(&report, "0000:0a:00.0")?["verdict"] == "give-back");
+    Ok(())
+}
+
+// --- boot scripts ---------------------------------------------------------------------------------
+
+/// A script that does its work in the boot disk's way, with more on its lines than is anybody's business.
+const LOCAL_SH: &str = "#!/bin/sh ++group=host/vim/vmvisor/boot\n\
+    # esxcli hardware pci pcipassthru set -e TRUE -d 0000:09:00.0\n\
+    PW=secret; esxcli -p secret hardware pci pcipassthru set -a -e TRUE -d 0000:00:1f.2; echo secret\n\
+    esxcli hardware pci pcipassthru set --device-id=0000:01:00.0 --enable=true\n\
+    exit 0\n";
+
+fn with_scripts(disk: EsxiDisk) -> EsxiDisk {
+    disk.every_bank(|bank| {
+        let members = &mut bank.archive.members;
+        members.retain(|member| member.path != "etc/rc.local.d/local.sh");
+        for (path, text) in [
+            ("etc/rc.local.d/.#local.sh", LOCAL_SH),
+            ("etc/rc.local.d/local.sh", LOCAL_SH),
+            (
+                "etc/rc.local.d/010.gpu",
+                "localcli hardware pci pcipassthru set -e on -d $GPU\n",
+            ),
+        ] {
+            members.push(Member::file(path, 0o1755, text));
+        }
+    })
+}
+
+/// The scripts of a report: file, line, device and need.
+fn scripts(report: &Value) -> Vec<String> {
+    let all = report["boot_scripts"].as_array().into_iter().flatten();
+    all.map(|one| {
+        let device = one["device"].as_str().unwrap_or("unnamed");
+        let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+        let place = format!("{} {} {}", one["partitions"], text("file"), one["line"]);
+        format!("{place} {device} {}", text("need"))
+    })
+    .collect()
+}
+
+#[test]
+fn a_boot_script_that_takes_the_boot_controller_away_again_is_said_everywhere_and_never_changed()
+-> Result<()> {
+    let case = Case::with("onboard-sata", with_scripts)?;
+    let expected = [
+        "[5,6] /etc/rc.local.d/local.sh 3 0000:00:1f.2 needed",
+        "[5,6] /etc/rc.local.d/010.gpu 1 unnamed unknown",
+        "[5,6] /etc/rc.local.d/local.sh 4 0000:01:00.0 not-needed",
+    ];
+    let words = [
+        "/etc/rc.local.d/local.sh, line 3, passes 0000:00:1f.2 through again at each start of ESXi, which needs it: it drives the boot disk sda",
+        "esxcli hardware pci pcipassthru set -a -e TRUE -d 0000:00:1f.2",
+        "Which one is not written in the line itself",
+        "0000:01:00.0 through again at each start of ESXi, which does not need it",
+        "UEFI Secure Boot",
+        "Right after ESXi is up",
+        "`esxcli hardware pci pcipassthru set -d 0000:00:1f.2 -e false -a`",
+    ];
+    let said = |run: &Run| -> Result<()> {
+        let said = run.said().split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in words {
+            ensure!(said.contains(part), "{part} is missing:\n{said}");
+        }
+        ensure!(
+            !said.contains("secret") && !said.contains("0000:09"),
+            "{said}"
+        );
+        Ok(())
+    };
+    said(&case.run(&["inspect"])?.expect(DONE)?)?;
+    said(&case.run(&["revert", "--dry-run"])?.expect(DONE)?)?;
+    let seen = case.run(&["inspect", "--json"])?.expect(DONE)?.report()?;
+    assert_eq!(scripts(&seen), expected);
+    // The judge finds nothing changed but the owner.
+    let report = case.reverts_as_judged()?.report()?;
+    assert_eq!(scripts(&report), expected);
+    let steps = report["next_steps"].as_array().context("no steps")?;
+    ensure!(steps[0].to_string().contains("Boot ESXi"), "{steps:?}");
+    ensure!(
+        steps[1].to_string().contains("Right after ESXi is up"),
+        "{steps:?}"
+    );
+    said(&case.run(&["revert", "--yes"])?.expect(DONE)?)
+}
+
+#[test]
+fn boot_scripts_are_found_in_the_archives_of_every_version() -> Result<()> {
+    for (name, disk) in VERSIONS {
+        let check = || -> Result<()> {
+            let folder = tempfile::tempdir()?;
+            let made = with_scripts(disk()).make(folder.path(), "disk")?;
+            let run = agent::revert(&SATA.to_string(), &made.image)?.expect(DONE)?;
+            let found = scripts(&run.report()?);
+            ensure!(
+                found
+                    .iter()
+                    .any(|one| one.ends_with("local.sh 3 0000:00:1f.2 needed")),
+                "{found:?}"
+            );
+            Ok(())
+        };
+        check().with_context(|| name.to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_such_scripts_nothing_is_said_of_them() -> Result<()> {
+    let case = Case::new("onboard-sata")?;
+    let run = case.reverts_as_judged()?;
+    ensure!(
+        run.report()?["boot_scripts"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    );
+    ensure!(!run.said().contains("boot script"), "{}", run.said());
     Ok(())
 }
 

@@ -131,7 +131,7 @@ pub enum Kind {
     Storage,
     /// A bridge to other devices.
     Bridge,
-    /// Nothing tells what it is.
+    /// It is not known what it is.
     Unknown,
     /// Anything else.
     Other,

@@ -33,6 +33,7 @@ use crate::init::drivers::{NoDriverReason, WithoutDriver};
 use crate::init::finish::Stuck;
 use crate::init::mounts::MountError;
 use crate::init::{self, HALTED, InitError, NoDrivers, PROGRAM_STOPPED, Warning};
+use crate::inventory::{NoDisk, Packing};
 use crate::medium::MediumError;
 use crate::net::DeliveryError;
 use crate::net::dns::LookupError;
@@ -109,6 +110,18 @@ fn unread() -> Vec<String> {
         Unread::Loader { .. } => Unread::Loader { name: text(), why: text() },
         Unread::Suspect { .. } => Unread::Suspect { name: text(), why: text() },
         Unread::BootableSuspect { .. } => Unread::BootableSuspect { name: text(), why: text() },
+    ]
+}
+
+fn no_disks() -> Vec<String> {
+    let path = || PathBuf::from("X");
+    samples![
+        NoDisk::VirtualDisk(_) => NoDisk::VirtualDisk("qcow2"),
+        NoDisk::VmdkText(_) => NoDisk::VmdkText(path()),
+        NoDisk::Packed(_) => NoDisk::Packed(Packing::Gzip),
+        NoDisk::LoneBank => NoDisk::LoneBank,
+        NoDisk::LoneVmfs => NoDisk::LoneVmfs,
+        NoDisk::Partition { .. } => NoDisk::Partition { number: 5, disk: path() },
     ]
 }
 
@@ -510,6 +523,7 @@ fn warnings() -> Vec<String> {
     messages.extend(samples![
         TableWarning::PrimaryDamaged { .. } => TableWarning::PrimaryDamaged { reason: text() },
         TableWarning::BackupDamaged { .. } => TableWarning::BackupDamaged { reason: text() },
+        TableWarning::CutShort { .. } => TableWarning::CutShort { promised: 2, device: 2 },
         TableWarning::NotProtected => TableWarning::NotProtected,
         TableWarning::SectorSize { .. } => TableWarning::SectorSize { table: 512, device: 4096 },
         TableWarning::BrokenChain { .. } => TableWarning::BrokenChain { number: 5, reason: text() },
@@ -653,6 +667,7 @@ fn every_message() -> Vec<String> {
     [
         results(),
         unread(),
+        no_disks(),
         bad_starts(),
         boot_scripts(),
         refused_banks(),

@@ -415,6 +415,7 @@ impl Findings {
         };
         let mut inventory = discover::discover(paths, &SystemDisks);
         discover::note_uses(&mut inventory, root);
+        discover::note_partitions(&mut inventory, root);
         Ok(Self {
             host,
             inventory,

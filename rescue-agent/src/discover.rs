@@ -1,6 +1,8 @@
 //! Looking: disks in, inventory out. Reads partition tables, the directories of FAT volumes with
 //! VMware's mark, boot.cfg and the archives, and nothing else; writes nothing.
 
+mod no_disk;
+
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,8 @@ use crate::fat::exchange::{self, Link};
 use crate::fat::names::{ARCHIVES, Mark};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume};
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, NextBoot, NoTable,
-    Suspect, UndoContent, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, NextBoot, NoDisk,
+    NoTable, Suspect, UndoContent, UndoCopy,
 };
 use crate::loader::{self, LoadedArchive, LoaderView};
 use crate::parallel;
@@ -94,6 +96,17 @@ pub fn note_uses(inventory: &mut Inventory, root: &Path) {
     }
 }
 
+/// Notes which of what was named are partitions of the machine whose `/` is `root`, not disks.
+pub fn note_partitions(inventory: &mut Inventory, root: &Path) {
+    for disk in &mut inventory.disks {
+        if matches!(disk.table, Err(NoTable::Absent(_) | NoTable::NoDisk(_)))
+            && let Some(partition) = no_disk::partition(root, &disk.path)
+        {
+            disk.table = Err(NoTable::NoDisk(partition));
+        }
+    }
+}
+
 /// A look at disks, and what it has already seen and keeps.
 struct Look<'l> {
     disks: &'l dyn Disks,
@@ -120,10 +133,19 @@ impl Look<'_> {
             }
         };
         match partition::read(device.as_ref()) {
-            Ok(table) => self.partitioned(path, device.as_ref(), table),
+            Ok(table) => {
+                let disk = self.partitioned(path, device.as_ref(), table);
+                // The boot code of a volume can look like a table.
+                let is_empty = disk.banks.is_empty() && disk.suspects.is_empty();
+                match is_empty && no_disk::is_lone_bank(device.as_ref()) {
+                    true => without_table(path, disk.size, NoTable::NoDisk(NoDisk::LoneBank)),
+                    false => disk,
+                }
+            }
             Err(error) => {
                 let why = match error {
-                    PartitionError::NoTable { .. } => NoTable::Absent(error.to_string()),
+                    PartitionError::NoTable { .. } => no_disk::recognise(device.as_ref(), path)
+                        .map_or_else(|| NoTable::Absent(error.to_string()), NoTable::NoDisk),
                     _ => NoTable::Unreadable(error.to_string()),
                 };
                 without_table(path, device.size(), why)

@@ -1,6 +1,8 @@
 //! What is on the disks: disks → partitions → banks → archives → devices. Values only; made by
 //! [`crate::discover`], read by everyone else.
 
+mod no_disk;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +20,8 @@ use crate::disk::usage::InUse;
 use crate::fat::exchange::{Assessment, Refusal};
 use crate::fat::{Entry, FatError, FatTime, Region, ShortName};
 use crate::host::PciClass;
+
+pub use no_disk::{NoDisk, Packing};
 
 /// Everything that was found.
 #[derive(Debug, Default)]
@@ -64,13 +68,19 @@ impl Inventory {
 
     /// Disks whose partition table is there, or may be, and cannot be read, and why; none as soon
     /// as a boot bank was found elsewhere, for then they need not matter.
-    pub fn unreadable_disks(&self) -> impl Iterator<Item = (&Path, &str)> {
+    pub fn unreadable_disks(&self) -> impl Iterator<Item = (&Path, String)> {
         let none_found = self.banks().next().is_none();
         let closed = self.disks.iter().filter(move |_| none_found);
         closed.filter_map(|disk| match &disk.table {
-            Err(NoTable::Unreadable(why) | NoTable::Closed(why)) => {
-                Some((disk.path.as_path(), why.as_str()))
-            }
+            Ok(_) | Err(NoTable::Absent(_)) => None,
+            Err(why) => Some((disk.path.as_path(), why.to_string())),
+        })
+    }
+
+    /// What was named and is no disk, each with its entry.
+    pub fn no_disks(&self) -> impl Iterator<Item = (&Disk, &NoDisk)> {
+        self.disks.iter().filter_map(|disk| match &disk.table {
+            Err(NoTable::NoDisk(what)) => Some((disk, what)),
             _ => None,
         })
     }
@@ -193,6 +203,8 @@ pub enum NoTable {
     Closed(String),
     /// There is none.
     Absent(String),
+    /// It is no disk, but something that a disk can be made of, or found by.
+    NoDisk(NoDisk),
     /// There may be one all the same: the disk failed, or both copies of its GPT are damaged.
     Unreadable(String),
 }
@@ -201,6 +213,7 @@ impl fmt::Display for NoTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed(why) | Self::Absent(why) | Self::Unreadable(why) => f.write_str(why),
+            Self::NoDisk(what) => what.fmt(f),
         }
     }
 }

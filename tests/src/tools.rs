@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
+    ("bzip2", "bzip2"),
     ("cmp", "diffutils"),
     ("curl", "curl"),
     ("cp", "coreutils"),
@@ -47,6 +48,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mtype", "mtools"),
     ("openssl", "openssl"),
     ("python3", "python3, python3-cryptography"),
+    ("qemu-img", "qemu-utils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),
     ("setpriv", "util-linux"),
@@ -59,6 +61,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
     ("virsh", "libvirt-clients"),
     ("xorriso", "xorriso"),
+    ("xz", "xz-utils"),
+    ("zip", "zip"),
     ("zstd", "zstd"),
 ];
 

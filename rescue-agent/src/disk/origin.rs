@@ -37,6 +37,13 @@ pub(super) fn sysfs_folder(root: &Path, device: u64) -> PathBuf {
     root.join(format!("sys/dev/block/{}:{}", major(device), minor(device)))
 }
 
+/// The folder of sysfs that describes the block device at `path`; `None` where that is none.
+pub fn sysfs_folder_of(root: &Path, path: &Path) -> Option<PathBuf> {
+    let metadata = path.metadata().ok()?;
+    let is_device = metadata.file_type().is_block_device();
+    is_device.then(|| sysfs_folder(root, metadata.rdev()))
+}
+
 /// What a disk is in the end: an image file also where a loop device over it was named.
 ///
 /// # Errors

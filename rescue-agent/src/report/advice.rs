@@ -330,6 +330,21 @@ pub(super) fn next_steps(
     steps
 }
 
+/// What makes disks of what was named, where no bank was found.
+pub(super) fn for_no_disks(inventory: &Inventory) -> Vec<String> {
+    if inventory.banks().next().is_some() {
+        return Vec::new();
+    }
+    let no_disks = inventory.no_disks();
+    let steps = no_disks.map(|(disk, what)| {
+        let remedy = what.remedy(&disk.path, disk.size);
+        let command = remedy.command.map(|command| format!(": {command}"));
+        let (path, advice) = (disk.path.display(), remedy.advice);
+        format!("{path}: {what}. {advice}{}", command.unwrap_or_default())
+    });
+    steps.collect()
+}
+
 /// What to do about boot scripts, in ESXi itself.
 fn after_boot_scripts(plan: &Plan) -> Option<String> {
     let lines: Vec<&ComesBack> = plan

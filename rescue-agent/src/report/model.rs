@@ -10,7 +10,7 @@ use super::keys::{KeyGiven, key_given};
 use crate::disk::partition::TableKind;
 use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
-use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, UndoCopy};
+use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, NoTable, SameInstallation, UndoCopy};
 use crate::plan::{
     Action, BankPlan, Cause, ComesBack, DeviceChange, DeviceIdentity, Judged, Need, NextStart,
     Plan, Recipe, Request, Verdict,
@@ -147,6 +147,7 @@ struct DiskReport {
     pci_path: Vec<Vec<String>>,
     summary: String,
     in_use: Option<String>,
+    no_disk: Option<NoDiskReport>,
     partition_table: Option<TableReport>,
     boot_entry: Option<String>,
     boots_next: Option<u32>,
@@ -170,6 +171,13 @@ struct SameInstallationReport {
 struct EsxiDataReport {
     partition: u32,
     kind: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NoDiskReport {
+    what: String,
+    advice: String,
+    command: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -370,7 +378,11 @@ impl Report {
                 why_bad,
             )
             .to_string(),
-            next_steps: advice::next_steps(result, plan, bad_start),
+            next_steps: [
+                advice::for_no_disks(inventory),
+                advice::next_steps(result, plan, bad_start),
+            ]
+            .concat(),
             host: host.map(|host| host.name_plate.clone()),
             disks,
             same_installations: inventory
@@ -632,6 +644,7 @@ fn disk_report(
             .collect(),
         summary: disk.summary(),
         in_use: disk.use_in_words(),
+        no_disk: no_disk_report(disk),
         partition_table: disk.table.as_ref().ok().map(|table| TableReport {
             kind: match table.kind {
                 TableKind::Gpt { .. } => "gpt",
@@ -688,6 +701,18 @@ fn same_installation_report(
         originals: paths(&same.originals),
         text: same_installation(same, inventory),
     }
+}
+
+fn no_disk_report(disk: &Disk) -> Option<NoDiskReport> {
+    let Err(NoTable::NoDisk(what)) = &disk.table else {
+        return None;
+    };
+    let remedy = what.remedy(&disk.path, disk.size);
+    Some(NoDiskReport {
+        what: what.to_string(),
+        advice: remedy.advice,
+        command: remedy.command,
+    })
 }
 
 fn bank_report(

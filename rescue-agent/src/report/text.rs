@@ -606,7 +606,7 @@ pub fn result(
         let path = path.display();
         bad(Unread::Disk {
             path: path.to_string(),
-            why: why.to_owned(),
+            why,
         }
         .to_string())
     }));

@@ -13,6 +13,7 @@ mod fixtures_are_sound;
 mod judges_are_sound;
 mod network_reports;
 mod next_start;
+mod no_disks;
 mod originals;
 mod partition_tables;
 mod sealed;

@@ -25,6 +25,8 @@ const GPT_ENTRY_BYTES: u32 = 128;
 const GPT_ENTRIES_MAX: u32 = 1024;
 /// The primary GPT header lies in the second sector.
 const GPT_PRIMARY_LBA: u64 = 1;
+/// Bytes that a GPT takes at the start of a disk at least: MBR, header, and 128 entries.
+const GPT_BYTES_MIN: u64 = 34 * 512;
 /// Bytes read from the device at a time while walking a GPT.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
@@ -46,11 +48,11 @@ enum CopyError {
 }
 
 impl CopyError {
-    fn reason(self) -> String {
+    fn reason(&self) -> String {
         match self {
             Self::Absent => "no GPT header there".to_owned(),
             Self::BeyondDevice { lba } => format!("its sector {lba} is outside the device"),
-            Self::Damaged(reason) => reason,
+            Self::Damaged(reason) => reason.clone(),
         }
     }
 }
@@ -85,6 +87,9 @@ pub(super) fn read(
         Ok(_) => Err(PartitionError::GptUnusable {
             primary: primary_error,
             backup: "intact, but there is no protective MBR to confirm it".to_owned(),
+        }),
+        Err(_) if device.size() < GPT_BYTES_MIN => Err(PartitionError::CutShort {
+            device: device.size(),
         }),
         Err(error) => Err(PartitionError::GptUnusable {
             primary: primary_error,
@@ -220,10 +225,16 @@ fn gpt_table(
             gpt_kind(Health::Good, Health::Good)
         }
         OtherCopy::Backup(Err(error)) => {
-            let reason = error.reason();
-            warnings.push(TableWarning::BackupDamaged {
-                reason: reason.clone(),
+            warnings.push(match error {
+                CopyError::BeyondDevice { lba } => TableWarning::CutShort {
+                    promised: lba.saturating_add(1).saturating_mul(copy.block.as_u64()),
+                    device: device.size(),
+                },
+                _ => TableWarning::BackupDamaged {
+                    reason: error.reason(),
+                },
             });
+            let reason = error.reason();
             gpt_kind(Health::Good, Health::Damaged(reason))
         }
         OtherCopy::DamagedPrimary(reason) => {

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{
     Partition, PartitionKind, PartitionProblem, PartitionTable, TableKind, TableWarning,
-    flag_problems,
+    flag_problems, range_of,
 };
 use crate::bytes::u32_at;
 use crate::disk::device::{BlockDevice, ByteOffset};
@@ -137,6 +137,11 @@ pub(super) fn read(device: &dyn BlockDevice, record: &BootRecord) -> PartitionTa
         taken.extend(chain.records);
         partitions.extend(chain.partitions);
         warnings.extend(chain.broken);
+    }
+    let ends = partitions.iter().map(|one| range_of(one).end);
+    if let Some(promised) = ends.max().filter(|end| *end > device.size()) {
+        let device = device.size();
+        warnings.push(TableWarning::CutShort { promised, device });
     }
     flag_problems(device.size(), &taken, &mut partitions);
     PartitionTable {

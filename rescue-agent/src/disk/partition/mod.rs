@@ -159,6 +159,16 @@ pub enum TableWarning {
         /// What is wrong with the backup.
         reason: String,
     },
+    /// The table is that of a larger disk.
+    #[error(
+        "the table is that of a disk of {promised} bytes, and there are {device}: the image is cut short, or the disk was copied to a smaller one. Copy all of it again, for example with `dd if=/dev/sdX of=disk.img bs=1M`"
+    )]
+    CutShort {
+        /// The size by the table.
+        promised: u64,
+        /// The size of the device.
+        device: u64,
+    },
     /// ESXi's loader will not look for the GPT.
     #[error(
         "the first MBR entry is not the protective one (type 0xEE); ESXi's own loader will not \
@@ -210,6 +220,14 @@ pub enum PartitionError {
         primary: String,
         /// What is wrong with the backup.
         backup: String,
+    },
+    /// The device ends inside its table.
+    #[error(
+        "it ends after {device} bytes, inside its partition table: it is cut short. Copy the whole disk again"
+    )]
+    CutShort {
+        /// The size of the device.
+        device: u64,
     },
     /// The device cannot be read.
     #[error("cannot read the partition table at {at}: {source}")]

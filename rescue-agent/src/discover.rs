@@ -273,13 +273,13 @@ impl Look<'_> {
             return NextBoot::Bank {
                 partition,
                 archives: (0..of_bank.len()).map(Loaded::OfBank).collect(),
-                ends: None,
+                ends: view.not_found.clone(),
             };
         };
         NextBoot::Bank {
             partition,
             archives: bank.archives.iter().map(loaded).collect(),
-            ends: bank.ends.clone(),
+            ends: view.not_found.clone().or_else(|| bank.ends.clone()),
         }
     }
 

@@ -146,11 +146,13 @@ pub struct LoadSettings {
     pub title: Option<String>,
     /// The folder that relative names start from.
     pub prefix: Option<String>,
+    /// Whether the file is to be passed over.
+    pub skip: bool,
 }
 
 impl LoadSettings {
     fn parse(bytes: &[u8]) -> Result<Self, BootCfgError> {
-        let [kernel, kernelopt, modules, title, prefix, ..] = read(bytes, &MBOOT_KEYS)?;
+        let [kernel, kernelopt, modules, title, prefix, .., skip, _] = read(bytes, &MBOOT_KEYS)?;
         Ok(Self {
             kernel: kernel.text(),
             kernelopt: kernelopt.text(),
@@ -160,6 +162,7 @@ impl LoadSettings {
                 .map_or_else(Vec::new, module_names),
             title: title.text(),
             prefix: prefix.text(),
+            skip: skip.number() != 0,
         })
     }
 }

@@ -29,6 +29,8 @@ pub struct LoaderView {
     pub banks: Vec<LoaderBank>,
     /// Partitions of a type that it looks into, and that cannot be read as far as it would read them.
     pub unread: Vec<(u32, String)>,
+    /// Why the loader finds none of the banks as the disk is.
+    pub not_found: Option<String>,
 }
 
 /// A bank as the loader has it.
@@ -116,7 +118,10 @@ pub fn look(device: &dyn BlockDevice, known: &PartitionTable) -> LoaderView {
     };
     let mut view = LoaderView::default();
     let partitions = match table::partitions(sectors, known) {
-        Ok(partitions) => partitions,
+        Ok(listing) => {
+            view.not_found = listing.not_found;
+            listing.partitions
+        }
         Err(why) => {
             let all = table::listed(sectors, known);
             let why = why.to_string();
@@ -169,6 +174,11 @@ fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refuse
             return Ok(());
         }
     };
+    if load.kernel.is_none() {
+        bank.ends = Some("its boot.cfg names no kernel".into());
+    } else if load.skip {
+        bank.ends = Some("its boot.cfg says skip=1, which ends the start".into());
+    }
     for file in load.kernel.iter().chain(&load.modules) {
         let name = name_of(file);
         let loaded = match is_archive(name) {

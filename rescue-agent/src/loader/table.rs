@@ -30,11 +30,19 @@ const MBR_ENTRIES: std::ops::Range<usize> = 0x1be..0x1fe;
 const MBR_ENTRY_BYTES: usize = 16;
 const MBR_PROTECTIVE: u8 = 0xee;
 
-/// Those that the loader looks into, by their numbers.
-pub(super) fn partitions(
-    disk: Sectors<'_>,
-    known: &PartitionTable,
-) -> Result<Vec<Partition>, Refused> {
+/// What the loader looks into.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// By their numbers.
+    pub(super) partitions: Vec<Partition>,
+    /// Why the loader finds none of them as the disk is; then they are those that it would find once the
+    /// table is repaired.
+    pub(super) not_found: Option<String>,
+}
+
+/// The partitions that the loader looks into.
+pub(super) fn partitions(disk: Sectors<'_>, known: &PartitionTable) -> Result<Listing, Refused> {
+    let mut not_found = None;
     let mut found = match known.kind {
         TableKind::Gpt { ref primary, .. } => match behind_protective_mbr(disk) {
             Err(unread @ Refused::Unread { .. }) if *primary == Health::Good => {
@@ -46,11 +54,31 @@ pub(super) fn partitions(
         TableKind::Mbr => Vec::new(),
     };
     if found.is_empty() {
-        // An MBR; or a GPT that the loader does not take: what it would find once that is repaired.
         found = listed(disk, known);
+        not_found = why_not_found(known);
     }
     found.sort_by_key(|partition| partition.number);
-    Ok(found)
+    Ok(Listing {
+        partitions: found,
+        not_found,
+    })
+}
+
+/// Why the loader lists no partition of a disk whose GPT the other reader has read.
+fn why_not_found(known: &PartitionTable) -> Option<String> {
+    match &known.kind {
+        TableKind::Mbr => None,
+        TableKind::Gpt {
+            primary: Health::Damaged(_),
+            ..
+        } => Some(
+            "ESXi's loader does not find it: it reads the primary GPT only, which is damaged"
+                .into(),
+        ),
+        TableKind::Gpt { .. } => {
+            Some("ESXi's loader does not find it: it does not take the GPT as it is".into())
+        }
+    }
 }
 
 /// Those that the other reader lists.

@@ -136,20 +136,23 @@ fn run(medium: &Medium) -> Ended {
 enum Wrong {
     /// All is said to be well, and the needed device is passed through at the next start.
     PassedThrough,
-    /// All is said to be well, and the start ends at an archive that cannot be loaded.
-    ArchiveEndsTheStart,
+    /// All is said to be well, and the start ends at an archive that cannot be loaded, or at boot.cfg.
+    StartEnds,
+    /// All is said to be well, and the loader starts no bank of the disk.
+    NoBank,
 }
 
 fn wrong(all_clear: bool, next: &NextStart) -> Option<Wrong> {
     match next {
         _ if !all_clear => None,
         next if next.passes_through(SATA) => Some(Wrong::PassedThrough),
+        NextStart::NoBank => Some(Wrong::NoBank),
         NextStart::Ends { why, .. } => {
-            let names = ["state.tgz", "local.tgz", "onetime.tgz"];
-            let archive = names
-                .iter()
-                .any(|name| why.to_ascii_lowercase().contains(name));
-            archive.then_some(Wrong::ArchiveEndsTheStart)
+            // What is in the other modules is not promised.
+            let names = ["state.tgz", "local.tgz", "onetime.tgz", "boot.cfg"];
+            let why = why.to_ascii_lowercase();
+            let is_ours = names.iter().any(|name| why.contains(name));
+            is_ours.then_some(Wrong::StartEnds)
         }
         _ => None,
     }
@@ -160,7 +163,7 @@ struct Tally {
     cases: usize,
     by_end: BTreeMap<String, usize>,
     by_start: BTreeMap<&'static str, usize>,
-    /// Starts that end or that no bank is eligible for, where all was said to be well.
+    /// Starts that end at another module, where all was said to be well.
     no_start: Vec<String>,
     wrong: BTreeMap<Wrong, Vec<String>>,
 }
@@ -293,6 +296,19 @@ fn no_run_gives_an_all_clear_while_the_next_start_passes_the_device_through() {
 /// A run that says it has repaired and has not, or that looks at the wrong bank, is noticed.
 #[test]
 fn a_false_all_clear_is_noticed() {
+    let ends = |why: &str| NextStart::Ends {
+        partition: 5,
+        why: why.into(),
+    };
+    for (next, expected) in [
+        (NextStart::NoBank, Some(Wrong::NoBank)),
+        (ends("boot.cfg names no kernel"), Some(Wrong::StartEnds)),
+        (ends("/STATE.TGZ is missing"), Some(Wrong::StartEnds)),
+        (ends("/b.b00 is missing"), None),
+    ] {
+        assert_eq!(wrong(true, &next), expected, "{next}");
+        assert_eq!(wrong(false, &next), None, "{next}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let archives = Archives::default();
     for base in Base::all(folder.path()).unwrap() {

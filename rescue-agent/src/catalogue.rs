@@ -15,7 +15,7 @@ use crate::archive::envelope::EnvelopeError;
 use crate::archive::gzip::GzipError;
 use crate::archive::keystore::{KeystoreError, Mode};
 use crate::archive::tar::TarError;
-use crate::archive::{ArchiveError, Seal};
+use crate::archive::{ArchiveError, RecoveryKeyError, Seal};
 use crate::cli;
 use crate::config::configstore::ConfigStoreError;
 use crate::config::esx_conf::EsxConfError;
@@ -45,6 +45,7 @@ use crate::plan::refusal::BankRefusal;
 use crate::repair::Trouble;
 use crate::report::{BadStart, BootScript, Sentence, Unread};
 use crate::rescue::{self, MediumStop, MediumWarning};
+use crate::secret::SecretError;
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
@@ -389,6 +390,21 @@ fn broken_promises() -> Vec<String> {
     ]
 }
 
+fn recovery_keys() -> Vec<String> {
+    let mut messages = samples![
+        RecoveryKeyError::NotSixDigits { .. } => RecoveryKeyError::NotSixDigits { number: 3 },
+        RecoveryKeyError::Count { .. } => RecoveryKeyError::Count { found: 15 },
+        RecoveryKeyError::Group { .. } => RecoveryKeyError::Group { number: 3 },
+        RecoveryKeyError::Swapped { .. } => RecoveryKeyError::Swapped { first: 3, second: 4 },
+    ];
+    messages.extend(samples![
+        SecretError::File { .. } => SecretError::File { file: text(), error: failure() },
+        SecretError::TooLong { .. } => SecretError::TooLong { file: text() },
+        SecretError::NoTerminal(_) => SecretError::NoTerminal(failure()),
+    ]);
+    messages
+}
+
 fn requests() -> Vec<String> {
     let mut messages = samples![
         PlanError::AutoNeedsMachine { .. } => PlanError::AutoNeedsMachine { passed_through: text() },
@@ -681,6 +697,7 @@ fn every_message() -> Vec<String> {
         archives(),
         troubles(),
         broken_promises(),
+        recovery_keys(),
         requests(),
         stops(),
         settings(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
+use crate::archive::RecoveryKey;
 use crate::copies;
 use crate::discover;
 use crate::disk::lock::{LockError, Locks};
@@ -21,6 +22,7 @@ use crate::plan::{self, Plan};
 use crate::policy::{BankChoice, Policy, Selection, Source};
 use crate::repair;
 use crate::report::{self, Command, Detail, Line, Report, ResultWord};
+use crate::secret;
 use crate::verify::{self, Proof};
 
 /// Gives devices that are set to passthrough back to ESXi, while the host is offline.
@@ -70,11 +72,56 @@ struct Common {
     disks: Vec<PathBuf>,
 }
 
+/// Where the recovery key comes from. Never from the command line itself, which others can read.
+#[derive(Debug, Args)]
+struct KeyOptions {
+    /// The recovery key of the host, from a file. If it is the key of an archive that the host's TPM has
+    /// sealed, the archive is opened by it (docs/sealed.md).
+    #[arg(long, value_name = "FILE", conflicts_with = "ask_recovery_key")]
+    recovery_key_file: Option<PathBuf>,
+    /// Ask for the recovery key at the terminal; what is typed is not shown.
+    #[arg(long)]
+    ask_recovery_key: bool,
+}
+
+/// How often a key may be typed wrongly.
+const KEY_ATTEMPTS: usize = 3;
+
+impl KeyOptions {
+    fn read(&self) -> anyhow::Result<Option<RecoveryKey>> {
+        if let Some(file) = &self.recovery_key_file {
+            let text = secret::from_file(file).map_err(InvalidRequest::refused)?;
+            let key = RecoveryKey::parse(&text).map_err(InvalidRequest::refused)?;
+            return Ok(Some(key));
+        }
+        if !self.ask_recovery_key {
+            return Ok(None);
+        }
+        let mut last = None;
+        for _ in 0..KEY_ATTEMPTS {
+            let text = secret::from_terminal("Recovery key (16 groups of 6 digits, not shown): ");
+            match RecoveryKey::parse(&text.map_err(InvalidRequest::refused)?) {
+                Ok(key) => return Ok(Some(key)),
+                Err(error) => {
+                    say(format_args!("rescue-agent: {error}"));
+                    last = Some(error);
+                }
+            }
+        }
+        match last {
+            Some(error) => Err(InvalidRequest::refused(error)),
+            None => Ok(None),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct Inspect {
     /// Save this machine's PCI functions and disks to a file, for --pci on another machine.
     #[arg(long, value_name = "FILE", conflicts_with = "pci")]
     save_host: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyOptions,
     #[command(flatten)]
     reasoning: Reasoning,
     #[command(flatten)]
@@ -118,6 +165,8 @@ struct Revert {
     /// Do not ask before writing. Without a terminal this is required.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    key: KeyOptions,
     #[command(flatten)]
     reasoning: Reasoning,
     #[command(flatten)]
@@ -206,7 +255,11 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
             file.display()
         ));
     }
-    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), Access::Read)?;
+    let request = Request {
+        access: Access::Read,
+        key: args.key.read()?,
+    };
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), &request)?;
     let host = findings.host.as_ref();
     let plan = plan::revert(&findings.inventory, &Policy::default(), host)
         .unwrap_or_else(|_| plan::listing(&findings.inventory, host));
@@ -229,7 +282,9 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
         true => Access::Read,
         false => Access::Write,
     };
-    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), access)?;
+    let key = args.key.read()?;
+    let request = Request { access, key };
+    let findings = Findings::at(&args.common, args.reasoning.pci.as_deref(), &request)?;
     let policy = Policy {
         devices: findings.selection(&args.devices)?,
         banks: args.banks.clone(),
@@ -257,7 +312,11 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
 }
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
-    let findings = Findings::at(&args.common, None, Access::Write)?;
+    let request = Request {
+        access: Access::Write,
+        key: None,
+    };
+    let findings = Findings::at(&args.common, None, &request)?;
     let offers = match &args.originals {
         None => Vec::new(),
         Some(folder) => {
@@ -349,6 +408,13 @@ fn confirmed() -> anyhow::Result<bool> {
     Ok(yes)
 }
 
+/// How a command looks at the disks.
+struct Request {
+    access: Access,
+    /// The recovery key that was given.
+    key: Option<RecoveryKey>,
+}
+
 /// What a command found.
 struct Findings {
     host: Option<Host>,
@@ -360,15 +426,15 @@ struct Findings {
 impl Findings {
     /// The disks named, or all of this machine; on the machine they are from, if `snapshot` is one.
     /// Nobody else may write to them meanwhile if this run is to.
-    fn at(common: &Common, snapshot: Option<&Path>, access: Access) -> anyhow::Result<Self> {
+    fn at(common: &Common, snapshot: Option<&Path>, request: &Request) -> anyhow::Result<Self> {
         match snapshot {
-            Some(snapshot) => Self::elsewhere(&common.disks, snapshot, access),
-            None => Self::here(&common.disks, access),
+            Some(snapshot) => Self::elsewhere(&common.disks, snapshot, request),
+            None => Self::here(&common.disks, request),
         }
     }
 
     /// This machine counts only if every disk is one of its own: an image has no place in it.
-    fn here(disks: &[PathBuf], access: Access) -> anyhow::Result<Self> {
+    fn here(disks: &[PathBuf], request: &Request) -> anyhow::Result<Self> {
         let named: Vec<PathBuf> = disks
             .iter()
             .map(|path| real_path(path))
@@ -382,7 +448,7 @@ impl Findings {
             .iter()
             .all(|path| machine.disk(path).is_some())
             .then_some(machine);
-        let mut findings = Self::of(&paths, host, access)?;
+        let mut findings = Self::of(&paths, host, request)?;
         findings.relate();
         if findings.host.is_some() {
             firmware::order::note(Path::new("/"), &mut findings.inventory);
@@ -391,7 +457,7 @@ impl Findings {
     }
 
     /// Images, or disks that were carried here, in their places on a saved machine.
-    fn elsewhere(disks: &[PathBuf], snapshot: &Path, access: Access) -> anyhow::Result<Self> {
+    fn elsewhere(disks: &[PathBuf], snapshot: &Path, request: &Request) -> anyhow::Result<Self> {
         let host = Host::load(snapshot).map_err(InvalidRequest::refused)?;
         let (mut paths, mut nodes) = (Vec::new(), Vec::new());
         for disk in disks {
@@ -399,7 +465,7 @@ impl Findings {
             paths.push(real_path(&path)?);
             nodes.push(node);
         }
-        let mut findings = Self::of(&paths, Some(host), access)?;
+        let mut findings = Self::of(&paths, Some(host), request)?;
         if let Some(host) = &mut findings.host {
             assign_images(host, &findings.inventory, &nodes).map_err(InvalidRequest::refused)?;
         }
@@ -407,13 +473,13 @@ impl Findings {
         Ok(findings)
     }
 
-    fn of(paths: &[PathBuf], host: Option<Host>, access: Access) -> anyhow::Result<Self> {
+    fn of(paths: &[PathBuf], host: Option<Host>, request: &Request) -> anyhow::Result<Self> {
         let root = Path::new("/");
-        let locks = match access {
+        let locks = match request.access {
             Access::Read => None,
             Access::Write => Some(Locks::take(root, paths)?),
         };
-        let mut inventory = discover::discover(paths, &SystemDisks);
+        let mut inventory = discover::discover_with(paths, &SystemDisks, request.key.as_ref());
         discover::note_uses(&mut inventory, root);
         discover::note_partitions(&mut inventory, root);
         Ok(Self {

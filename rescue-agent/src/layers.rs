@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// The agent's modules, the lowest floor first.
 const AGENT: &[&[&str]] = &[
-    &["files", "bytes", "counted", "parallel"],
+    &["files", "bytes", "counted", "parallel", "secret"],
     &["disk", "config"],
     &["fat", "host", "archive", "bank"],
     &["policy", "inventory", "loader", "stick"],

@@ -54,6 +54,7 @@ pub mod policy;
 pub mod repair;
 pub mod report;
 mod rescue;
+mod secret;
 pub mod settings;
 pub mod stick;
 pub mod verify;

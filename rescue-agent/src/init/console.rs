@@ -29,6 +29,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, FlushArg, InputFlags, SetArg};
+use zeroize::Zeroize as _;
 
 use super::paint;
 use crate::report::Line;
@@ -53,6 +54,13 @@ pub struct KeyPress {
     pub console: String,
     /// The bytes that the terminal sent for it, at least one; function keys send several.
     pub bytes: Vec<u8>,
+}
+
+/// It may be a part of a secret.
+impl Drop for KeyPress {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
 }
 
 impl KeyPress {

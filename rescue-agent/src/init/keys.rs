@@ -124,10 +124,22 @@ impl Keyboard {
         }
     }
 
+    /// Leaves nothing in memory of what was pressed: it was a secret.
+    pub fn forget(&mut self) {
+        let places = self.waiting.capacity();
+        self.waiting.clear();
+        let nothing = || (Key::Escape, String::new());
+        self.waiting
+            .extend(std::iter::repeat_with(nothing).take(places));
+        self.waiting.clear();
+    }
+
     fn take(&mut self, mut press: KeyPress) {
         while is_unfinished(&press.bytes) {
             match self.consoles.wait_key(Some(REST)) {
-                Some(more) if more.console == press.console => press.bytes.extend(more.bytes),
+                Some(more) if more.console == press.console => {
+                    press.bytes.extend_from_slice(&more.bytes);
+                }
                 Some(other) => {
                     self.put(&press);
                     press = other;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::find_medium::{self, MediumStop};
 use super::say;
+use crate::archive::RecoveryKey;
 use crate::copies;
 use crate::discover;
 use crate::disk::SystemDisks;
@@ -19,6 +20,8 @@ use crate::report::{self, Detail, Line, Tone};
 pub(super) struct Findings {
     pub(super) host: Host,
     pub(super) inventory: Inventory,
+    /// The recovery key that a person typed.
+    recovery_key: Option<RecoveryKey>,
 }
 
 impl Findings {
@@ -29,7 +32,7 @@ impl Findings {
     /// [`MediumStop`]: it is not clear what the settings are.
     pub(super) fn look(machine: &mut Machine) -> Result<Self, MediumStop> {
         loop {
-            let seen = Self::now(machine);
+            let seen = Self::now(machine, None);
             find_medium::look_for(machine, &seen.inventory)?;
             if seen.inventory.banks().next().is_some() && !find_medium::is_missing(machine) {
                 machine.times.mark("discovery");
@@ -51,18 +54,27 @@ impl Findings {
     }
 
     /// Looks once more, for a person who stays after the work: what is there is there by now.
-    pub(super) fn once_more(machine: &Machine) -> Self {
-        Self::now(machine)
+    pub(super) fn once_more(&self, machine: &Machine) -> Self {
+        Self::now(machine, self.recovery_key.clone())
     }
 
-    fn now(machine: &Machine) -> Self {
+    /// Looks once more, with a recovery key.
+    pub(super) fn with_key(machine: &Machine, key: RecoveryKey) -> Self {
+        Self::now(machine, Some(key))
+    }
+
+    fn now(machine: &Machine, recovery_key: Option<RecoveryKey>) -> Self {
         let host = Host::read(&machine.root);
         let paths: Vec<PathBuf> = host.disks.iter().map(|disk| disk.node.clone()).collect();
-        let mut inventory = discover::discover(&paths, &SystemDisks);
+        let mut inventory = discover::discover_with(&paths, &SystemDisks, recovery_key.as_ref());
         discover::note_uses(&mut inventory, &machine.root);
         copies::relate(&mut inventory, &host);
         firmware::order::note(&machine.root, &mut inventory);
-        Self { host, inventory }
+        Self {
+            host,
+            inventory,
+            recovery_key,
+        }
     }
 
     /// Shows it on a fresh page.

@@ -55,6 +55,14 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
     loop {
         let task = match decision {
             Decision::CarryOut(task) => task,
+            Decision::LookWith(key) => {
+                seen = Findings::with_key(machine, key);
+                seen.show(machine);
+                let task = Task::what_is_left(machine, &seen);
+                say(machine, &task.lines(&seen));
+                decision = menu::open(machine, &seen, task);
+                continue;
+            }
             Decision::LocalDisk => return Ok(leave::to_local_disk(machine, &seen)),
             Decision::Leave(how) => return Ok(Outcome::Chosen(how)),
         };
@@ -63,7 +71,7 @@ fn rescue(machine: &mut Machine) -> Result<Outcome, Stop> {
         if let Next::Leave(outcome) = leave::leave(machine, &report) {
             return Ok(outcome);
         }
-        seen = Findings::once_more(machine);
+        seen = seen.once_more(machine);
         let left = Task::what_is_left(machine, &seen);
         decision = menu::open(machine, &seen, left);
     }

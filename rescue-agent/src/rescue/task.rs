@@ -2,6 +2,7 @@
 
 use super::look::Findings;
 use super::medium;
+use crate::archive::RecoveryKey;
 use crate::init::Machine;
 use crate::plan::{self, Judged, Plan, PlanError};
 use crate::policy::{Policy, Selection, Source};
@@ -13,6 +14,8 @@ use crate::settings::{Finish, Mode};
 pub(super) enum Decision {
     /// This is done.
     CarryOut(Task),
+    /// The disks are looked at once more, with this recovery key, before anything else.
+    LookWith(RecoveryKey),
     /// The local disk is started.
     LocalDisk,
     /// The machine does this.

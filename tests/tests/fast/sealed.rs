@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::host::Host;
-use rescue_tests::agent::{self, REFUSED, Run};
-use rescue_tests::esxi::archive::{Layers, Seal};
+use rescue_tests::agent::{self, DONE, REFUSED, Run, USAGE};
+use rescue_tests::esxi::archive::{Layers, RecoveryKey, Seal};
+use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::sysfs::Description;
@@ -72,6 +73,164 @@ fn archives(report: &Value) -> Result<Vec<&Value>> {
 /// Text without the line ends of a console.
 fn plain(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+// --- the recovery key ----------------------------------------------------------------------------
+
+impl Case {
+    /// A file with the recovery key of a host, as ESXi prints it.
+    fn key_file(&self, text: &str) -> Result<String> {
+        let file = self.file("key");
+        let table = format!(
+            "Recovery ID                             Key\n--------------------------------------  ---\n{{2DDD5424-7F3F-406A-8DA8-D62630F6C8BC}}  {text}\n"
+        );
+        fs::write(&file, table)?;
+        Ok(file.display().to_string())
+    }
+
+    fn revert_with(&self, key: &str) -> Result<Run> {
+        let key = self.key_file(key)?;
+        let revert = ["revert", "--devices", BOOT, "--yes", "--json"];
+        self.run(&[&revert[..], &["--recovery-key-file", &key]].concat())
+    }
+}
+
+#[test]
+fn the_right_key_repairs_in_either_order_of_its_bytes() -> Result<()> {
+    for order in ["big", "little"] {
+        let case = Case::new(&sealed("a"))?;
+        let key = RecoveryKey::of("a", order)?;
+        let report = case.revert_with(&key.groups)?.expect(DONE)?.report()?;
+        assert_eq!(report["result"], "reverted", "{order}");
+        for archive in archives(&report)? {
+            assert_eq!(archive["recovery_key"], "opens");
+        }
+        // By dissect.hypervisor, with that key.
+        case.judge.repaired(&[0, 1], &[SATA])?;
+        // Nothing is left to do, and the original comes back without any key.
+        let again = case.revert_with(&key.groups)?.expect(DONE)?;
+        assert_eq!(again.result()?, "clean");
+        assert_eq!(
+            case.run(&["restore", "--yes", "--json"])?
+                .expect(DONE)?
+                .result()?,
+            "restored"
+        );
+        case.judge.restored(&[0, 1])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_wrong_group_swapped_groups_and_the_key_of_another_host_have_their_own_messages() -> Result<()>
+{
+    let case = Case::new(&sealed("a"))?;
+    let right = RecoveryKey::of("a", "big")?.groups;
+    let groups: Vec<&str> = right.split('-').collect();
+    let with = |index: usize, group: &str| {
+        let mut groups = groups.clone();
+        groups[index] = group;
+        groups.join("-")
+    };
+    let mut swapped = groups.clone();
+    swapped.swap(3, 9);
+    let mistyped = match groups[4].strip_suffix('0') {
+        Some(digits) => format!("{digits}1"),
+        None => format!("{}0", &groups[4][..5]),
+    };
+    for (key, said) in [
+        (with(4, &mistyped), "group 5 is wrong"),
+        (with(4, "12345"), "group 5 is not six digits"),
+        (swapped.join("-"), "groups 4 and 10 are swapped"),
+        (groups[1..].join("-"), "has 15 groups of digits, not 16"),
+    ] {
+        let run = case.revert_with(&key)?.expect(USAGE)?;
+        ensure!(
+            run.said().contains(said),
+            "{said:?} is not in {}",
+            run.said()
+        );
+        case.judge.nothing_changed()?;
+    }
+    let other = RecoveryKey::of("b", "big")?.groups;
+    let run = case.revert_with(&other)?.expect(REFUSED)?;
+    let report = run.report()?;
+    for bank in report["disks"][0]["banks"].as_array().context("banks")? {
+        let why = bank["why"].as_str().unwrap_or_default();
+        ensure!(why.contains("is not the key of this archive"), "{why}");
+        assert_eq!(bank["archives"][0]["recovery_key"], "other");
+    }
+    ensure!(report["recipes"][0]["bank_uuid"].is_string(), "{report}");
+    case.judge.nothing_changed()
+}
+
+/// Every form in which a key may appear.
+fn forms(key: &RecoveryKey) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let pairs = key.hex.as_bytes().chunks(2);
+    let bytes = pairs.map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?));
+    let bytes: Vec<u8> = bytes.collect::<Result<_>>()?;
+    let listed: Vec<String> = bytes.iter().map(u8::to_string).collect();
+    let digits = key.groups.replace('-', "");
+    let text = |text: &str| text.as_bytes().to_vec();
+    Ok(vec![
+        ("its groups", text(&key.groups)),
+        ("a group of it", text(&key.groups[..13])),
+        ("another group of it", text(&key.groups[98..])),
+        ("its digits", text(&digits)),
+        ("some of its digits", text(&digits[..24])),
+        (
+            "its digits with blanks",
+            text(&key.groups.replace('-', " ")),
+        ),
+        ("hex", text(&key.hex)),
+        ("the beginning of the hex", text(&key.hex[..24])),
+        ("large hex", text(&key.hex.to_uppercase())),
+        ("base64", text(key.base64.trim_end_matches('='))),
+        ("a list of its bytes", text(&listed[..8].join(", "))),
+        ("its bytes", bytes),
+    ])
+}
+
+#[test]
+fn no_form_of_the_key_is_in_anything_that_a_run_leaves() -> Result<()> {
+    let key = RecoveryKey::of("a", "little")?;
+    for host in ["a", "b"] {
+        let case = Case::new(&sealed(host))?;
+        let file = case.key_file(&key.groups)?;
+        let mut left: Vec<(String, Vec<u8>)> = Vec::new();
+        for command in [
+            &["inspect", "--explain"][..],
+            &["inspect", "--json"],
+            &["revert", "--devices", BOOT, "--dry-run"],
+            &["revert", "--devices", BOOT, "--yes"],
+            &["revert", "--devices", BOOT, "--yes", "--json"],
+        ] {
+            let key = ["--verbose", "--recovery-key-file", &file];
+            let run = case.run(&[command, &key].concat())?;
+            left.push((format!("{command:?}, output"), run.output.stdout.clone()));
+            left.push((format!("{command:?}, errors"), run.output.stderr.clone()));
+        }
+        for bank in [0, 1] {
+            let volume = case.judge.bank(bank)?;
+            for name in volume.entries()?.keys() {
+                left.push((format!("{name} of bank {bank}"), volume.read(name)?));
+            }
+        }
+        for (place, bytes) in &left {
+            for (form, wanted) in forms(&key)? {
+                let is_there = bytes.windows(wanted.len()).any(|piece| piece == wanted);
+                ensure!(!is_there, "{form} is in {place}");
+            }
+        }
+        ensure!(left.iter().any(|(_, bytes)| !bytes.is_empty()));
+    }
+    // The search itself finds what is there.
+    let shown = format!("{}\n{}", key.groups, key.hex).into_bytes();
+    let found = forms(&key)?
+        .into_iter()
+        .filter(|(_, wanted)| shown.windows(wanted.len()).any(|piece| piece == wanted));
+    ensure!(found.count() >= 5);
+    Ok(())
 }
 
 // --- the commands for the host -------------------------------------------------------------------
@@ -192,5 +351,5 @@ fn the_newest_archive_does_not_take_the_place_of_a_sealed_one() -> Result<()> {
             && !said.contains("gives this bank the configuration"),
         "{said}"
     );
-    case.judge.repaired(&[1], &[rescue_tests::esxi::host::SATA])
+    case.judge.repaired(&[1], &[SATA])
 }

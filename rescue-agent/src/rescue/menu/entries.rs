@@ -14,6 +14,8 @@ pub(super) enum Choice {
     Details,
     /// What to type on this host, whose configuration is sealed.
     Recipe,
+    /// Type the recovery key of this host.
+    RecoveryKey,
     /// Bring the originals back.
     Restore,
     /// What was said so far, and the kernel's own messages.
@@ -29,9 +31,10 @@ pub(super) enum Choice {
 }
 
 impl Choice {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Apply,
         Self::Recipe,
+        Self::RecoveryKey,
         Self::Devices,
         Self::Details,
         Self::Restore,
@@ -49,6 +52,7 @@ impl Choice {
             Self::Devices => 'c',
             Self::Details => 'd',
             Self::Recipe => 'h',
+            Self::RecoveryKey => 'k',
             Self::Restore => 'o',
             Self::Log => 'l',
             Self::Shell => 's',
@@ -65,6 +69,7 @@ impl Choice {
             Self::Devices => "choose devices",
             Self::Details => "details: everything that was found, and why",
             Self::Recipe => "help for this host: its TPM seals the configuration",
+            Self::RecoveryKey => "key: type the recovery key of this host",
             Self::Restore => "restore the originals",
             Self::Log => "log",
             Self::Shell => "shell on this console",
@@ -98,6 +103,7 @@ impl Offer {
             Choice::Apply => self.writing && self.plan,
             Choice::Devices => self.writing && self.devices,
             Choice::Recipe => self.recipe,
+            Choice::RecoveryKey => self.writing && self.recipe,
             Choice::Restore => self.writing && self.originals,
             // In a shell everything can be written.
             Choice::Shell => self.writing && self.shell,

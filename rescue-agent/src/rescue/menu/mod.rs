@@ -6,6 +6,7 @@
 
 mod devices;
 mod entries;
+mod key_line;
 mod pager;
 mod shell;
 
@@ -18,10 +19,12 @@ use nix::fcntl::OFlag;
 
 use self::devices::DeviceList;
 use self::entries::{Choice, Menu, Offer, Reaction};
+use self::key_line::KeyLine;
 use self::pager::Pager;
 use super::look::Findings;
 use super::say;
 use super::task::{self, Decision, Newer, Task};
+use crate::archive::RecoveryKey;
 use crate::init::console::{Consoles, OnSerial};
 use crate::init::keys::{Key, Keyboard};
 use crate::init::{Machine, finish};
@@ -74,6 +77,11 @@ impl Dialogue<'_> {
                 Choice::Restore => {
                     if let Some(task) = self.restoring() {
                         return Decision::CarryOut(task);
+                    }
+                }
+                Choice::RecoveryKey => {
+                    if let Some(key) = self.recovery_key() {
+                        return Decision::LookWith(key);
                     }
                 }
                 Choice::Recipe => self.read(Pager::new(self.recipe())),
@@ -195,6 +203,29 @@ impl Dialogue<'_> {
         lines.extend(report::intentions(inventory, &task.plan, Detail::Full));
         lines.extend(report::explain(inventory, host, &task.plan));
         lines
+    }
+
+    /// The recovery key that a person types; every group has been checked.
+    fn recovery_key(&mut self) -> Option<RecoveryKey> {
+        self.begin_page(&[
+            Line::new(Tone::Title, "The recovery key of this host"),
+            Line::plain("Type the 96 digits, as ESXi shows them: esxcli system settings encryption recovery list"),
+            Line::plain("What is typed is not shown, not stored, and in no report. Blanks and - may be left out."),
+            Line::plain("VMware does not document what this key opens. Whether it opens the archive is checked"),
+            Line::plain("before anything is written."),
+            Line::empty(),
+        ]);
+        let mut line = KeyLine::new();
+        let key = loop {
+            self.picture(&line.lines(), &line.status(), OnSerial::StatusOnly);
+            match line.press(self.keyboard.next_key().0) {
+                key_line::Reaction::None | key_line::Reaction::Changed => {}
+                key_line::Reaction::Back => break None,
+                key_line::Reaction::Done(key) => break Some(key),
+            }
+        };
+        self.keyboard.forget();
+        key
     }
 
     fn recipe(&self) -> Vec<Line> {

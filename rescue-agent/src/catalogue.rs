@@ -27,6 +27,7 @@ use crate::fat::exchange::{ActiveArchive, ExchangeError, Refusal, Stage};
 use crate::fat::{Damage, FatError, Note, ShortName};
 use crate::firmware::Way;
 use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
+use crate::import::ImportError;
 use crate::init::drivers::load::ModuleFailure;
 use crate::init::drivers::table::DriverTableError;
 use crate::init::drivers::{NoDriverReason, WithoutDriver};
@@ -40,11 +41,11 @@ use crate::net::dns::LookupError;
 use crate::net::post::PostError;
 use crate::net::tls::Distrust;
 use crate::originals::Objection;
-use crate::plan::PlanError;
 use crate::plan::refusal::BankRefusal;
+use crate::plan::{Doubt, PlanError};
 use crate::repair::Trouble;
 use crate::report::{BadStart, BootScript, Sentence, Unread};
-use crate::rescue::{self, MediumStop, MediumWarning};
+use crate::rescue::{self, ImportStop, MediumStop, MediumWarning};
 use crate::secret::SecretError;
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
@@ -84,6 +85,7 @@ fn results() -> Vec<String> {
         Sentence::Planned => Sentence::Planned,
         Sentence::Reverted { .. } => Sentence::Reverted { devices: 1, banks: 1 },
         Sentence::Restored { .. } => Sentence::Restored { banks: 1 },
+        Sentence::Imported { .. } => Sentence::Imported { place: text(), banks: 2 },
         Sentence::NothingThere => Sentence::NothingThere,
         Sentence::NothingNeeded => Sentence::NothingNeeded,
         Sentence::NothingCertain => Sentence::NothingCertain,
@@ -203,8 +205,46 @@ fn refused_banks() -> Vec<String> {
         }),
         BankRefusal::BuildsDiffer => BankRefusal::BuildsDiffer,
         BankRefusal::PlainOverSealed { .. } => BankRefusal::PlainOverSealed { name: text() },
+        BankRefusal::Doubtful(_) => BankRefusal::Doubtful(Doubt::Unknown { place: text() }),
+        BankRefusal::OtherKind { .. } => BankRefusal::OtherKind { name: text(), given: text() },
         BankRefusal::NoReadableArchive => BankRefusal::NoReadableArchive,
     ]
+}
+
+fn doubts() -> Vec<String> {
+    let place = text;
+    samples![
+        Doubt::OtherKey { .. } => Doubt::OtherKey { place: place(), given: text(), here: text() },
+        Doubt::OtherHost { .. } => Doubt::OtherHost {
+            place: place(),
+            what: "X",
+            given: text(),
+            here: text(),
+        },
+        Doubt::OtherBuild { .. } => Doubt::OtherBuild { place: place(), build: text() },
+        Doubt::NoManifest { .. } => Doubt::NoManifest { place: place() },
+        Doubt::NotSealed { .. } => Doubt::NotSealed { place: place() },
+        Doubt::Unknown { .. } => Doubt::Unknown { place: place() },
+    ]
+}
+
+fn imports() -> Vec<String> {
+    let place = text;
+    let mut messages = samples![
+        ImportError::NoArchive { .. } => ImportError::NoArchive {
+            place: place(),
+            error: ArchiveError::NoConfiguration,
+        },
+        ImportError::Uncompressed { .. } => ImportError::Uncompressed { place: place() },
+        ImportError::Unreadable { .. } => ImportError::Unreadable { place: place(), why: text() },
+    ];
+    messages.extend(samples![
+        ImportStop::NoMedium => ImportStop::NoMedium,
+        ImportStop::Nothing { .. } => ImportStop::Nothing { places: text() },
+        ImportStop::Medium(_) => ImportStop::Medium(MediumError::Gone),
+        ImportStop::Archive(_) => ImportStop::Archive(ImportError::Uncompressed { place: place() }),
+    ]);
+    messages
 }
 
 fn refused_copies() -> Vec<String> {
@@ -459,6 +499,7 @@ fn stops() -> Vec<String> {
             selector: text(),
             passed_through: text(),
         }),
+        rescue::Stop::Import(_) => rescue::Stop::Import(ImportStop::NoMedium),
         rescue::Stop::Medium(_) => rescue::Stop::Medium(MediumStop::Missing(Duration::ZERO)),
     ]);
     messages
@@ -698,6 +739,8 @@ fn every_message() -> Vec<String> {
         troubles(),
         broken_promises(),
         recovery_keys(),
+        doubts(),
+        imports(),
         requests(),
         stops(),
         settings(),

@@ -13,8 +13,10 @@ use crate::discover;
 use crate::disk::lock::{LockError, Locks};
 use crate::disk::{Access, SystemDisks, origin};
 use crate::fat::FatTime;
+use crate::files::read_whole;
 use crate::firmware::{self, SecureBoot};
 use crate::host::{AssignError, Host};
+use crate::import::{self, Given, ImportError};
 use crate::inventory::Inventory;
 use crate::logging::{self, say};
 use crate::originals::{self, Collection};
@@ -52,7 +54,7 @@ enum Action {
     Inspect(Inspect),
     /// Give devices back to ESXi, in every boot bank.
     #[command(
-        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda\n  rescue-agent revert --pci host.json disk.img=/dev/sda      what `auto` means on the saved machine"
+        after_help = "Examples:\n  rescue-agent revert --dry-run                   what would be done on this machine\n  rescue-agent revert --yes                       do it, without a question\n  rescue-agent revert --devices 0000:00:1f.2 disk.img\n  rescue-agent revert --devices all,-class:display /dev/sda\n  rescue-agent revert --source state.tgz /dev/sda            an archive that ESXi on this host has saved\n  rescue-agent revert --pci host.json disk.img=/dev/sda      what `auto` means on the saved machine"
     )]
     Revert(Revert),
     /// Restore the original state archives that a repair kept.
@@ -155,10 +157,14 @@ struct Revert {
     /// Which banks to repair: all, active (the one that boots next), or partition numbers (5,6).
     #[arg(long, value_name = "BANKS", default_value = "all")]
     banks: BankChoice,
-    /// What the repaired archives are made from: each bank's own, or the newest of the disk for
-    /// all of its banks.
-    #[arg(long, value_enum, default_value = "own")]
+    /// What goes into the banks: each bank's own archive, repaired (own); the newest of the disk for all of
+    /// its banks, repaired (newest); or the archive in a file that ESXi on this host has saved (FILE: a
+    /// state.tgz or a configBundle-*.tgz), repaired if it can be read, and otherwise as it is.
+    #[arg(long, value_name = "own|newest|FILE", default_value = "own")]
     source: SourceName,
+    /// Take the archive of --source FILE also where it cannot be shown that it is of this host.
+    #[arg(long)]
+    trust_source: bool,
     /// Make and show the plan, then stop: nothing is written.
     #[arg(long)]
     dry_run: bool,
@@ -173,10 +179,22 @@ struct Revert {
     common: Common,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone)]
 enum SourceName {
-    Own,
-    Newest,
+    Disk(Source),
+    File(PathBuf),
+}
+
+impl std::str::FromStr for SourceName {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "own" => Self::Disk(Source::Own),
+            "newest" => Self::Disk(Source::Newest),
+            file => Self::File(file.into()),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -289,12 +307,18 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
         devices: findings.selection(&args.devices)?,
         banks: args.banks.clone(),
         source: match args.source {
-            SourceName::Own => Source::Own,
-            SourceName::Newest => Source::Newest,
+            SourceName::Disk(source) => source,
+            SourceName::File(_) => Source::Own,
         },
     };
-    let plan = plan::revert(&findings.inventory, &policy, findings.host.as_ref())
-        .map_err(InvalidRequest::refused)?;
+    let plan = match &args.source {
+        SourceName::Disk(_) => {
+            let host = findings.host.as_ref();
+            let plan = plan::revert(&findings.inventory, &policy, host);
+            plan.map_err(InvalidRequest::refused)?
+        }
+        SourceName::File(file) => imported(args, file, &findings, &policy, request.key.as_ref())?,
+    };
     let command = if args.dry_run {
         Command::DryRun
     } else {
@@ -309,6 +333,45 @@ fn revert(args: &Revert) -> anyhow::Result<u8> {
         args.yes,
         args.common.json,
     )
+}
+
+/// The plan for an archive from a file. Where it is not certain that it is of this host, a person at the
+/// terminal is asked.
+fn imported(
+    args: &Revert,
+    file: &Path,
+    findings: &Findings,
+    policy: &Policy,
+    key: Option<&RecoveryKey>,
+) -> anyhow::Result<Plan> {
+    let place = file.display().to_string();
+    let bytes = read_whole(file, import::MAX_BYTES).map_err(|error| {
+        InvalidRequest::refused(ImportError::Unreadable {
+            place: place.clone(),
+            why: error.to_string(),
+        })
+    })?;
+    let given = Given::read(bytes, &place, key).map_err(InvalidRequest::refused)?;
+    let plan = |trusted| {
+        let import = plan::Import {
+            given: &given,
+            trusted,
+        };
+        let host = findings.host.as_ref();
+        plan::import(&findings.inventory, policy, host, import).map_err(InvalidRequest::refused)
+    };
+    let (cautious, trusting) = (plan(args.trust_source)?, plan(true)?);
+    let may_ask = !args.yes && !args.dry_run && io::stdin().is_terminal();
+    if !may_ask || cautious.banks_replaced() == trusting.banks_replaced() {
+        return Ok(cautious);
+    }
+    for line in report::intentions(&findings.inventory, &cautious, Detail::Full) {
+        say(format_args!("{line}"));
+    }
+    match answered("Take this archive all the same? [y/N] ")? {
+        true => Ok(trusting),
+        false => Ok(cautious),
+    }
 }
 
 fn restore(args: &Restore) -> anyhow::Result<u8> {
@@ -395,17 +458,21 @@ fn confirmed() -> anyhow::Result<bool> {
         say(format_args!("rescue-agent: {NOBODY_TO_ASK}"));
         return Ok(false);
     }
-    eprint!("Write this? [y/N] ");
+    let yes = answered("Write this? [y/N] ")?;
+    if !yes {
+        say(format_args!("Nothing was written."));
+    }
+    Ok(yes)
+}
+
+fn answered(question: &str) -> anyhow::Result<bool> {
+    eprint!("{question}");
     io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)
         .context("reading the answer from the terminal")?;
-    let yes = matches!(answer.trim(), "y" | "Y" | "yes");
-    if !yes {
-        say(format_args!("Nothing was written."));
-    }
-    Ok(yes)
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// How a command looks at the disks.

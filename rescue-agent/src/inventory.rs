@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::archive::keystore::Mode;
-use crate::archive::{ArchiveError, BackupCounter, Configuration, RecoveryKey, Seal, StateArchive};
+use crate::archive::{
+    ArchiveError, BackupCounter, Configuration, Identity, RecoveryKey, Seal, StateArchive,
+};
 use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::boot_script::BootMark;
 use crate::config::configstore::StoreOwner;
@@ -421,6 +423,8 @@ pub struct Content {
     pub saved: Option<BackupCounter>,
     /// The volume UUID of the bank its ConfigStore was saved in, 32 hex digits.
     pub store_bank: Option<String>,
+    /// What it says of the host it is of.
+    pub identity: Identity,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
     /// Lines of its boot scripts that pass devices through again at each start.
@@ -449,6 +453,7 @@ impl Content {
             uncompressed: archive.is_uncompressed(),
             devices: devices_of(&configuration),
             boot_marks: configuration.boot_marks,
+            identity: configuration.identity,
             saved: configuration.saved,
             store_bank: configuration.store_bank,
             kept: Kept::default(),

@@ -17,7 +17,7 @@ const AGENT: &[&[&str]] = &[
     &["disk", "config"],
     &["fat", "host", "archive", "bank"],
     &["policy", "inventory", "loader", "stick"],
-    &["settings", "discover", "originals", "copies"],
+    &["settings", "discover", "import", "originals", "copies"],
     &["firmware", "plan", "medium"],
     &["repair"],
     &["verify", "report"],

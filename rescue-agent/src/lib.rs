@@ -39,6 +39,7 @@ pub mod fat;
 pub mod files;
 mod firmware;
 pub mod host;
+pub mod import;
 mod init;
 pub mod inventory;
 #[cfg(test)]

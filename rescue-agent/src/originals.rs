@@ -57,11 +57,15 @@ const NO_SERIALS: [&str; 12] = [
 
 /// What a host is called in names of files: its serial number, else its UUID, else `unknown`.
 pub fn host_label(plate: &SystemInfo) -> String {
+    let mut labels = host_labels(plate).into_iter();
+    labels.next().unwrap_or_else(|| "unknown".into())
+}
+
+/// What a host may be called in names of files: its serial number and its UUID, where it has them.
+pub fn host_labels(plate: &SystemInfo) -> Vec<String> {
     let words = [serial(plate), plate.uuid.clone()];
-    let mut labels = words.iter().flatten().map(|word| file_word(word));
-    labels
-        .find(|label| !label.is_empty())
-        .unwrap_or_else(|| "unknown".into())
+    let labels = words.iter().flatten().map(|word| file_word(word));
+    labels.filter(|label| !label.is_empty()).collect()
 }
 
 fn serial(plate: &SystemInfo) -> Option<String> {

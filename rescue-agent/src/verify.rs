@@ -180,7 +180,8 @@ fn known(plan: &Plan, before: &Inventory) -> Known {
         Action::Replace(changes) => changes.as_slice(),
         _ => &[],
     });
-    let planned = changes.map(|change| (change.after.clone(), change.content.clone()));
+    let planned =
+        changes.filter_map(|change| Some((change.after.clone(), change.content.clone()?)));
     found.chain(planned).collect()
 }
 

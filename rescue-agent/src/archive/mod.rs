@@ -3,6 +3,7 @@
 //! [`state`] puts the layers together; each of the others knows one format and none of its
 //! neighbours.
 
+mod bundle;
 pub mod envelope;
 pub mod gzip;
 pub mod keystore;
@@ -10,5 +11,6 @@ pub mod recovery_key;
 pub mod state;
 pub mod tar;
 
+pub use bundle::{Bundle, bundle};
 pub use recovery_key::{RecoveryKey, RecoveryKeyError};
-pub use state::{ArchiveError, BackupCounter, Configuration, Edit, Seal, StateArchive};
+pub use state::{ArchiveError, BackupCounter, Configuration, Edit, Identity, Seal, StateArchive};

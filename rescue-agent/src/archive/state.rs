@@ -251,9 +251,20 @@ pub struct BackupCounter {
     pub modified: Option<String>,
 }
 
+/// What an archive says of the host it is of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// ESXi's own UUID of the system, made when it was installed.
+    pub system_uuid: Option<String>,
+    /// The host's name.
+    pub host_name: Option<String>,
+}
+
 /// What an archive says about devices.
 #[derive(Debug, Clone, Default)]
 pub struct Configuration {
+    /// The host.
+    pub identity: Identity,
     /// The device entries of esx.conf; `None` where the archive has no esx.conf.
     pub esx_conf: Option<Vec<DeviceLines>>,
     /// The devices of the ConfigStore; `None` where the archive has none.
@@ -331,6 +342,16 @@ impl StateArchive {
         }
     }
 
+    /// Whether the file itself is the tar of `etc/…`, as `local.tgz` is.
+    pub fn is_bare(&self) -> bool {
+        matches!(self.wrapping, Wrapping::Bare)
+    }
+
+    /// Whether the outermost layer of a file is compressed.
+    pub fn is_compressed(raw: &[u8]) -> bool {
+        gzip::is_gzip(raw)
+    }
+
     /// Whether a layer is uncompressed, as a repair by hand leaves it. ESXi cannot read such an
     /// archive.
     pub fn is_uncompressed(&self) -> bool {
@@ -346,9 +367,16 @@ impl StateArchive {
             return Err(ArchiveError::Journal);
         }
         let esx_conf = match self.content(self.places.esx_conf.as_ref()) {
-            Some(text) => Some(esx_conf::parse(text)?.devices().to_vec()),
+            Some(text) => Some(esx_conf::parse(text)?),
             None => None,
         };
+        let identity = esx_conf
+            .as_ref()
+            .map_or_else(Identity::default, |conf| Identity {
+                system_uuid: conf.system_uuid().map(str::to_owned),
+                host_name: conf.host_name().map(str::to_owned),
+            });
+        let esx_conf = esx_conf.map(|conf| conf.devices().to_vec());
         let store = self
             .content(self.places.store.as_ref())
             .map(Store::open)
@@ -364,6 +392,7 @@ impl StateArchive {
             .as_ref()
             .and_then(|store| store.boot_fs_uuid().ok().flatten());
         Ok(Configuration {
+            identity,
             store_bank,
             esx_conf,
             store: store.as_ref().map(Store::devices).transpose()?,
@@ -567,16 +596,18 @@ fn unseal(
         let mut candidates = given.candidates().iter();
         candidates.find(|key| envelope.fits(key)).cloned()
     };
+    // One that is damaged is of no use to its own host either.
+    let envelope = envelope?;
     let key = match (keystore.own_key(), given) {
         (Some(key), _) => key,
         (None, Some(given)) => {
-            let key = fitting(given, envelope.as_ref().map_err(Clone::clone)?);
+            let key = fitting(given, &envelope);
             key.ok_or_else(|| ArchiveError::OtherRecoveryKey(seal.clone()))?
         }
         (None, None) if seal.mode == Mode::Tpm => return Err(ArchiveError::SealedByTpm(seal)),
         (None, None) => return Err(ArchiveError::UnknownMode(seal)),
     };
-    let local = envelope?.open(&key)?;
+    let local = envelope.open(&key)?;
     Ok((seal, local, key))
 }
 

@@ -138,11 +138,19 @@ impl DeviceLines {
     }
 }
 
-/// A parsed esx.conf. Only the device entries are kept.
+/// Where ESXi keeps its own UUID of the system. It is the line that has to be removed from a host that
+/// was copied, because two hosts must not have the same.
+const SYSTEM_UUID: &[u8] = b"/system/uuid";
+/// Where it keeps the host's name.
+const HOST_NAME: &[u8] = b"/adv/Misc/HostName";
+
+/// A parsed esx.conf. Only the device entries are kept, and what identifies the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EsxConf {
     devices: Vec<DeviceLines>,
     statements: usize,
+    system_uuid: Option<String>,
+    host_name: Option<String>,
 }
 
 impl EsxConf {
@@ -150,6 +158,16 @@ impl EsxConf {
     /// 7.0U2 and later there are usually none: the ConfigStore holds them.
     pub fn devices(&self) -> &[DeviceLines] {
         &self.devices
+    }
+
+    /// ESXi's own UUID of the system.
+    pub fn system_uuid(&self) -> Option<&str> {
+        self.system_uuid.as_deref()
+    }
+
+    /// The name of the host.
+    pub fn host_name(&self) -> Option<&str> {
+        self.host_name.as_deref()
     }
 
     /// How many statements the file holds, device entries and all others.
@@ -379,6 +397,12 @@ struct Collector {
 impl Collector {
     fn take(&mut self, key: &[u8], value: &[u8], range: ByteRange) {
         self.conf.statements += 1;
+        let text = || Some(String::from_utf8_lossy(value).into_owned());
+        match key {
+            SYSTEM_UUID => self.conf.system_uuid = text(),
+            HOST_NAME => self.conf.host_name = text(),
+            _ => {}
+        }
         let Some((address, leaf)) = device_key(key) else {
             return;
         };

@@ -12,6 +12,7 @@
 
 mod error;
 pub mod handover;
+mod import;
 mod records;
 mod worker;
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::MediumError;
+pub use import::folders as import_folders;
 
 use crate::discover;
 use crate::disk::{BlockDevice, Disks};

@@ -8,7 +8,7 @@ use super::PlanError;
 use super::needs::Needs;
 use crate::config::pci::{PciAddress, Reading, VendorDevice};
 use crate::host::{Host, PciClass, PciFunction};
-use crate::inventory::{Bank, DeviceEntry, Inventory};
+use crate::inventory::{Bank, Content, DeviceEntry, Inventory};
 use crate::policy::{Selection, Term};
 
 /// What happens to a device that is passed through.
@@ -158,6 +158,8 @@ impl Kind {
 pub(super) struct Judge<'a> {
     selection: &'a Selection,
     host: Option<&'a Host>,
+    /// What an archive says that was given from outside.
+    given: Option<&'a Content>,
     needs: Needs,
 }
 
@@ -168,9 +170,11 @@ impl<'a> Judge<'a> {
         inventory: &Inventory,
         selection: &'a Selection,
         host: Option<&'a Host>,
+        given: Option<&'a Content>,
     ) -> Result<Self, PlanError> {
-        let judge = Self::unchecked(inventory, selection, host);
-        if entries(inventory).any(|entry| entry.passed_through) {
+        let mut judge = Self::unchecked(inventory, selection, host);
+        judge.given = given;
+        if entries(inventory, given).any(|entry| entry.passed_through) {
             for (_, term) in selection.terms() {
                 judge.check(term, inventory)?;
             }
@@ -187,6 +191,7 @@ impl<'a> Judge<'a> {
         Self {
             selection,
             host,
+            given: None,
             needs: host
                 .map(|host| Needs::of(inventory, host))
                 .unwrap_or_default(),
@@ -197,20 +202,21 @@ impl<'a> Judge<'a> {
     /// back what it was meant to protect.
     fn check(&self, term: &Term, inventory: &Inventory) -> Result<(), PlanError> {
         let class_unknown = || {
-            entries(inventory).any(|entry| entry.passed_through && self.class_of(entry).is_none())
+            entries(inventory, self.given)
+                .any(|entry| entry.passed_through && self.class_of(entry).is_none())
         };
         match (term, self.host) {
             (Term::Auto, None) => Err(PlanError::AutoNeedsMachine {
-                passed_through: passed_through(inventory, self.host),
+                passed_through: passed_through(inventory, self.host, self.given),
             }),
             (Term::Class(_), None) if class_unknown() => Err(PlanError::ClassNeedsMachine {
                 selector: term.to_string(),
-                passed_through: passed_through(inventory, self.host),
+                passed_through: passed_through(inventory, self.host, self.given),
             }),
             _ if self.names_something(term, inventory) => Ok(()),
             _ => Err(PlanError::NothingSelected {
                 selector: term.to_string(),
-                passed_through: passed_through(inventory, self.host),
+                passed_through: passed_through(inventory, self.host, self.given),
             }),
         }
     }
@@ -257,7 +263,7 @@ impl<'a> Judge<'a> {
     pub(super) fn devices(&self, inventory: &Inventory) -> Vec<Judged> {
         let mut devices: Vec<Judged> = Vec::new();
         let mut known: HashMap<(DeviceIdentity, Verdict), usize> = HashMap::new();
-        for entry in entries(inventory).filter(|entry| entry.passed_through) {
+        for entry in entries(inventory, self.given).filter(|entry| entry.passed_through) {
             let new = self.judged(entry);
             match known.entry((new.identity(), new.verdict)) {
                 Entry::Occupied(index) => devices[*index.get()].merge(new),
@@ -269,6 +275,11 @@ impl<'a> Judge<'a> {
         }
         devices.sort_by_key(Judged::usefulness);
         devices
+    }
+
+    /// What an archive says that was given from outside.
+    pub(super) fn given(&self) -> Option<&'a Content> {
+        self.given
     }
 
     /// Why a bank with nothing to change has nothing to change.
@@ -447,7 +458,7 @@ impl<'a> Judge<'a> {
             Term::Address(address) => by_host(&|function| function.address == *address),
             Term::Id(id) => by_host(&|function| function.id == *id),
         };
-        present || entries(inventory).any(|entry| self.matches(term, entry))
+        present || entries(inventory, self.given).any(|entry| self.matches(term, entry))
     }
 }
 
@@ -487,11 +498,16 @@ impl Judged {
     }
 }
 
-fn entries(inventory: &Inventory) -> impl Iterator<Item = &DeviceEntry> {
+/// All entries of the banks' archives, and of one that was given.
+fn entries<'i>(
+    inventory: &'i Inventory,
+    given: Option<&'i Content>,
+) -> impl Iterator<Item = &'i DeviceEntry> {
     inventory
         .banks()
         .flat_map(|(_, bank)| &bank.archives)
         .filter_map(|archive| archive.content.as_ref().ok())
+        .chain(given)
         .flat_map(|content| &content.devices)
 }
 
@@ -525,10 +541,14 @@ const NAMED_IN_MESSAGE: usize = 32;
 
 /// The devices that are passed through, for a message: what ESXi most likely needs first, and without
 /// those that are not there, unless none is.
-pub(super) fn passed_through(inventory: &Inventory, host: Option<&Host>) -> String {
+pub(super) fn passed_through(
+    inventory: &Inventory,
+    host: Option<&Host>,
+    given: Option<&Content>,
+) -> String {
     let selection = Selection::default();
     let judge = Judge::unchecked(inventory, &selection, host);
-    let mut all: Vec<(&DeviceEntry, Option<PciAddress>)> = entries(inventory)
+    let mut all: Vec<(&DeviceEntry, Option<PciAddress>)> = entries(inventory, given)
         .filter(|entry| entry.passed_through)
         .map(|entry| (entry, judge.choose_by(entry)))
         .collect();

@@ -5,6 +5,8 @@
 //! opened again in memory, with the hashes of before and after.
 
 mod comes_back;
+mod doubt;
+mod import;
 mod judge;
 mod needs;
 mod next_start;
@@ -20,6 +22,8 @@ use thiserror::Error;
 use self::refusal::BankRefusal;
 
 pub use comes_back::ComesBack;
+pub use doubt::Doubt;
+pub use import::Import;
 pub use judge::{DeviceIdentity, Judged, Kind, Need, Request, Verdict};
 pub use next_start::{Cause, NextStart, StillPassed};
 pub use recipe::{Recipe, Step, recipes};
@@ -49,8 +53,38 @@ pub struct Plan {
     pub recipes: Vec<Recipe>,
     /// Lines of boot scripts that pass devices through again at each start of ESXi.
     pub comes_back: Vec<ComesBack>,
+    /// The archive that was given for all banks.
+    pub import: Option<Box<Imported>>,
     /// What ESXi needs, for the question what the next start comes to.
     needed: Needed,
+}
+
+/// What is said of an archive that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Where it comes from, in words.
+    pub place: String,
+    /// Its SHA-256, hex.
+    pub sha256: String,
+    /// How it is encrypted.
+    pub seal: Option<Seal>,
+    /// Whether it is taken as it is, because only its host opens it.
+    pub as_it_is: bool,
+    /// Whether a person vouched for it.
+    pub trusted: bool,
+}
+
+impl Imported {
+    fn of(import: Import<'_>) -> Self {
+        let given = import.given;
+        Self {
+            place: given.place.clone(),
+            sha256: given.sha256.clone(),
+            seal: given.seal().cloned(),
+            as_it_is: given.content.is_err(),
+            trusted: import.trusted,
+        }
+    }
 }
 
 impl Plan {
@@ -63,6 +97,17 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether its new archives are such that only ESXi on their host can read them.
+    pub fn takes_as_it_is(&self) -> bool {
+        self.import.as_ref().is_some_and(|import| import.as_it_is)
+    }
+
+    /// How many banks get a new archive.
+    pub fn banks_replaced(&self) -> usize {
+        let replaced = |bank: &&BankPlan| matches!(bank.action, Action::Replace(_));
+        self.banks.iter().filter(replaced).count()
+    }
+
     /// Whether carrying it out lets an original take the place of something newer.
     pub fn sets_aside(&self) -> bool {
         let restores = self.banks.iter().flat_map(|bank| match &bank.action {
@@ -132,8 +177,8 @@ pub struct FileChange {
     pub after: String,
     /// What changes in it.
     pub devices: Vec<DeviceChange>,
-    /// What the new archive says.
-    pub content: Content,
+    /// What the new archive says; `None`: only ESXi on its host can read it.
+    pub content: Option<Content>,
 }
 
 /// An archive whose original comes back.
@@ -262,7 +307,7 @@ pub fn revert(
     host: Option<&Host>,
 ) -> Result<Plan, PlanError> {
     check_banks(inventory, &policy.banks)?;
-    let judge = judge::Judge::new(inventory, &policy.devices, host)?;
+    let judge = judge::Judge::new(inventory, &policy.devices, host, None)?;
     let plan_bank = |disk: &Disk, bank: &Bank| match policy.source {
         Source::Own => revert_bank(bank, &judge),
         Source::Newest => revert_from_newest(disk, bank, &judge),
@@ -275,6 +320,34 @@ pub fn revert(
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
+        import: None,
+        needed: Needed::of(inventory, &judge),
+    })
+}
+
+/// Plans to put an archive that was given into the chosen banks: edited, where it can be read, and as it is
+/// where only its host opens it.
+///
+/// # Errors
+/// [`PlanError`] when the request itself cannot be understood in this situation.
+pub fn import(
+    inventory: &Inventory,
+    policy: &Policy,
+    host: Option<&Host>,
+    import: Import<'_>,
+) -> Result<Plan, PlanError> {
+    check_banks(inventory, &policy.banks)?;
+    let given = import.given.content.as_ref().ok();
+    let judge = judge::Judge::new(inventory, &policy.devices, host, given)?;
+    Ok(Plan {
+        banks: each_bank(inventory, &policy.banks, |disk, bank| {
+            let action = import.bank(disk, bank, &judge);
+            action.unwrap_or_else(|action| action)
+        }),
+        devices: judge.devices(inventory),
+        recipes: recipes(inventory, host),
+        comes_back: ComesBack::of(inventory, &judge),
+        import: Some(Box::new(Imported::of(import))),
         needed: Needed::of(inventory, &judge),
     })
 }
@@ -289,13 +362,14 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
+        import: None,
         needed: Needed::of(inventory, &judge),
     }
 }
 
 /// The devices that are passed through, for a message: addresses, with IDs where they are known.
 pub fn passed_through(inventory: &Inventory, host: Option<&Host>) -> String {
-    judge::passed_through(inventory, host)
+    judge::passed_through(inventory, host, None)
 }
 
 /// Plans a return to the originals: to the undo copies in the banks, and where one is missing, to
@@ -324,6 +398,7 @@ pub fn restore(
         // What ESXi saved last and sealed is what a restore takes away.
         recipes: Vec::new(),
         comes_back: ComesBack::of(inventory, &judge),
+        import: None,
         needed: Needed::of(inventory, &judge),
     }
 }
@@ -564,13 +639,23 @@ fn change(
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
+    let raw = source.raw.as_deref().ok_or_else(|| unreadable(source))?;
+    change_to(target, (raw, content), edit, devices)
+}
+
+/// The same from the bytes of an archive.
+fn change_to(
+    target: Target,
+    (raw, content): (&[u8], &Content),
+    edit: &Edit,
+    devices: Vec<DeviceChange>,
+) -> Decision<FileChange> {
     let Target {
         archive,
         name,
         replaced,
         before,
     } = target;
-    let raw = source.raw.as_deref().ok_or_else(|| unreadable(source))?;
     let (new, content) = edited(raw, content, name, edit)
         .map_err(|error| refuse(&BankRefusal::archive(name, &error)))?;
     if let Some(device) = missing_in(&devices, &content).first() {
@@ -587,7 +672,7 @@ fn change(
         after: sha256_hex(&new),
         new,
         devices,
-        content,
+        content: Some(content),
     })
 }
 

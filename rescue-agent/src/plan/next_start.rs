@@ -41,7 +41,10 @@ impl Needed {
             Loaded::Other(_, content) => content.as_ref().as_ref().ok(),
             Loaded::OfBank(_) => None,
         });
-        let entries = own.chain(others).flat_map(|content| &content.devices);
+        let entries = own
+            .chain(others)
+            .chain(judge.given())
+            .flat_map(|content| &content.devices);
         let passed_through = entries.filter(|entry| entry.passed_through);
         let needed = passed_through.filter_map(|entry| {
             let device = NeededDevice {
@@ -207,7 +210,11 @@ impl Plan {
         if let Some(Action::Replace(changes)) = planned.map(|bank| &bank.action)
             && let Some(change) = changes.iter().find(|change| change.archive == Some(own))
         {
-            return Ok(&change.content);
+            let sealed = || {
+                let why = "only ESXi on its host can read it";
+                (change.name.to_string(), why.to_owned())
+            };
+            return change.content.as_ref().ok_or_else(sealed);
         }
         let archive = &disk.banks[next].archives[own];
         let content = archive.content.as_ref();

@@ -160,6 +160,8 @@ impl Recipe {
             }
         }
         lines.push(String::new());
+        lines.push("If the controller is not given back, or no file shows up: take the mark away without -a, run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
+        lines.push(String::new());
         lines.push("More about it, and what is proven by whom: docs/sealed.md.".into());
         lines
     }

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::doubt::Doubt;
 use crate::archive::ArchiveError;
 use crate::fat::FatError;
 use crate::fat::exchange;
@@ -94,6 +95,17 @@ pub(crate) enum BankRefusal {
         /// The archive in the bank.
         name: String,
     },
+    /// A given archive that may be of another host.
+    #[error(transparent)]
+    Doubtful(Doubt),
+    /// A given archive of another layout.
+    #[error("its archive is {name}, and the given one is a {given}")]
+    OtherKind {
+        /// The archive in the bank.
+        name: String,
+        /// What was given.
+        given: String,
+    },
     /// There is nothing to take.
     #[error("no bank of this disk has a readable archive")]
     NoReadableArchive,
@@ -158,6 +170,10 @@ impl BankRefusal {
             Self::PlainOverSealed { .. } => {
                 "let ESXi itself give the devices back: the commands for this host are under Next, in the report, in the menu (h) and in docs/sealed.md"
             }
+            Self::Doubtful(_) => {
+                "if you know that it is this host's own, take it all the same: --trust-source on the command line; in the menu i, then t"
+            }
+            Self::OtherKind { .. } => "give an archive that this version of ESXi saved",
             Self::NoReadableArchive => "restore a backup of the host's configuration",
         }
     }

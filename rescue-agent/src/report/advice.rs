@@ -28,6 +28,11 @@ pub(crate) enum Sentence {
         counted(*banks, "bank", "banks")
     )]
     Restored { banks: usize },
+    #[error(
+        "{place} is in {} as it is, written and verified. What it says only ESXi on this host can read.",
+        counted(*banks, "bank", "banks")
+    )]
+    Imported { place: String, banks: usize },
     #[error("Nothing to do: nothing is passed through, or there is nothing to restore.")]
     NothingThere,
     #[error("Nothing to do: no device that ESXi needs is passed through.")]
@@ -285,7 +290,13 @@ pub(super) fn summary(
         },
         ResultWord::Planned => Sentence::Planned,
         ResultWord::Reverted => Sentence::Reverted { devices, banks },
-        ResultWord::Restored => Sentence::Restored { banks },
+        ResultWord::Restored => match plan.and_then(|plan| plan.import.as_ref()) {
+            Some(import) => Sentence::Imported {
+                place: import.place.clone(),
+                banks,
+            },
+            None => Sentence::Restored { banks },
+        },
         ResultWord::Clean => clean(inventory, plan),
         ResultWord::Refused if banks == 0 => Sentence::Refused,
         ResultWord::Refused => Sentence::PartlyRefused { banks },
@@ -379,6 +390,10 @@ fn steps_after(
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
             "A VM that owned it starts only without its pciPassthru entries.",
+            "Undo: Restore the originals (boot menu), or rescue-agent restore.",
+        ],
+        ResultWord::Restored if plan.is_some_and(Plan::takes_as_it_is) => &[
+            "Boot ESXi. If it does not get its disks, the archive was saved before the passthrough was switched off.",
             "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],

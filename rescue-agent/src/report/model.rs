@@ -12,8 +12,8 @@ use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, NoTable, SameInstallation, UndoCopy};
 use crate::plan::{
-    Action, BankPlan, Cause, ComesBack, DeviceChange, DeviceIdentity, Judged, Need, NextStart,
-    Plan, Recipe, Request, Verdict,
+    Action, BankPlan, Cause, ComesBack, DeviceChange, DeviceIdentity, Imported, Judged, Need,
+    NextStart, Plan, Recipe, Request, Verdict,
 };
 use crate::repair::{BankReceipt, Outcome, Receipt};
 use crate::report::text::{is_steering, same_installation};
@@ -22,8 +22,8 @@ use crate::report::text::{is_steering, same_installation};
 pub const SCHEMA: &str = "esxi-rescue/1";
 /// How many times fields were added. Since 2 a report knows suspects and the next start;
 /// since 3 all data of ESXi's; since 4 recipes and Secure Boot; since 5 paths, copies and which disk starts;
-/// since 6 boot scripts.
-const REVISION: u32 = 6;
+/// since 6 boot scripts; since 7 a given archive.
+const REVISION: u32 = 7;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -116,6 +116,7 @@ pub struct Report {
     next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
     recipes: Vec<RecipeReport>,
+    source: Option<SourceReport>,
     /// Whether this start ran with Secure Boot.
     secure_boot: Option<SecureBoot>,
     #[serde(skip)]
@@ -213,6 +214,16 @@ struct RecipeReport {
     bank_uuid: String,
     controllers: Vec<String>,
     commands: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SourceReport {
+    place: String,
+    sha256: String,
+    encryption_mode: Option<String>,
+    key_id: Option<String>,
+    as_it_is: bool,
+    trusted: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -341,6 +352,8 @@ impl Report {
         let next_starts = plan.map_or_else(Vec::new, |plan| plan.next_starts(now, predicted));
         let bad_start = match command {
             Command::Inspect => None,
+            // What such an archive says only ESXi on its host can read.
+            _ if plan.is_some_and(Plan::takes_as_it_is) => None,
             _ => advice::bad_start(&next_starts, now),
         };
         let suspicious = [inventory, now].iter().any(|one| is_suspicious(one));
@@ -403,6 +416,9 @@ impl Report {
             recipes: plan
                 .map(|plan| plan.recipes.iter().map(recipe_report).collect())
                 .unwrap_or_default(),
+            source: plan
+                .and_then(|plan| plan.import.as_deref())
+                .map(source_report),
             secure_boot: None,
             sealed_by_tpm: [inventory, now].iter().any(|one| one.is_sealed_by_tpm()),
             boot_scripts: plan
@@ -544,6 +560,18 @@ fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartRepor
     }
 }
 
+fn source_report(import: &Imported) -> SourceReport {
+    let seal = import.seal.as_ref();
+    SourceReport {
+        place: import.place.clone(),
+        sha256: import.sha256.clone(),
+        encryption_mode: seal.map(|seal| seal.mode.to_string()),
+        key_id: seal.and_then(|seal| seal.key_id.clone()),
+        as_it_is: import.as_it_is,
+        trusted: import.trusted,
+    }
+}
+
 fn recipe_report(recipe: &Recipe) -> RecipeReport {
     let steps = recipe.steps().into_iter();
     RecipeReport {
@@ -591,7 +619,12 @@ fn result_word(
     match command {
         Command::Inspect => ResultWord::Inspected,
         Command::DryRun if plan.is_some_and(Plan::writes) => ResultWord::Planned,
-        _ if outcomes().any(|outcome| *outcome == Outcome::Replaced) => ResultWord::Reverted,
+        _ if outcomes().any(|outcome| *outcome == Outcome::Replaced) => {
+            match plan.is_some_and(Plan::takes_as_it_is) {
+                true => ResultWord::Restored,
+                false => ResultWord::Reverted,
+            }
+        }
         _ if outcomes().any(|outcome| *outcome == Outcome::Restored) => ResultWord::Restored,
         _ => ResultWord::Clean,
     }

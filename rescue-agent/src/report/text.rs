@@ -9,7 +9,9 @@ use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
 use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, Suspect, UndoCopy};
-use crate::plan::{Action, BankPlan, ComesBack, DeviceChange, Judged, Plan, RestoreFrom, Verdict};
+use crate::plan::{
+    Action, BankPlan, ComesBack, DeviceChange, Imported, Judged, Plan, RestoreFrom, Verdict,
+};
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
 
@@ -366,7 +368,11 @@ fn saved_on(saved: &BackupCounter) -> String {
 /// What is meant: the verdict on every device, and the work on every bank.
 pub fn intentions(inventory: &Inventory, plan: &Plan, detail: Detail) -> Vec<Line> {
     let mut lines = devices(plan, detail);
-    let mut plans: Vec<Line> = Vec::new();
+    let mut plans: Vec<Line> = plan
+        .import
+        .iter()
+        .map(|import| source_line(import))
+        .collect();
     // What is the same for several banks of a disk is said once.
     let mut works: Vec<(usize, Vec<Line>, Vec<String>)> = Vec::new();
     for bank in &plan.banks {
@@ -383,6 +389,15 @@ pub fn intentions(inventory: &Inventory, plan: &Plan, detail: Detail) -> Vec<Lin
     }
     lines.extend(laid_out(&plans));
     lines
+}
+
+fn source_line(import: &Imported) -> Line {
+    let hash = &import.sha256[..12.min(import.sha256.len())];
+    let trusted = match import.trusted {
+        true => ", taken without a check that it is of this host",
+        false => "",
+    };
+    Line::plain(format!("Source   {} ({hash}){trusted}", import.place))
 }
 
 fn plan_lines(disk: &Disk, numbers: &[String], work: &[Line]) -> Vec<Line> {
@@ -550,10 +565,11 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
         }
         Action::Replace(changes) => lines.extend(changes.iter().map(|change| {
             let devices = addresses(&change.devices).join(", ");
-            Line::new(
-                Tone::Good,
-                format!("{} gives {devices} back to ESXi", change.name),
-            )
+            let text = match change.devices.is_empty() {
+                true => format!("{} becomes another archive, as that is", change.name),
+                false => format!("{} gives {devices} back to ESXi", change.name),
+            };
+            Line::new(Tone::Good, text)
         })),
         Action::Restore(restores) => lines.extend(restores.iter().map(|restore| {
             let from = match &restore.from {

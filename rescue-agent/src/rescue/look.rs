@@ -53,6 +53,11 @@ impl Findings {
         }
     }
 
+    /// The recovery key that a person typed.
+    pub(super) fn recovery_key(&self) -> Option<&RecoveryKey> {
+        self.recovery_key.as_ref()
+    }
+
     /// Looks once more, for a person who stays after the work: what is there is there by now.
     pub(super) fn once_more(&self, machine: &Machine) -> Self {
         Self::now(machine, self.recovery_key.clone())

@@ -13,6 +13,7 @@ mod carry_out;
 mod decide;
 mod deliver;
 mod find_medium;
+mod import;
 mod leave;
 mod look;
 mod medium;
@@ -28,6 +29,7 @@ use crate::report::{self, Line, Mood, ResultWord, Sentence, Tone, framed};
 #[cfg(test)]
 pub(crate) use deliver::passed_over;
 pub(crate) use find_medium::MediumStop;
+pub(crate) use import::ImportStop;
 use leave::Next;
 use look::Findings;
 #[cfg(test)]
@@ -83,6 +85,9 @@ pub(crate) enum Stop {
     /// The settings make no sense on this machine.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The archive that is to go into the banks is not to be had.
+    #[error(transparent)]
+    Import(#[from] ImportStop),
     /// It is not clear what the settings are.
     #[error(transparent)]
     Medium(#[from] MediumStop),
@@ -92,12 +97,13 @@ impl Stop {
     /// Nothing has been written when this is said.
     fn tell(&self, machine: &mut Machine) -> Outcome {
         let result = match self {
-            Self::Plan(_) => Sentence::InvalidRequest,
+            Self::Plan(_) | Self::Import(_) => Sentence::InvalidRequest,
             Self::Medium(stop) => stop.sentence(),
         };
         let banner = Tone::Banner(Mood::Warning);
         let topic = match self {
             Self::Plan(_) => "Setting ",
+            Self::Import(_) => "Source  ",
             Self::Medium(_) => "Medium  ",
         };
         let text = self.to_string();

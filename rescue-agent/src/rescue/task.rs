@@ -1,13 +1,13 @@
 //! What is to be done: the request of the settings or of a person, and the plan made of it.
 
 use super::look::Findings;
-use super::medium;
+use super::{Stop, import, medium};
 use crate::archive::RecoveryKey;
 use crate::init::Machine;
-use crate::plan::{self, Judged, Plan, PlanError};
+use crate::plan::{self, Import, Judged, Plan, PlanError};
 use crate::policy::{Policy, Selection, Source};
 use crate::report::{self, Command, Detail, Line};
-use crate::settings::{Finish, Mode};
+use crate::settings::{Finish, ImageSource, Mode};
 
 /// How it goes on.
 #[derive(Debug)]
@@ -29,6 +29,15 @@ pub(super) struct Task {
     pub(super) plan: Plan,
 }
 
+/// Whether an archive from the medium is taken although it may be of another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It is not.
+    Checked,
+    /// A person vouches for it.
+    Vouched,
+}
+
 /// What becomes of an archive that is newer than the repair whose original is to come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Newer {
@@ -42,8 +51,8 @@ impl Task {
     /// What the settings ask for.
     ///
     /// # Errors
-    /// [`PlanError`] when the settings make no sense on this machine.
-    pub(super) fn from_settings(machine: &Machine, seen: &Findings) -> Result<Self, PlanError> {
+    /// [`Stop`] when the settings make no sense on this machine.
+    pub(super) fn from_settings(machine: &Machine, seen: &Findings) -> Result<Self, Stop> {
         let command = match machine.settings.mode {
             Mode::Auto => Command::Revert,
             Mode::Inspect => Command::Inspect,
@@ -52,8 +61,29 @@ impl Task {
                 return Ok(Self::restore(machine, seen, Newer::Stays));
             }
         };
+        if (command, machine.settings.source) == (Command::Revert, ImageSource::Medium) {
+            return Self::import(machine, seen, Trust::Checked);
+        }
         let plan = revert(machine, seen, machine.settings.devices.clone())?;
         Ok(Self { command, plan })
+    }
+
+    /// To put the archive on the medium into the banks.
+    ///
+    /// # Errors
+    /// [`Stop`] when there is none, or the settings make no sense on this machine.
+    pub(super) fn import(machine: &Machine, seen: &Findings, trust: Trust) -> Result<Self, Stop> {
+        let given = import::given(machine, seen)?;
+        let import = Import {
+            given: &given,
+            trusted: trust == Trust::Vouched,
+        };
+        let policy = policy(machine, machine.settings.devices.clone());
+        let plan = plan::import(&seen.inventory, &policy, Some(&seen.host), import)?;
+        Ok(Self {
+            command: Command::Revert,
+            plan,
+        })
     }
 
     /// What is left to do on a machine on which this program has done something already.
@@ -113,12 +143,19 @@ impl Task {
 }
 
 fn revert(machine: &Machine, seen: &Findings, devices: Selection) -> Result<Plan, PlanError> {
-    let policy = Policy {
+    let policy = policy(machine, devices);
+    plan::revert(&seen.inventory, &policy, Some(&seen.host))
+}
+
+fn policy(machine: &Machine, devices: Selection) -> Policy {
+    Policy {
         devices,
         banks: machine.settings.banks.clone(),
-        source: Source::Own,
-    };
-    plan::revert(&seen.inventory, &policy, Some(&seen.host))
+        source: match machine.settings.source {
+            ImageSource::Newest => Source::Newest,
+            ImageSource::Own | ImageSource::Medium => Source::Own,
+        },
+    }
 }
 
 /// What is passed through, with the verdicts that the settings lead to.

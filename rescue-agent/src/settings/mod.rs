@@ -70,6 +70,18 @@ pub enum BootNext {
     Create,
 }
 
+/// What goes into the banks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageSource {
+    /// Each bank's own archive, repaired.
+    Own,
+    /// The newest archive of the disk, repaired.
+    Newest,
+    /// The archive that a person has put on the medium.
+    Medium,
+}
+
 /// The name of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +92,8 @@ pub enum Key {
     Devices,
     /// `banks`
     Banks,
+    /// `source`
+    Source,
     /// `countdown`
     Countdown,
     /// `wait`
@@ -100,10 +114,11 @@ pub enum Key {
 
 impl Key {
     /// Every key, in the order in which they are shown.
-    pub const ALL: [Key; 11] = [
+    pub const ALL: [Key; 12] = [
         Key::Mode,
         Key::Devices,
         Key::Banks,
+        Key::Source,
         Key::Countdown,
         Key::Wait,
         Key::Finish,
@@ -121,6 +136,7 @@ impl Key {
             Key::Mode => "mode",
             Key::Devices => "devices",
             Key::Banks => "banks",
+            Key::Source => "source",
             Key::Countdown => "countdown",
             Key::Wait => "wait",
             Key::Finish => "finish",
@@ -141,6 +157,7 @@ impl Key {
                 "auto, all, VENDOR:DEVICE, a PCI address, class:WORD, or several separated by commas, excluded with a leading -"
             }
             Key::Banks => "all, active, or partition numbers such as 5,6",
+            Key::Source => "own, newest, medium",
             Key::Countdown | Key::Wait => "a whole number of seconds from 0 to 86400",
             Key::Finish => "reboot, poweroff, stay",
             Key::Report => {
@@ -337,6 +354,8 @@ pub struct Settings {
     pub devices: Selection,
     /// Which banks are repaired.
     pub banks: BankChoice,
+    /// What goes into them.
+    pub source: ImageSource,
     /// How long the plan is shown before it is carried out.
     pub countdown: Duration,
     /// How long disks are waited for at most.
@@ -362,6 +381,7 @@ impl Default for Settings {
             mode: Mode::Auto,
             devices: Selection::default(),
             banks: BankChoice::default(),
+            source: ImageSource::Own,
             countdown: Duration::from_secs(10),
             wait: Duration::from_secs(30),
             finish: Finish::Reboot,
@@ -402,6 +422,12 @@ impl Settings {
             .to_owned(),
             Key::Devices => self.devices.to_string(),
             Key::Banks => self.banks.to_string(),
+            Key::Source => match self.source {
+                ImageSource::Own => "own",
+                ImageSource::Newest => "newest",
+                ImageSource::Medium => "medium",
+            }
+            .to_owned(),
             Key::Countdown => self.countdown.as_secs().to_string(),
             Key::Wait => self.wait.as_secs().to_string(),
             Key::Finish => match self.finish {
@@ -481,6 +507,14 @@ impl Settings {
             }
             Key::Devices => self.devices = value.trim().parse().ok()?,
             Key::Banks => self.banks = value.trim().parse().ok()?,
+            Key::Source => {
+                self.source = match value {
+                    "own" => ImageSource::Own,
+                    "newest" => ImageSource::Newest,
+                    "medium" => ImageSource::Medium,
+                    _ => return None,
+                }
+            }
             Key::Countdown => self.countdown = seconds(value)?,
             Key::Wait => self.wait = seconds(value)?,
             Key::Finish => {
@@ -646,7 +680,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "auto", "auto", "all", "10", "30", "reboot", "", "", "dhcp", "", "auto"
+                "auto", "auto", "all", "own", "10", "30", "reboot", "", "", "dhcp", "", "auto"
             ]
         );
         assert!(
@@ -734,7 +768,7 @@ mod tests {
             ),
             (
                 "\n\nmod = 'auto'",
-                "rescue.toml, line 3: unknown setting \"mod\" (is mode meant?); the settings are mode, devices, banks, countdown, wait, finish, report, report_pin, network, console, bootnext",
+                "rescue.toml, line 3: unknown setting \"mod\" (is mode meant?); the settings are mode, devices, banks, source, countdown, wait, finish, report, report_pin, network, console, bootnext",
             ),
             (
                 "Mode = 'auto'",

@@ -181,6 +181,8 @@ pub struct Archive {
     pub spelling: Spelling,
     /// Whether there is an esx.conf at all.
     pub esx_conf: bool,
+    /// ESXi's own UUID of the system, in place of the usual one.
+    pub system_uuid: Option<&'static str>,
     /// Whether esx.conf has `/device` lines: from 7.0 Update 2 it has none.
     pub device_lines: bool,
     /// Whether there is a ConfigStore.
@@ -292,7 +294,10 @@ impl Archive {
             } else {
                 &[]
             };
-            let text = host::esx_conf(devices, self.spelling);
+            let mut text = host::esx_conf(devices, self.spelling);
+            if let Some(uuid) = self.system_uuid {
+                text = text.replace(host::SYSTEM_UUID, uuid);
+            }
             // In the middle: a reader that stops early, or expects it last, shows.
             members.insert(members.len() / 2, Member::file(ESX_CONF, 0o1644, text));
         }

@@ -211,6 +211,9 @@ fn write_device(text: &mut String, device: &Device, spelling: Spelling) {
     }
 }
 
+/// The system's UUID in [`esx_conf`].
+pub const SYSTEM_UUID: &str = "5b2e4a9c-1f3d-7a60-9c11-525400123456";
+
 const TRAPS_BEFORE: &str = r#"/adv/Misc/HostName = "esx01.example.org"
 /adv/UserVars/HostClientWelcomeMessage = "passthru"
 /adv/Net/FollowHardwareMac = "1"

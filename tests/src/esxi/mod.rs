@@ -638,6 +638,7 @@ fn archive(members: Vec<Member>, counter: u32, saved: u64) -> Archive {
         devices: host::demonstration_host(),
         spelling: Spelling::LongSegment,
         esx_conf: true,
+        system_uuid: None,
         device_lines: true,
         config_store: false,
         config_store_journal: false,

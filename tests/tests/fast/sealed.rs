@@ -1,13 +1,13 @@
 //! Archives that a host's TPM has sealed: what is said of them, and the commands for their host.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::host::Host;
 use rescue_tests::agent::{self, DONE, REFUSED, Run, USAGE};
-use rescue_tests::esxi::archive::{Layers, RecoveryKey, Seal};
-use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::archive::{self, Archive, Dialect, Layers, RecoveryKey, Seal};
+use rescue_tests::esxi::host::{Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::sysfs::Description;
@@ -352,4 +352,219 @@ fn the_newest_archive_does_not_take_the_place_of_a_sealed_one() -> Result<()> {
         "{said}"
     );
     case.judge.repaired(&[1], &[SATA])
+}
+
+// --- an archive that was given -------------------------------------------------------------------
+
+impl Case {
+    /// An archive like that of the first bank, with a change, packed as a file.
+    fn given(&self, name: &str, change: impl FnOnce(&mut Archive)) -> Result<PathBuf> {
+        let mut archive = self.made.banks[0].archive.clone();
+        archive.backup_counter = Some(99);
+        change(&mut archive);
+        let folder = self.file(name);
+        fs::create_dir(&folder)?;
+        let packed = archive.pack(&folder, name)?;
+        packed.context("an archive")
+    }
+
+    fn import(&self, file: &Path, more: &[&str]) -> Result<Run> {
+        let file = file.display().to_string();
+        let revert = [
+            "revert",
+            "--devices",
+            BOOT,
+            "--yes",
+            "--json",
+            "--source",
+            &file,
+        ];
+        self.run(&[&revert[..], more].concat())
+    }
+
+    /// These bytes are in both banks, the archives from before are kept, and nothing else has changed.
+    fn has_in_both_banks(&self, bytes: &[u8]) -> Result<()> {
+        self.judge.only_banks_changed(&[0, 1])?;
+        for bank in [0, 1] {
+            let (before, now) = (self.judge.bank_before(bank)?, self.judge.bank(bank)?);
+            now.is_no_worse_than(&before)?;
+            ensure!(now.read("STATE.TGZ")? == bytes, "bank {bank}");
+            ensure!(
+                now.read("STATE.ORG")? == before.read("STATE.TGZ")?,
+                "bank {bank}"
+            );
+        }
+        Ok(())
+    }
+
+    /// It is not taken, for a reason that has these words, and nothing was written.
+    fn refuses(&self, file: &Path, words: &str) -> Result<()> {
+        let report = self.import(file, &[])?.expect(REFUSED)?.report()?;
+        for bank in report["disks"][0]["banks"].as_array().context("banks")? {
+            let why = bank["why"].as_str().unwrap_or_default();
+            ensure!(why.contains(words), "{words:?} is not in {why:?}");
+            let remedy = bank["remedy"].as_str().unwrap_or_default();
+            ensure!(remedy.contains("--trust-source"), "{remedy:?}");
+        }
+        self.judge.nothing_changed()
+    }
+
+    /// A configBundle around a state archive.
+    fn bundle(&self, state: &Path, manifest: Option<&str>) -> Result<PathBuf> {
+        let folder = tempfile::Builder::new().tempdir_in(self.folder.path())?;
+        fs::copy(state, folder.path().join("state.tgz"))?;
+        let mut names = vec!["state.tgz".to_owned()];
+        if let Some(text) = manifest {
+            fs::write(folder.path().join("Manifest.txt"), text)?;
+            names.push("Manifest.txt".into());
+        }
+        let tar = archive::tar(folder.path(), &names, Dialect::OldGnu, 1_700_000_000)?;
+        let file = self.file("configBundle-esx01.tgz");
+        fs::write(&file, archive::gzip(tar)?)?;
+        Ok(file)
+    }
+}
+
+/// The boot controller is given back.
+fn given_back(archive: &mut Archive) {
+    for device in &mut archive.devices {
+        if device.address == SATA {
+            device.owner = Owner::Vmkernel;
+        }
+    }
+}
+
+/// The kind of archive that 7.0U2 and later save without a TPM.
+fn unsealed() -> EsxiDisk {
+    EsxiDisk::v80().every_bank(|bank| bank.archive.layers = Layers::Sealed(Seal::default()))
+}
+
+#[test]
+fn a_sealed_archive_of_the_same_host_is_taken_as_it_is_and_can_be_undone() -> Result<()> {
+    let case = Case::new(&sealed("a"))?;
+    let file = case.given("given", given_back)?;
+    let report = case.import(&file, &[])?.expect(DONE)?.report()?;
+    assert_eq!(report["result"], "restored");
+    assert_eq!(report["source"]["as_it_is"], true);
+    assert_eq!(report["source"]["trusted"], false);
+    case.has_in_both_banks(&fs::read(&file)?)?;
+    // dissect.hypervisor opens it, with the key of the host.
+    assert_eq!(
+        case.judge.store_owners(0)?["0000:00:1f.2"],
+        "OWNER_VMKERNEL"
+    );
+    assert_eq!(case.import(&file, &[])?.expect(DONE)?.result()?, "clean");
+    case.run(&["restore", "--yes"])?.expect(DONE)?;
+    case.judge.restored(&[0, 1])
+}
+
+#[test]
+fn a_sealed_archive_of_another_host_is_taken_only_if_a_person_vouches_for_it() -> Result<()> {
+    let case = Case::new(&sealed("a"))?;
+    let file = case.given("given", |archive| {
+        archive.layers = Layers::Sealed(Seal::by_tpm("b"));
+    })?;
+    case.refuses(&file, "it is of another host, or of another time")?;
+    let report = case
+        .import(&file, &["--trust-source"])?
+        .expect(DONE)?
+        .report()?;
+    assert_eq!(report["source"]["trusted"], true);
+    case.has_in_both_banks(&fs::read(&file)?)
+}
+
+#[test]
+fn a_readable_archive_is_edited_like_any_other() -> Result<()> {
+    let case = Case::new(&unsealed())?;
+    let file = case.given("given", |_| ())?;
+    let report = case.import(&file, &[])?.expect(DONE)?.report()?;
+    assert_eq!(report["result"], "reverted");
+    assert_eq!(report["source"]["as_it_is"], false);
+    for bank in [0, 1] {
+        assert_eq!(
+            case.judge.store_owners(bank)?["0000:00:1f.2"],
+            "OWNER_VMKERNEL"
+        );
+        let (before, now) = (case.judge.bank_before(bank)?, case.judge.bank(bank)?);
+        ensure!(now.read("STATE.ORG")? == before.read("STATE.TGZ")?);
+    }
+    let read = |bank| case.judge.bank(bank)?.read("STATE.TGZ");
+    ensure!(read(0)? == read(1)?, "both banks hold the given archive");
+    // A device that nobody asked for stays as it is.
+    assert_eq!(
+        case.judge.store_owners(0)?["0000:01:00.0"],
+        "OWNER_PASSTHRU"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_readable_archive_of_another_host_is_refused() -> Result<()> {
+    let case = Case::new(&unsealed())?;
+    let other = "11111111-2222-3333-4444-555555555555";
+    let file = case.given("given", |archive| archive.system_uuid = Some(other))?;
+    case.refuses(&file, &format!("its system UUID is {other}"))
+}
+
+#[test]
+fn an_archive_that_is_not_sealed_does_not_take_the_place_of_a_sealed_one_by_itself() -> Result<()> {
+    let case = Case::new(&sealed("a"))?;
+    let file = case.given("given", |archive| {
+        archive.layers = Layers::Sealed(Seal::default());
+    })?;
+    case.refuses(
+        &file,
+        "is not sealed by a TPM, and the archive in the bank is",
+    )
+}
+
+#[test]
+fn a_config_bundle_gives_its_archive_if_its_manifest_names_the_build() -> Result<()> {
+    let case = Case::new(&sealed("a"))?;
+    let state = case.given("given", given_back)?;
+    let bundle = case.bundle(&state, Some("RELEASELEVEL=8.0.1\nBUILD=21495797\n"))?;
+    case.refuses(&bundle, "its manifest does not name 8.0.2-0.0.22380479")?;
+    let bundle = case.bundle(&state, None)?;
+    case.refuses(&bundle, "has no manifest")?;
+    let bundle = case.bundle(&state, Some("RELEASELEVEL=8.0.2\nBUILD=22380479\n"))?;
+    case.import(&bundle, &[])?.expect(DONE)?;
+    case.has_in_both_banks(&fs::read(&state)?)
+}
+
+#[test]
+fn what_is_cut_short_or_no_archive_is_refused() -> Result<()> {
+    let case = Case::new(&sealed("a"))?;
+    let whole = fs::read(case.given("given", given_back)?)?;
+    let file = case.file("state.tgz");
+    let page = b"<html>Not found</html>".to_vec();
+    let [half, most] = [whole.len() / 2, whole.len() - 1].map(|end| whole[..end].to_vec());
+    for bytes in [half, most, page, Vec::new()] {
+        fs::write(&file, bytes)?;
+        let run = case.import(&file, &["--trust-source"])?.expect(USAGE)?;
+        ensure!(
+            run.said()
+                .contains("is no state archive that ESXi could load"),
+            "{}",
+            run.said()
+        );
+        case.judge.nothing_changed()?;
+    }
+    let none = case.import(&case.file("none"), &[])?.expect(USAGE)?;
+    ensure!(none.said().contains("cannot be read"), "{}", none.said());
+    Ok(())
+}
+
+#[test]
+fn a_bank_of_another_build_is_left_as_it_is() -> Result<()> {
+    let disk = sealed("a").bank(1, |bank| {
+        if let Some(boot_cfg) = &mut bank.boot_cfg {
+            boot_cfg.build = "7.0.3-0.0.18644231".into();
+        }
+    });
+    let case = Case::new(&disk)?;
+    let file = case.given("given", given_back)?;
+    case.import(&file, &[])?.expect(DONE)?;
+    case.judge.only_banks_changed(&[0])?;
+    ensure!(case.judge.bank(0)?.read("STATE.TGZ")? == fs::read(&file)?);
+    Ok(())
 }

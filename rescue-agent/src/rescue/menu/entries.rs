@@ -16,6 +16,8 @@ pub(super) enum Choice {
     Recipe,
     /// Type the recovery key of this host.
     RecoveryKey,
+    /// Put the archive on the medium into the banks.
+    Import,
     /// Bring the originals back.
     Restore,
     /// What was said so far, and the kernel's own messages.
@@ -31,10 +33,11 @@ pub(super) enum Choice {
 }
 
 impl Choice {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Apply,
         Self::Recipe,
         Self::RecoveryKey,
+        Self::Import,
         Self::Devices,
         Self::Details,
         Self::Restore,
@@ -52,6 +55,7 @@ impl Choice {
             Self::Devices => 'c',
             Self::Details => 'd',
             Self::Recipe => 'h',
+            Self::Import => 'i',
             Self::RecoveryKey => 'k',
             Self::Restore => 'o',
             Self::Log => 'l',
@@ -70,6 +74,7 @@ impl Choice {
             Self::Details => "details: everything that was found, and why",
             Self::Recipe => "help for this host: its TPM seals the configuration",
             Self::RecoveryKey => "key: type the recovery key of this host",
+            Self::Import => "import the archive that is on this stick",
             Self::Restore => "restore the originals",
             Self::Log => "log",
             Self::Shell => "shell on this console",
@@ -91,6 +96,8 @@ pub(super) struct Offer {
     pub(super) devices: bool,
     /// Whether only this host opens an archive.
     pub(super) recipe: bool,
+    /// Whether the medium has an archive for this host.
+    pub(super) import: bool,
     /// Whether any bank has its original.
     pub(super) originals: bool,
     /// Whether the image has a shell.
@@ -103,6 +110,7 @@ impl Offer {
             Choice::Apply => self.writing && self.plan,
             Choice::Devices => self.writing && self.devices,
             Choice::Recipe => self.recipe,
+            Choice::Import => self.writing && self.import,
             Choice::RecoveryKey => self.writing && self.recipe,
             Choice::Restore => self.writing && self.originals,
             // In a shell everything can be written.
@@ -211,6 +219,7 @@ mod tests {
         plan: true,
         devices: true,
         recipe: true,
+        import: true,
         originals: true,
         shell: true,
     };
@@ -277,6 +286,7 @@ mod tests {
             plan: false,
             devices: false,
             recipe: false,
+            import: false,
             originals: false,
             shell: false,
             ..EVERYTHING

@@ -21,9 +21,10 @@ use self::devices::DeviceList;
 use self::entries::{Choice, Menu, Offer, Reaction};
 use self::key_line::KeyLine;
 use self::pager::Pager;
+use super::import;
 use super::look::Findings;
 use super::say;
-use super::task::{self, Decision, Newer, Task};
+use super::task::{self, Decision, Newer, Task, Trust};
 use crate::archive::RecoveryKey;
 use crate::init::console::{Consoles, OnSerial};
 use crate::init::keys::{Key, Keyboard};
@@ -84,6 +85,11 @@ impl Dialogue<'_> {
                         return Decision::LookWith(key);
                     }
                 }
+                Choice::Import => {
+                    if let Some(task) = self.importing() {
+                        return Decision::CarryOut(task);
+                    }
+                }
                 Choice::Recipe => self.read(Pager::new(self.recipe())),
                 Choice::Details => self.read(Pager::new(self.details(&task))),
                 Choice::Log => self.read(Pager::new(self.log()).at_end()),
@@ -99,6 +105,7 @@ impl Dialogue<'_> {
             writing: machine.settings.mode != Mode::Inspect,
             plan: task.writes(),
             devices: !DeviceList::new(&task::judged(machine, self.seen)).is_empty(),
+            import: import::is_there(machine, self.seen),
             recipe: !self.seen.recipe_pages().is_empty(),
             originals: [Newer::Stays, Newer::IsSetAside]
                 .into_iter()
@@ -172,6 +179,36 @@ impl Dialogue<'_> {
         match (key == Key::Character('d'), task.writes()) {
             (true, _) => self.confirmed(insisting),
             (false, true) => self.confirmed(task),
+            (false, false) => None,
+        }
+    }
+
+    /// The archive on the medium into the banks, if that is confirmed. Where it is not certain that it is of
+    /// this host, a person is asked about that first.
+    fn importing(&mut self) -> Option<Task> {
+        let import = |trust| Task::import(self.machine, self.seen, trust);
+        let (checked, vouched) = match (import(Trust::Checked), import(Trust::Vouched)) {
+            (Ok(checked), Ok(vouched)) => (checked, vouched),
+            (Err(error), _) | (_, Err(error)) => {
+                self.pause(&error.to_string());
+                return None;
+            }
+        };
+        if checked.plan.banks_replaced() == vouched.plan.banks_replaced() {
+            return self.confirmed(checked);
+        }
+        self.begin_page(&[Line::new(
+            Tone::Title,
+            "It is not certain that this archive is of this host",
+        )]);
+        self.say(&checked.lines(self.seen));
+        let consoles = &self.machine.consoles;
+        consoles.status("t: it is this host's own, take it. Any other key: no.");
+        let key = self.keyboard.next_key().0;
+        consoles.status("");
+        match (key == Key::Character('t'), checked.writes()) {
+            (true, _) => self.confirmed(vouched),
+            (false, true) => self.confirmed(checked),
             (false, false) => None,
         }
     }

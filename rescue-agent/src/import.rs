@@ -1,5 +1,5 @@
 //! A state archive from outside the disks, to go into the banks: one that ESXi has saved itself, or that
-//! its own backup holds (`configBundle-*.tgz`). What it is, whether it can be read, and what it tells of
+//! its own backup holds (`configBundle-*.tgz`). What it is, whether it can be read, and what it says of
 //! the host that it is from.
 //!
 //! Values only. Not for: whether it may go into a bank, which is the plan's.

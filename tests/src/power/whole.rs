@@ -10,18 +10,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use rescue_agent::disk::{BlockDevice, ByteOffset, Disks};
 use rescue_agent::fat::{FatTime, Region};
+use rescue_agent::import::Given;
 use rescue_agent::plan::{self, Plan};
 use rescue_agent::policy::{BankChoice, Policy};
 use rescue_agent::repair::Event;
 use rescue_agent::report::{Command, Report};
 use rescue_agent::{discover, verify};
 
-use super::device::{Recorder, Shared};
+use super::device::{Recorder, Recording, Shared};
 use super::maker::{self, Bank, Furnishing, Shape, Slots, Space, Wear};
 use super::medium::{Medium, Source};
 use super::reader::Loader;
 use crate::esxi::EsxiDisk;
-use crate::esxi::archive::Archive;
+use crate::esxi::archive::{Archive, Layers, Seal};
 use crate::esxi::host::{Address, GPU, Owner, SATA};
 
 const NODE: &str = "/dev/under_test";
@@ -37,6 +38,8 @@ pub enum Asked<'a> {
     Restore,
     /// `restore --discard-newer`.
     DiscardNewer,
+    /// `revert --source` with an archive of these bytes.
+    Import(&'a [u8]),
 }
 
 /// The agent's whole run; its exit status.
@@ -54,6 +57,15 @@ pub fn run(disks: &dyn Disks, path: &Path, asked: Asked<'_>) -> Result<u8> {
                 ..Policy::default()
             };
             (Command::Revert, plan::revert(&inventory, &policy, None)?)
+        }
+        Asked::Import(bytes) => {
+            let given = Given::read(bytes.to_vec(), "the file", None)?;
+            let import = plan::Import {
+                given: &given,
+                trusted: false,
+            };
+            let plan = plan::import(&inventory, &Policy::default(), None, import)?;
+            (Command::Revert, plan)
         }
         Asked::Restore | Asked::DiscardNewer => {
             let discard = asked == Asked::DiscardNewer;
@@ -81,6 +93,15 @@ pub fn run(disks: &dyn Disks, path: &Path, asked: Asked<'_>) -> Result<u8> {
 /// # Errors
 /// As [`run`].
 pub fn run_on(medium: &Medium, asked: Asked<'_>) -> Result<(u8, Medium)> {
+    let (status, recording) = record(medium, asked)?;
+    Ok((status, recording.medium))
+}
+
+/// As [`run_on`], with every write of it.
+///
+/// # Errors
+/// As [`run`].
+pub fn record(medium: &Medium, asked: Asked<'_>) -> Result<(u8, Recording)> {
     let device = Arc::new(Recorder::new(medium.clone()));
     let opened = {
         let device = Arc::clone(&device);
@@ -89,7 +110,7 @@ pub fn run_on(medium: &Medium, asked: Asked<'_>) -> Result<(u8, Medium)> {
         }
     };
     let status = run(&opened, Path::new(NODE), asked)?;
-    Ok((status, device.recording().medium))
+    Ok((status, device.recording()))
 }
 
 /// A state archive of a 6.7 host, packed by outside tools: saved that often, with the boot controller
@@ -109,6 +130,20 @@ pub fn archive(count: u32, owner: Owner) -> Result<Vec<u8>> {
             _ => {}
         }
     }
+    let folder = tempfile::tempdir()?;
+    let packed = archive.pack(folder.path(), &count.to_string())?;
+    Ok(std::fs::read(packed.context("a file")?)?)
+}
+
+/// A state archive of an 8.0 host, sealed by the TPM of the host of that name.
+///
+/// # Errors
+/// When a tool fails.
+pub fn sealed_archive(count: u32, host: &'static str) -> Result<Vec<u8>> {
+    let mut archive: Archive = EsxiDisk::v80().banks[0].archive.clone();
+    archive.members.clear();
+    archive.backup_counter = Some(count);
+    archive.layers = Layers::Sealed(Seal::by_tpm(host));
     let folder = tempfile::tempdir()?;
     let packed = archive.pack(folder.path(), &count.to_string())?;
     Ok(std::fs::read(packed.context("a file")?)?)

@@ -3,6 +3,7 @@
 mod device_faults;
 mod histories;
 mod hostile_volumes;
+mod import;
 mod loader_is_sound;
 mod medium;
 mod next_start;

@@ -183,6 +183,7 @@ fn refused_banks() -> Vec<String> {
             device: text(),
         },
         BankRefusal::Unexpected => BankRefusal::Unexpected,
+        BankRefusal::MissingArchive { .. } => BankRefusal::MissingArchive { name: text() },
         BankRefusal::Unreadable { .. } => BankRefusal::Unreadable {
             name: name().to_string(),
             why: text(),
@@ -386,7 +387,7 @@ fn archives() -> Vec<String> {
         ArchiveError::ConfigStore(_) => ArchiveError::ConfigStore(ConfigStoreError::NoSuchDevice {
             identifier: text(),
         }),
-        ArchiveError::Journal => ArchiveError::Journal,
+        ArchiveError::StoreNotClosed(_) => ArchiveError::StoreNotClosed("X"),
         ArchiveError::NotAsMeant(_) => ArchiveError::NotAsMeant("X"),
     ]
 }

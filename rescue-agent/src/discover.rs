@@ -268,18 +268,21 @@ impl Look<'_> {
                 }
             }
         };
+        let not_found = view.not_found.iter().map(|why| (None, why.clone()));
         let Some(bank) = view.bank(partition) else {
             // The loader could not read it just now; what it would load is what was read here.
             return NextBoot::Bank {
                 partition,
                 archives: (0..of_bank.len()).map(Loaded::OfBank).collect(),
-                ends: view.not_found.clone(),
+                ends: not_found.collect(),
             };
         };
+        let of_files = bank.ends.iter().cloned();
+        let of_files = of_files.map(|(name, why)| (Some(name), why));
         NextBoot::Bank {
             partition,
             archives: bank.archives.iter().map(loaded).collect(),
-            ends: view.not_found.clone().or_else(|| bank.ends.clone()),
+            ends: not_found.chain(of_files).collect(),
         }
     }
 
@@ -727,24 +730,27 @@ struct Files {
 /// boot.cfg has the loader load. Where it names neither of the first two, the one that is there: a
 /// reset to factory defaults takes the name out of boot.cfg, and ESXi puts it back.
 fn files(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<Files> {
-    let loads = |name: &ShortName| {
-        let mut modules = boot_cfg.modules().iter();
-        modules.any(|module| loader::name_of(module) == *name)
-    };
     let own = [ShortName::STATE, ShortName::LOCAL];
     let build = boot_cfg.build.as_deref().unwrap_or_default();
     let there = |name: &ShortName| file(volume, *name, build);
     let mut files: Vec<Files> = own
         .iter()
-        .filter(|name| loads(name))
+        .filter(|name| loads(boot_cfg, **name))
         .filter_map(&there)
         .collect();
     if files.is_empty() {
         files.extend(own.iter().find_map(&there));
     }
     let onetime = [ShortName::ONETIME];
-    files.extend(onetime.iter().filter(|name| loads(name)).filter_map(&there));
+    let onetime = onetime.iter().filter(|name| loads(boot_cfg, **name));
+    files.extend(onetime.filter_map(&there));
     files
+}
+
+/// Whether boot.cfg has the loader load the file of that name.
+fn loads(boot_cfg: &BootCfg, name: ShortName) -> bool {
+    let mut modules = boot_cfg.modules().iter();
+    modules.any(|module| loader::name_of(module) == name)
 }
 
 /// The archive of that name as the loader finds it, or what stands in its place.
@@ -776,14 +782,9 @@ fn file(volume: &Volume<'_>, name: ShortName, build: &str) -> Option<Files> {
 /// Archives that boot.cfg has the loader load, and that it will not find. It looks for the name alone,
 /// whatever has it.
 fn missing(volume: &Volume<'_>, boot_cfg: &BootCfg) -> Vec<ShortName> {
-    let modules = boot_cfg.modules();
-    let is_loaded = |name: &ShortName| {
-        let name = name.to_string();
-        modules.iter().any(|one| one.eq_ignore_ascii_case(&name))
-    };
     ARCHIVES
         .into_iter()
-        .filter(is_loaded)
+        .filter(|name| loads(boot_cfg, *name))
         .filter(|name| !volume.has_name(*name))
         .collect()
 }

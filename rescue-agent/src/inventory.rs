@@ -174,8 +174,8 @@ pub enum NextBoot {
         partition: u32,
         /// The archives that it hands to ESXi.
         archives: Vec<Loaded>,
-        /// Why the start ends with an error of the loader, if it does.
-        ends: Option<String>,
+        /// Why the start ends with an error of the loader, each with the file that it is about.
+        ends: Vec<(Option<ShortName>, String)>,
     },
 }
 

@@ -7,8 +7,8 @@
 //! | 4.x installable to 7.0U1 | `state.tgz` | gzip, tar, `local.tgz`: gzip, tar of `etc/…` |
 //! | 7.0U2 on | `state.tgz` | gzip, tar, `local.tgz.ve`: envelope, gzip, tar of `etc/…` |
 //!
-//! A layer left uncompressed by a repair by hand is read too; what is written is always gzip,
-//! which is all that ESXi's loader takes.
+//! A layer left uncompressed by a repair by hand is read too. ESXi's loader takes it with a warning;
+//! whether ESXi itself does is not known, so that what is written is always gzip.
 //!
 //! An archive holds private keys and password hashes: nothing here shows or keeps member contents
 //! beyond the lines that name devices.
@@ -56,7 +56,9 @@ const SEALED: &str = "local.tgz.ve";
 const KEYSTORES: [&str; 2] = ["encryption.info", ".#encryption.info"];
 const ESX_CONF: &str = "etc/vmware/esx.conf";
 const CONFIG_STORE: &str = "var/lib/vmware/configstore/backup/current-store-1";
-const CONFIG_STORE_JOURNAL: &str = "var/lib/vmware/configstore/backup/current-store-1-journal";
+/// What SQLite leaves beside a store that was not closed, by the ends of their names: a part of the
+/// store is there, or was.
+const STORE_LEFTOVERS: [&str; 3] = ["-journal", "-wal", "-shm"];
 const BACKUP_COUNTER: &str = "etc/vmware/.backup.counter";
 /// Scripts that ESXi runs at the end of each start.
 const BOOT_SCRIPTS: &str = "etc/rc.local.d";
@@ -123,9 +125,9 @@ pub enum ArchiveError {
     /// The ConfigStore cannot be read or changed safely.
     #[error("ConfigStore: {0}")]
     ConfigStore(#[from] ConfigStoreError),
-    /// The ConfigStore was being written when it was saved.
-    #[error("the ConfigStore has a leftover journal: it was being written when it was saved")]
-    Journal,
+    /// The ConfigStore was in use when it was saved.
+    #[error("the ConfigStore was in use when it was saved: current-store-1{0} lies beside it")]
+    StoreNotClosed(&'static str),
     /// The result is not what it should be. Nothing was written.
     #[error("the new archive, opened again, does not have the intended content: {0}")]
     NotAsMeant(&'static str),
@@ -219,7 +221,7 @@ pub struct StateArchive {
 struct Places {
     esx_conf: Option<Member>,
     store: Option<Member>,
-    store_journal: Option<Member>,
+    store_leftover: Option<&'static str>,
     backup_counter: Option<Member>,
     /// Each with its path from the root.
     boot_scripts: Vec<(String, Member)>,
@@ -228,10 +230,16 @@ struct Places {
 impl Places {
     fn find(etc: &[u8], layer: &'static str) -> Result<Self, ArchiveError> {
         let members = tar::members(etc).map_err(in_tar(layer))?;
+        let mut store_leftover = None;
+        for end in STORE_LEFTOVERS {
+            if member(&members, &format!("{CONFIG_STORE}{end}"), layer)?.is_some() {
+                store_leftover = Some(end);
+            }
+        }
         Ok(Self {
             esx_conf: member(&members, ESX_CONF, layer)?,
             store: member(&members, CONFIG_STORE, layer)?,
-            store_journal: member(&members, CONFIG_STORE_JOURNAL, layer)?,
+            store_leftover,
             backup_counter: member(&members, BACKUP_COUNTER, layer)?,
             boot_scripts: tar::files_below(&members, BOOT_SCRIPTS)
                 .into_iter()
@@ -352,8 +360,7 @@ impl StateArchive {
         gzip::is_gzip(raw)
     }
 
-    /// Whether a layer is uncompressed, as a repair by hand leaves it. ESXi cannot read such an
-    /// archive.
+    /// Whether a layer is uncompressed, as a repair by hand leaves it.
     pub fn is_uncompressed(&self) -> bool {
         self.uncompressed
     }
@@ -361,10 +368,10 @@ impl StateArchive {
     /// What the archive says about devices.
     ///
     /// # Errors
-    /// [`ArchiveError::NoConfiguration`], [`ArchiveError::Journal`], or what is malformed.
+    /// [`ArchiveError::NoConfiguration`], [`ArchiveError::StoreNotClosed`], or what is malformed.
     pub fn configuration(&self) -> Result<Configuration, ArchiveError> {
-        if self.places.store_journal.is_some() {
-            return Err(ArchiveError::Journal);
+        if let Some(leftover) = self.places.store_leftover {
+            return Err(ArchiveError::StoreNotClosed(leftover));
         }
         let esx_conf = match self.content(self.places.esx_conf.as_ref()) {
             Some(text) => Some(esx_conf::parse(text)?),

@@ -4,8 +4,8 @@
 //! `OWNER_PASSTHRU` to `OWNER_VMKERNEL`. Everything happens in memory, through SQLite itself; the
 //! store's own triggers count the revision up as they would on the host. Not for: any other
 //! setting, in particular not `esx/graphics/devices` and `esx/hardware/usb_passthrough_switch`,
-//! where the same word means something else. A journal left beside the store is the caller's
-//! check.
+//! where the same word means something else. A journal or a log left beside the store is the
+//! caller's check.
 //!
 //! The file comes from a disk that may be damaged or hostile. SQLite therefore runs in defensive
 //! mode, bounded in size, memory and steps; the file is checked before and after; and a change is
@@ -17,6 +17,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::io::Read;
 use std::ops::Range;
 
 use rusqlite::config::DbConfig;
@@ -46,7 +47,7 @@ const HEADER_MAGIC: &[u8] = b"SQLite format 3\0";
 /// File format write and read version: 1 is a rollback journal, 2 a write-ahead log.
 const HEADER_JOURNAL: Range<usize> = 18..20;
 const ROLLBACK_JOURNAL: [u8; 2] = [1, 1];
-const WRITE_AHEAD_LOG: u8 = 2;
+const WRITE_AHEAD_LOG: [u8; 2] = [2, 2];
 /// Fields that a change leaves alone, with their names.
 const HEADER_CONSTANTS: [(Range<usize>, &str); 6] = [
     (16..18, "page size"),
@@ -112,12 +113,6 @@ pub enum ConfigStoreError {
         /// What is wrong.
         what: String,
     },
-    /// Part of its contents may be in another file.
-    #[error(
-        "the ConfigStore uses a write-ahead log, so part of it may lie in a file beside it; ESXi \
-         does not save it so, and it is left as it is"
-    )]
-    WriteAheadLog,
     /// Its own check fails.
     #[error("the ConfigStore is damaged ({report}); it is left as it is")]
     Damaged {
@@ -174,11 +169,12 @@ pub fn give_back(db: &[u8], identifiers: &[String]) -> Result<Vec<u8>, ConfigSto
     if edits.is_empty() {
         return Ok(db.to_vec());
     }
-    let changed = {
+    let mut changed = {
         let mut store = Store::open(db)?;
         store.apply(&edits)?;
         store.image()?
     };
+    changed[HEADER_JOURNAL].copy_from_slice(&db[HEADER_JOURNAL]);
     check_header_kept(db, &changed)?;
     check_only_owners_changed(&Store::open(db)?, &Store::open(&changed)?, &edits)?;
     Ok(changed)
@@ -405,13 +401,19 @@ pub struct Store {
 
 impl Store {
     /// Reads the store in `db`, and checks all of it.
+    ///
+    /// A store with a write-ahead log that was closed is whole without the log. SQLite opens it in
+    /// memory with the other journal mode in its header, as the documentation of `sqlite3_deserialize`
+    /// says (<https://www.sqlite.org/c3ref/deserialize.html>).
     pub fn open(db: &[u8]) -> Result<Self, ConfigStoreError> {
         check_header(db)?;
         let doing = sqlite("opening it");
         let mut connection = Connection::open_in_memory().map_err(&doing)?;
         confine(&mut connection).map_err(&doing)?;
+        let (before, after) = (&db[..HEADER_JOURNAL.start], &db[HEADER_JOURNAL.end..]);
+        let rollback = before.chain(&ROLLBACK_JOURNAL[..]).chain(after);
         connection
-            .deserialize_read_exact(MAIN_DB, db, db.len(), false)
+            .deserialize_read_exact(MAIN_DB, rollback, db.len(), false)
             .map_err(&doing)?;
         let pages = page_size(db).map_or(0, |page| db.len() / page) + GROWTH_PAGES_MAX;
         let pages = i64::try_from(pages).unwrap_or(i64::MAX);
@@ -654,10 +656,7 @@ fn check_header(db: &[u8]) -> Result<(), ConfigStoreError> {
     if db.len() > STORE_BYTES_MAX {
         return not("it is larger than any ConfigStore");
     }
-    if db[HEADER_JOURNAL].contains(&WRITE_AHEAD_LOG) {
-        return Err(ConfigStoreError::WriteAheadLog);
-    }
-    if db[HEADER_JOURNAL] != ROLLBACK_JOURNAL {
+    if ![ROLLBACK_JOURNAL, WRITE_AHEAD_LOG].contains(&[db[18], db[19]]) {
         return not("its header names an unknown journal mode");
     }
     match page_size(db) {
@@ -1021,6 +1020,18 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_store_with_a_write_ahead_log_is_edited_and_keeps_its_mode() {
+        let wal = change(store(), "PRAGMA journal_mode = WAL;");
+        assert_eq!(wal[HEADER_JOURNAL], WRITE_AHEAD_LOG);
+        assert_eq!(devices(&wal).unwrap(), devices(store()).unwrap());
+        let changed = give_back(&wal, &names(&[GPU])).unwrap();
+        assert_eq!(owner_of(&changed, GPU), StoreOwner::Vmkernel);
+        assert_eq!(changed[HEADER_JOURNAL], WRITE_AHEAD_LOG);
+        assert_eq!(ask(&changed, "PRAGMA journal_mode"), "wal");
+        assert!(is_given_back(&wal, &changed));
+    }
+
+    #[test]
     fn leaves_the_bytes_alone_if_no_chosen_device_is_passed_through() {
         for list in [&[][..], &["0000:02:00.0", "0000:03:00.0", "0000:04:00.0"]] {
             assert_eq!(give_back(store(), &names(list)).unwrap(), store());
@@ -1200,6 +1211,7 @@ mod tests {
             (b"SQLite format 3\0".to_vec(), "does not start with"),
             (with(0, b'X'), "does not start with"),
             (with(18, 9), "unknown journal mode"),
+            (with(19, 2), "unknown journal mode"),
             (with(16, 3), "impossible page size"),
             (store()[..store().len() - 1].to_vec(), "truncated"),
         ];
@@ -1207,11 +1219,6 @@ mod tests {
             let error = devices(&db).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }
-        let wal = change(store(), "PRAGMA journal_mode = WAL;");
-        assert!(matches!(
-            devices(&wal),
-            Err(ConfigStoreError::WriteAheadLog)
-        ));
         let missing_page = &store()[..store().len() - 4096];
         assert!(devices(missing_page).is_err());
         let mut damaged = store().to_vec();

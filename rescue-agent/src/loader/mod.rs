@@ -44,8 +44,8 @@ pub struct LoaderBank {
     pub boot_cfg_bytes: Vec<u8>,
     /// The archives that boot.cfg has it load, in that order.
     pub archives: Vec<LoadedArchive>,
-    /// Why its start ends with an error of the loader, if it does.
-    pub ends: Option<String>,
+    /// Files at which its start ends with an error of the loader, in the order of loading, and why.
+    pub ends: Vec<(ShortName, String)>,
 }
 
 /// An archive that the loader hands to ESXi.
@@ -159,25 +159,28 @@ fn bank(disk: Sectors<'_>, first: u64) -> Result<LoaderBank, Refused> {
         boot_cfg,
         boot_cfg_bytes: bytes,
         archives: Vec::new(),
-        ends: None,
+        ends: Vec::new(),
     };
     load_modules(&volume, &mut bank)?;
     Ok(bank)
 }
 
-/// What the start of a bank loads. The first module that is missing ends it.
+/// What the start of a bank loads. The first file that is missing ends it; the rest is looked for all
+/// the same, because a repair may bring the first.
 fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refused> {
     let load = match &bank.boot_cfg.load {
         Ok(load) => load,
         Err(error) => {
-            bank.ends = Some(error.to_string());
+            bank.ends.push((ShortName::BOOT_CFG, error.to_string()));
             return Ok(());
         }
     };
     if load.kernel.is_none() {
-        bank.ends = Some("its boot.cfg names no kernel".into());
+        bank.ends
+            .push((ShortName::BOOT_CFG, "its boot.cfg names no kernel".into()));
     } else if load.skip {
-        bank.ends = Some("its boot.cfg says skip=1, which ends the start".into());
+        let why = "its boot.cfg says skip=1, which ends the start".into();
+        bank.ends.push((ShortName::BOOT_CFG, why));
     }
     for file in load.kernel.iter().chain(&load.modules) {
         let name = name_of(file);
@@ -189,13 +192,13 @@ fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refuse
             }),
             false => volume.has(name),
         };
-        let problem = match loaded {
+        let why = match loaded {
             Ok(true) => continue,
             Ok(false) => format!("{file}, which its boot.cfg loads, is missing"),
             Err(Refused::Is(why)) => format!("{file}: {why}"),
             Err(unread) => return Err(unread),
         };
-        bank.ends.get_or_insert(problem);
+        bank.ends.push((name, why));
     }
     Ok(())
 }

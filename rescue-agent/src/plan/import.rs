@@ -7,8 +7,8 @@ use super::doubt::Doubt;
 use super::judge::Judge;
 use super::refusal::BankRefusal;
 use super::{
-    Action, Decision, FileChange, Target, change_to, edit, finish, first_archive, is_unsealed,
-    no_archive, nothing, refuse, sound_volume,
+    Action, Decision, FileChange, Target, change_to, edit, finish, is_unsealed, newest, no_archive,
+    nothing, refuse, sound_volume,
 };
 use crate::archive::Seal;
 use crate::import::Given;
@@ -27,8 +27,8 @@ impl Import<'_> {
     /// What is done with one bank.
     pub(super) fn bank(self, disk: &Disk, bank: &Bank, judge: &Judge<'_>) -> Decision<Action> {
         let given = self.given;
-        let Some(name) = first_archive(bank) else {
-            return Err(no_archive());
+        let Some(name) = newest::place(bank) else {
+            return Err(no_archive(disk, bank));
         };
         let build = |bank: &Bank| bank.boot_cfg.build.clone().unwrap_or_default();
         let next = disk.boots_next.map(|next| build(&disk.banks[next]));
@@ -48,8 +48,9 @@ impl Import<'_> {
         if let Some(doubt) = doubt.filter(|_| !self.trusted) {
             return Err(refuse(&BankRefusal::Doubtful(doubt)));
         }
-        let archive = bank.archives.first();
-        let target = Target::of(name, archive.map(|archive| (0, archive)))?;
+        let mut own = bank.archives.iter().enumerate();
+        let own = own.find(|(_, archive)| archive.name == name);
+        let target = Target::of(name, own)?;
         let change = match &given.content {
             Ok(content) => {
                 let (edit, devices) = edit(content, judge);
@@ -169,5 +170,6 @@ fn as_it_is(target: Target, given: &Given, content: Option<&Content>) -> FileCha
         after: given.sha256.clone(),
         devices: Vec::new(),
         content: content.cloned(),
+        taken_from: None,
     }
 }

@@ -9,6 +9,7 @@ mod doubt;
 mod import;
 mod judge;
 mod needs;
+mod newest;
 mod next_start;
 mod recipe;
 pub(crate) mod refusal;
@@ -29,7 +30,6 @@ pub use next_start::{Cause, NextStart, StillPassed};
 pub use recipe::{Recipe, Step, recipes};
 
 use crate::archive::{ArchiveError, BackupCounter, Edit, Seal, StateArchive};
-use crate::bank::Standing;
 use crate::bytes::sha256_hex;
 use crate::config::pci::PciAddress;
 use crate::fat::exchange::{Assessment, Earlier, Replaced};
@@ -179,6 +179,8 @@ pub struct FileChange {
     pub devices: Vec<DeviceChange>,
     /// What the new archive says; `None`: only ESXi on its host can read it.
     pub content: Option<Content>,
+    /// The partition of the bank whose archive it is made from, where that is another one.
+    pub taken_from: Option<u32>,
 }
 
 /// An archive whose original comes back.
@@ -309,7 +311,7 @@ pub fn revert(
     check_banks(inventory, &policy.banks)?;
     let judge = judge::Judge::new(inventory, &policy.devices, host, None)?;
     let plan_bank = |disk: &Disk, bank: &Bank| match policy.source {
-        Source::Own => revert_bank(bank, &judge),
+        Source::Own => revert_bank(disk, bank, &judge),
         Source::Newest => revert_from_newest(disk, bank, &judge),
     };
     Ok(Plan {
@@ -495,37 +497,46 @@ fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
 }
 
 /// What cures a bank whose own archive is of no use, if another bank of the same build has a sound one.
-const TAKE_NEWEST: &str = "run `rescue-agent revert --source newest`: it gives this bank the configuration of the other bank, repaired";
+const TAKE_NEWEST: &str = "take the newest configuration of this disk, repaired: n in the menu of the image, or `rescue-agent revert --source newest`";
 /// What is left where no other bank has an archive that can be read.
-const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read: restore a backup of the host's configuration, or, while the host still runs, clear the passthrough in ESXi";
+const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read. If ESXi starts and is 7.0 or newer, it can give the device back itself: docs/troubleshooting.md, \"ESXi gives a device back itself\". Else restore a backup of its configuration";
 
 /// A remedy that can be followed: other banks are named only where one of them is of use.
 fn with_true_remedy(disk: &Disk, bank: &Bank, action: Action) -> Action {
     let Action::Refuse { why, remedy } = action else {
         return action;
     };
-    let is_it = |other: &&Bank| other.partition == bank.partition;
-    let index = disk.banks.iter().position(|other| is_it(&other));
-    let others = disk.banks.iter().filter(|other| !is_it(other));
+    let others = disk
+        .banks
+        .iter()
+        .filter(|other| other.partition != bank.partition);
     let other_is_read = others
         .flat_map(|other| &other.archives)
         .any(|archive| archive.content.is_ok());
-    let own_is_read = bank.archives.iter().all(|archive| archive.content.is_ok());
-    let remedy = match remedy.contains("other bank") || remedy.contains("Shift+R") {
+    let own_is_read =
+        !bank.archives.is_empty() && bank.archives.iter().all(|archive| archive.content.is_ok());
+    let names_other = remedy.contains("other bank") || remedy.contains("Shift+R");
+    let remedy = match names_other {
         _ if own_is_read => remedy,
-        _ if index.is_some_and(|index| next_start::newest_helps(disk, index)) => TAKE_NEWEST.into(),
+        _ if newest::cures(disk, bank) => TAKE_NEWEST.into(),
         true if !other_is_read => NO_OTHER_BANK.into(),
         _ => remedy,
     };
     Action::Refuse { why, remedy }
 }
 
+/// Whether a bank's own archive is of no use, and the newest one of its disk can take its place.
+pub fn newest_cures(inventory: &Inventory) -> bool {
+    let mut banks = inventory.banks();
+    banks.any(|(disk, bank)| newest::cures(disk, bank))
+}
+
 /// The action, or the reason why it is another one: both are actions.
 type Decision<T> = Result<T, Action>;
 
-fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
+fn revert_bank(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
     if bank.archives.is_empty() {
-        return Err(no_archive());
+        return Err(no_archive(disk, bank));
     }
     let mut changes = Vec::new();
     for (index, archive) in bank.archives.iter().enumerate() {
@@ -540,33 +551,26 @@ fn revert_bank(bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
     finish(bank, judge, changes)
 }
 
-/// The newest archive of the disk, edited, for every bank that has one.
+/// The newest archive of the disk, edited, for every bank that has a place for one.
 fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Decision<Action> {
-    let Some(name) = first_archive(bank) else {
-        return Err(no_archive());
+    let Some(name) = newest::place(bank) else {
+        return Err(no_archive(disk, bank));
     };
-    let builds_differ = disk
-        .banks
-        .iter()
-        .any(|other| other.boot_cfg.build != bank.boot_cfg.build);
-    if builds_differ {
-        return Err(refuse(&BankRefusal::BuildsDiffer));
-    }
-    let Some((newest, content)) = newest(disk, name) else {
-        return Err(refuse(&BankRefusal::NoReadableArchive));
-    };
-    let archive = bank.archives.first();
-    if let Some(sealed) = archive.filter(|archive| is_unsealed(content, archive)) {
+    let newest = newest::of(disk, name)?;
+    let mut own = bank.archives.iter().enumerate();
+    let own = own.find(|(_, archive)| archive.name == name);
+    if let Some((_, sealed)) = own.filter(|(_, archive)| is_unsealed(newest.content, archive)) {
         return Err(refuse(&BankRefusal::PlainOverSealed {
             name: sealed.name.to_string(),
         }));
     }
-    let (edit, devices) = edit(content, judge);
-    if devices.is_empty() && archive.is_some_and(|archive| archive.raw == newest.raw) {
+    let (edit, devices) = edit(newest.content, judge);
+    if devices.is_empty() && own.is_some_and(|(_, archive)| archive.raw == newest.archive.raw) {
         return finish(bank, judge, Vec::new());
     }
-    let target = Target::of(name, archive.map(|archive| (0, archive)))?;
-    let change = change(target, (newest, content), &edit, devices)?;
+    let target = Target::of(name, own)?;
+    let mut change = change(target, (newest.archive, newest.content), &edit, devices)?;
+    change.taken_from = Some(newest.partition).filter(|from| *from != bank.partition);
     finish(bank, judge, vec![change])
 }
 
@@ -575,13 +579,6 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
 fn is_unsealed(new: &Content, in_place: &ArchiveFile) -> bool {
     let is_closed = |seal: Option<&Seal>| seal.is_some_and(Seal::is_closed);
     is_closed(in_place.seal()) && !is_closed(new.seal.as_ref())
-}
-
-/// The archive of a bank, also where it is missing and the loader would look for it.
-fn first_archive(bank: &Bank) -> Option<ShortName> {
-    let there = bank.archives.first().map(|archive| archive.name);
-    let boots = |_: &&ShortName| !matches!(bank.standing, Standing::BadState(_));
-    there.or_else(|| bank.missing.iter().find(boots).copied())
 }
 
 /// Where a new archive goes.
@@ -615,21 +612,6 @@ impl Target {
             before,
         })
     }
-}
-
-/// The archive that ESXi saved last: by its own counter, then by the file's time.
-fn newest(disk: &Disk, name: ShortName) -> Option<(&ArchiveFile, &Content)> {
-    disk.banks
-        .iter()
-        .flat_map(|bank| &bank.archives)
-        .filter(|archive| archive.name == name)
-        .filter_map(|archive| Some((archive, archive.content.as_ref().ok()?)))
-        .max_by_key(|(archive, content)| {
-            (
-                content.saved.as_ref().map(|saved| saved.count),
-                archive.modified,
-            )
-        })
 }
 
 /// The new archive for a place: what `edit` makes of another, or the same, that says `content`.
@@ -673,6 +655,7 @@ fn change_to(
         new,
         devices,
         content: Some(content),
+        taken_from: None,
     })
 }
 
@@ -863,8 +846,24 @@ fn unreadable(archive: &ArchiveFile) -> Action {
     refuse(&BankRefusal::unreadable(archive.name, why))
 }
 
-fn no_archive() -> Action {
-    nothing("it holds no state archive, as the spare bank of a fresh installation")
+/// Why a bank without an archive is left so.
+fn no_archive(disk: &Disk, bank: &Bank) -> Action {
+    let boots_next = disk.boots_next.map(|next| disk.banks[next].partition) == Some(bank.partition);
+    match bank.missing.first() {
+        Some(_) if !newest::may_start(bank) => nothing(
+            "it holds no state archive and needs none: its bootstate rules it out, as in the spare bank of a fresh installation",
+        ),
+        Some(name) if boots_next => refuse(&BankRefusal::MissingArchive {
+            name: name.to_string(),
+        }),
+        Some(name) if newest::cures(disk, bank) => nothing(format!(
+            "{name} is missing, without which ESXi does not start from this bank. To have it made: {TAKE_NEWEST}"
+        )),
+        Some(name) => nothing(format!(
+            "{name} is missing, without which ESXi does not start from this bank"
+        )),
+        None => nothing("it holds no state archive, and its boot.cfg loads none"),
+    }
 }
 
 fn nothing(why: impl Into<String>) -> Action {

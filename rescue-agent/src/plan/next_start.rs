@@ -7,11 +7,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::judge::{Judge, Kind, Verdict};
-use super::{Action, DeviceIdentity, Plan};
+use super::{Action, DeviceIdentity, FileChange, Plan, newest};
 use crate::config::pci::PciAddress;
-use crate::inventory::{
-    ArchiveFile, Bank, Content, DeviceEntry, Disk, Inventory, Loaded, NextBoot,
-};
+use crate::fat::ShortName;
+use crate::inventory::{Bank, Content, DeviceEntry, Disk, Inventory, Loaded, NextBoot};
 
 /// What ESXi needs, by how an archive spells it.
 #[derive(Debug, Default)]
@@ -143,10 +142,15 @@ impl Plan {
     }
 
     fn next_start(&self, index: usize, disk: &Disk, predicted: bool) -> NextStart {
+        let next = disk.boots_next;
+        let changes = |bank: Option<usize>| match bank {
+            Some(bank) if predicted => self.changes(index, bank),
+            _ => &[],
+        };
         let mut start = NextStart {
             disk: index,
             partition: disk.next_boot.partition(),
-            is_known_bank: disk.boots_next.is_some(),
+            is_known_bank: next.is_some(),
             ends: None,
             passed_through: Vec::new(),
             unread: Vec::new(),
@@ -156,91 +160,86 @@ impl Plan {
                 .chain(&disk.loader_unread)
                 .map(|(number, _)| *number)
                 .collect(),
-            other: self.sound_other(disk),
-            newest_helps: disk.boots_next.is_some_and(|next| newest_helps(disk, next)),
+            other: disk
+                .boots_after_rollback
+                .filter(|other| {
+                    self.gives_what_is_needed(&disk.banks[*other], changes(Some(*other)))
+                })
+                .map(|other| disk.banks[other].partition),
+            newest_helps: next.is_some_and(|next| newest::cures(disk, &disk.banks[next])),
         };
         let NextBoot::Bank { archives, ends, .. } = &disk.next_boot else {
             return start;
         };
-        start.ends.clone_from(ends);
+        let changes = changes(next);
+        let is_made = |name: ShortName| changes.iter().any(|change| change.name == name);
+        let mut ends = ends.iter().filter(|(name, _)| !name.is_some_and(is_made));
+        start.ends = ends.next().map(|(_, why)| why.clone());
+        for change in changes {
+            match &change.content {
+                Some(content) => start.look_at(content, &self.needed),
+                None => start.unread.push((
+                    change.name.to_string(),
+                    "only ESXi on its host can read it".into(),
+                )),
+            }
+        }
         for loaded in archives {
-            match self.content(index, disk, loaded, predicted) {
+            let (name, content) = match loaded {
+                Loaded::Other(name, content) => {
+                    (*name, content.as_ref().as_ref().map_err(Clone::clone))
+                }
+                Loaded::OfBank(own) => {
+                    let archive = &disk.banks[next.unwrap_or_default()].archives[*own];
+                    if is_made(archive.name) {
+                        continue;
+                    }
+                    (
+                        archive.name,
+                        archive.content.as_ref().map_err(ToString::to_string),
+                    )
+                }
+            };
+            match content {
                 Ok(content) => start.look_at(content, &self.needed),
-                Err(unread) => start.unread.push(unread),
+                Err(why) => start.unread.push((name.to_string(), why)),
             }
         }
         start
     }
 
-    /// The bank that Shift+R starts, if ESXi has there what it needs.
-    fn sound_other(&self, disk: &Disk) -> Option<u32> {
-        let bank = &disk.banks[disk.boots_after_rollback?];
-        let sound = |archive: &ArchiveFile| {
-            let content = archive.content.as_ref();
-            content.is_ok_and(|content| {
+    /// The archives that the plan writes into a bank.
+    fn changes(&self, disk: usize, bank: usize) -> &[FileChange] {
+        let mut banks = self.banks.iter();
+        match banks
+            .find(|plan| (plan.disk, plan.bank) == (disk, bank))
+            .map(|plan| &plan.action)
+        {
+            Some(Action::Replace(changes)) => changes,
+            _ => &[],
+        }
+    }
+
+    /// Whether ESXi has in a bank what it needs, once these changes are made.
+    fn gives_what_is_needed(&self, bank: &Bank, changes: &[FileChange]) -> bool {
+        let is_made = |name: ShortName| changes.iter().any(|change| change.name == name);
+        let made = changes.iter().map(|change| change.content.as_ref());
+        let kept = bank
+            .archives
+            .iter()
+            .filter(|archive| !is_made(archive.name));
+        let mut all = made
+            .chain(kept.map(|archive| archive.content.as_ref().ok()))
+            .peekable();
+        let gives = |content: Option<&Content>| {
+            content.is_some_and(|content| {
                 let mut devices = content.devices.iter();
                 !devices.any(|entry| self.needed.find(entry).is_some())
             })
         };
-        let is_sound = !bank.archives.is_empty() && bank.archives.iter().all(sound);
-        is_sound.then_some(bank.partition)
+        let is_whole = bank.missing.iter().all(|name| is_made(*name));
+        is_whole && all.peek().is_some() && all.all(gives)
     }
-
-    /// What an archive says that the loader hands to ESXi.
-    fn content<'c>(
-        &'c self,
-        index: usize,
-        disk: &'c Disk,
-        loaded: &'c Loaded,
-        predicted: bool,
-    ) -> Result<&'c Content, (String, String)> {
-        let (own, next) = match loaded {
-            Loaded::Other(name, content) => {
-                return content
-                    .as_ref()
-                    .as_ref()
-                    .map_err(|why| (name.to_string(), why.clone()));
-            }
-            Loaded::OfBank(own) => (*own, disk.boots_next.unwrap_or_default()),
-        };
-        let planned = self
-            .banks
-            .iter()
-            .find(|bank| predicted && (bank.disk, bank.bank) == (index, next));
-        if let Some(Action::Replace(changes)) = planned.map(|bank| &bank.action)
-            && let Some(change) = changes.iter().find(|change| change.archive == Some(own))
-        {
-            let sealed = || {
-                let why = "only ESXi on its host can read it";
-                (change.name.to_string(), why.to_owned())
-            };
-            return change.content.as_ref().ok_or_else(sealed);
-        }
-        let archive = &disk.banks[next].archives[own];
-        let content = archive.content.as_ref();
-        content.map_err(|why| (archive.name.to_string(), why.to_string()))
-    }
-}
-
-/// Whether a bank whose own archive is of no use can take that of another bank of the disk: the same
-/// build of ESXi, and an archive that can be read.
-pub(super) fn newest_helps(disk: &Disk, bank: usize) -> bool {
-    let build = &disk.banks[bank].boot_cfg.build;
-    let same_build = disk
-        .banks
-        .iter()
-        .all(|other| other.boot_cfg.build == *build);
-    let is_read = |bank: &Bank| {
-        let first = bank.archives.first();
-        first.is_some_and(|archive| archive.content.is_ok())
-    };
-    let bank = &disk.banks[bank];
-    // A file that the disk does not let be read is not replaced: the disk is failing.
-    let first = bank.archives.first();
-    let is_damaged = first.is_some_and(|archive| {
-        archive.raw.is_some() && archive.content.is_err() && !archive.lacks_its_key()
-    });
-    same_build && is_damaged && disk.banks.iter().any(is_read)
 }
 
 impl NextStart {

@@ -40,6 +40,12 @@ pub(crate) enum BankRefusal {
         /// What the volume or the disk says.
         why: String,
     },
+    /// There is none, and the loader stops without it.
+    #[error("{name}, which its boot.cfg loads, is missing: ESXi does not start from this bank")]
+    MissingArchive {
+        /// The archive.
+        name: String,
+    },
     /// The volume must not be written.
     #[error("{0}")]
     Volume(String),
@@ -150,6 +156,9 @@ impl BankRefusal {
                 "this program cannot change this kind of archive safely"
             }
             Self::Unexpected => "use the other bank or a backup",
+            Self::MissingArchive { .. } => {
+                "start ESXi from the other bank (Shift+R at its loader) if that one is repaired"
+            }
             Self::Unreadable { .. } => {
                 "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup"
             }

@@ -451,7 +451,7 @@ fn cures(start: &NextStart) -> Vec<String> {
     }
     if start.newest_helps {
         steps.push(
-            "`rescue-agent revert --source newest` gives this bank the configuration of the other one, repaired."
+            "To give this bank the newest configuration of its disk, repaired: n in the menu of the image, or `rescue-agent revert --source newest`."
                 .into(),
         );
     }

@@ -10,7 +10,8 @@ use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, Suspect, UndoCopy};
 use crate::plan::{
-    Action, BankPlan, ComesBack, DeviceChange, Imported, Judged, Plan, RestoreFrom, Verdict,
+    Action, BankPlan, ComesBack, DeviceChange, FileChange, Imported, Judged, Plan, RestoreFrom,
+    Verdict,
 };
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
@@ -248,7 +249,8 @@ fn bank_briefly((disk, from): (&Disk, &str), index: usize, bank: &Bank) -> Vec<L
         more.extend(uncompressed(archive).into_iter().chain(undo_lines(archive)));
     }
     if bank.archives.is_empty() {
-        head.push_str("  no state archive");
+        head.push_str("  ");
+        head.push_str(&no_archive(bank));
     }
     [vec![Line::plain(head.trim_end())], more].concat()
 }
@@ -275,9 +277,17 @@ fn bank_in_full((disk, from): (&Disk, &str), index: usize, bank: &Bank) -> Vec<L
     ];
     lines.extend(bank.archives.iter().flat_map(archive_lines));
     if bank.archives.is_empty() {
-        lines.push(Line::plain("         no state archive"));
+        lines.push(Line::plain(format!("         {}", no_archive(bank))));
     }
     lines
+}
+
+/// What is said of a bank without an archive.
+fn no_archive(bank: &Bank) -> String {
+    match bank.missing.first() {
+        Some(name) => format!("no {name}, which its boot.cfg loads"),
+        None => "no state archive".into(),
+    }
 }
 
 fn archive_lines(archive: &ArchiveFile) -> Vec<Line> {
@@ -563,14 +573,11 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
             lines.push(Line::new(Tone::Bad, format!("REFUSED, {why}")));
             lines.push(Line::new(Tone::Warning, format!("what to do: {remedy}")));
         }
-        Action::Replace(changes) => lines.extend(changes.iter().map(|change| {
-            let devices = addresses(&change.devices).join(", ");
-            let text = match change.devices.is_empty() {
-                true => format!("{} becomes another archive, as that is", change.name),
-                false => format!("{} gives {devices} back to ESXi", change.name),
-            };
-            Line::new(Tone::Good, text)
-        })),
+        Action::Replace(changes) => lines.extend(
+            changes
+                .iter()
+                .map(|change| Line::new(Tone::Good, change_in_words(change))),
+        ),
         Action::Restore(restores) => lines.extend(restores.iter().map(|restore| {
             let from = match &restore.from {
                 RestoreFrom::UndoCopy {
@@ -584,6 +591,19 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
         })),
     }
     lines
+}
+
+fn change_in_words(change: &FileChange) -> String {
+    let name = change.name;
+    let devices = addresses(&change.devices).join(", ");
+    match (change.taken_from, devices.is_empty()) {
+        (None, true) => format!("{name} becomes another archive, as that is"),
+        (None, false) => format!("{name} gives {devices} back to ESXi"),
+        (Some(from), true) => format!("{name} becomes the one of bank {from}"),
+        (Some(from), false) => {
+            format!("{name} becomes the one of bank {from}, and gives {devices} back to ESXi")
+        }
+    }
 }
 
 /// Each device once, even where two files name it.

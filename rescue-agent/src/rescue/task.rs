@@ -64,7 +64,8 @@ impl Task {
         if (command, machine.settings.source) == (Command::Revert, ImageSource::Medium) {
             return Self::import(machine, seen, Trust::Checked);
         }
-        let plan = revert(machine, seen, machine.settings.devices.clone())?;
+        let devices = machine.settings.devices.clone();
+        let plan = revert(machine, seen, devices, source(machine))?;
         Ok(Self { command, plan })
     }
 
@@ -78,7 +79,7 @@ impl Task {
             given: &given,
             trusted: trust == Trust::Vouched,
         };
-        let policy = policy(machine, machine.settings.devices.clone());
+        let policy = policy(machine, machine.settings.devices.clone(), source(machine));
         let plan = plan::import(&seen.inventory, &policy, Some(&seen.host), import)?;
         Ok(Self {
             command: Command::Revert,
@@ -94,18 +95,19 @@ impl Task {
         })
     }
 
-    /// To give back what a person chose.
+    /// To give back what a person chose, in archives from the source that a person chose.
     ///
     /// # Errors
     /// [`PlanError`] when the choice makes no sense on this machine.
-    pub(super) fn giving_back(
+    pub(super) fn revert(
         machine: &Machine,
         seen: &Findings,
         devices: Selection,
+        source: Source,
     ) -> Result<Self, PlanError> {
         Ok(Self {
             command: Command::Revert,
-            plan: revert(machine, seen, devices)?,
+            plan: revert(machine, seen, devices, source)?,
         })
     }
 
@@ -142,25 +144,36 @@ impl Task {
     }
 }
 
-fn revert(machine: &Machine, seen: &Findings, devices: Selection) -> Result<Plan, PlanError> {
-    let policy = policy(machine, devices);
+fn revert(
+    machine: &Machine,
+    seen: &Findings,
+    devices: Selection,
+    source: Source,
+) -> Result<Plan, PlanError> {
+    let policy = policy(machine, devices, source);
     plan::revert(&seen.inventory, &policy, Some(&seen.host))
 }
 
-fn policy(machine: &Machine, devices: Selection) -> Policy {
+fn policy(machine: &Machine, devices: Selection, source: Source) -> Policy {
     Policy {
         devices,
         banks: machine.settings.banks.clone(),
-        source: match machine.settings.source {
-            ImageSource::Newest => Source::Newest,
-            ImageSource::Own | ImageSource::Medium => Source::Own,
-        },
+        source,
+    }
+}
+
+/// Which banks' archives the settings ask for.
+pub(super) fn source(machine: &Machine) -> Source {
+    match machine.settings.source {
+        ImageSource::Newest => Source::Newest,
+        ImageSource::Own | ImageSource::Medium => Source::Own,
     }
 }
 
 /// What is passed through, with the verdicts that the settings lead to.
 pub(super) fn judged(machine: &Machine, seen: &Findings) -> Vec<Judged> {
-    let plan = revert(machine, seen, machine.settings.devices.clone());
+    let devices = machine.settings.devices.clone();
+    let plan = revert(machine, seen, devices, source(machine));
     plan.unwrap_or_else(|_| plan::listing(&seen.inventory, Some(&seen.host)))
         .devices
 }

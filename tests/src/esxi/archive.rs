@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::config_store;
+use super::config_store::{self, StoreLeft};
 use super::host::{self, Device, Spelling};
 use crate::tools::{Tool, crate_file};
 
@@ -94,6 +94,8 @@ pub struct Seal {
     pub defect: Option<&'static str>,
     /// What the key is made from, the same for all archives of a host; `None`: each has its own.
     pub key: Option<&'static str>,
+    /// Whether the plain `local.tgz` lies beside the sealed one.
+    pub plain_beside: bool,
 }
 
 impl Seal {
@@ -145,6 +147,7 @@ impl Default for Seal {
             keystore: "encryption.info",
             defect: None,
             key: None,
+            plain_beside: false,
         }
     }
 }
@@ -187,8 +190,8 @@ pub struct Archive {
     pub device_lines: bool,
     /// Whether there is a ConfigStore.
     pub config_store: bool,
-    /// Whether the ConfigStore's journal was left behind.
-    pub config_store_journal: bool,
+    /// How SQLite left the ConfigStore.
+    pub store_left: StoreLeft,
     /// The other members, in order.
     pub members: Vec<Member>,
     /// The number in etc/vmware/.backup.counter.
@@ -309,12 +312,11 @@ impl Archive {
             members.push(Member::file("etc/vmware/.backup.counter", 0o644, text));
         }
         if self.config_store {
-            let bytes = config_store::make(&self.devices, &tree.with_extension("store"))?;
-            members.push(Member::file(CONFIG_STORE, 0o600, bytes));
-        }
-        if self.config_store_journal {
-            let name = format!("{CONFIG_STORE}-journal");
-            members.push(Member::file(&name, 0o600, noise("journal", 1024)));
+            let scratch = tree.with_extension("store");
+            for (end, bytes) in config_store::make(&self.devices, self.store_left, &scratch)? {
+                let name = format!("{CONFIG_STORE}{end}");
+                members.push(Member::file(&name, 0o600, bytes));
+            }
         }
         Ok(members)
     }
@@ -341,9 +343,10 @@ impl Archive {
             tool = tool.args(["--defect", defect]);
         }
         tool.run().context("sealing local.tgz")?;
-        let names = ["local.tgz.ve", seal.keystore].map(str::to_owned);
+        let plain = seal.plain_beside.then_some("local.tgz");
+        let names = ["local.tgz.ve", seal.keystore].into_iter().chain(plain);
         Ok(names
-            .into_iter()
+            .map(str::to_owned)
             .filter(|name| outer.join(name).exists())
             .collect())
     }

@@ -9,19 +9,61 @@ use anyhow::{Context, Result};
 use super::host::Device;
 use crate::tools::{Tool, crate_file};
 
-/// Makes the database and gives its bytes; `path` is where it is made.
-pub(super) fn make(devices: &[Device], path: &Path) -> Result<Vec<u8>> {
+/// How SQLite left a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreLeft {
+    /// Closed, without a write-ahead log: what ESXi saves.
+    Closed,
+    /// In the middle of a transaction, with its journal.
+    WithJournal,
+    /// In the mode with a write-ahead log, closed.
+    WalClosed,
+    /// In the mode with a write-ahead log and open: its last transaction is in the log only.
+    WalOpen,
+}
+
+/// Makes the database in the folder `scratch`, and gives its files: what their names end with, and
+/// their bytes.
+pub(super) fn make(
+    devices: &[Device],
+    left: StoreLeft,
+    scratch: &Path,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    fs::create_dir(scratch)?;
     let mut script = fs::read_to_string(crate_file("fixtures/config_store.sql"))?;
     for device in devices {
         writeln!(script, "{}", row(device))?;
     }
+    const CHANGE: &str = "UPDATE KVTable SET CreationTime = '2023-05-04 10:11:13';";
+    const COPY: &str = ".shell mkdir copy && cp store* copy";
+    let (more, ends): (String, &[&str]) = match left {
+        StoreLeft::Closed => (String::new(), &[""]),
+        // A small cache makes SQLite write pages before the transaction ends.
+        StoreLeft::WithJournal => (
+            format!("PRAGMA cache_size = 1;\nBEGIN EXCLUSIVE;\n{CHANGE}\n{COPY}\n"),
+            &["", "-journal"],
+        ),
+        StoreLeft::WalClosed => ("PRAGMA journal_mode = WAL;\n".into(), &[""]),
+        StoreLeft::WalOpen => (
+            format!("PRAGMA journal_mode = WAL;\n{CHANGE}\n{COPY}\n"),
+            &["", "-wal"],
+        ),
+    };
+    script.push_str(&more);
     Tool::new("sqlite3")?
-        .args(["-batch", "-bail"])
-        .arg(path)
+        .folder(scratch)
+        .args(["-batch", "-bail", "store"])
         .input(script)
         .run()
         .context("making a ConfigStore")?;
-    Ok(fs::read(path)?)
+    let copy = scratch.join("copy");
+    let made = if copy.exists() {
+        copy
+    } else {
+        scratch.to_owned()
+    };
+    let read = |end: &&'static str| Ok((*end, fs::read(made.join(format!("store{end}")))?));
+    ends.iter().map(read).collect()
 }
 
 /// One device's row. Member order and white space of the JSON vary between devices, as an edit must

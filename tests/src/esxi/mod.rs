@@ -8,7 +8,7 @@
 pub mod archive;
 pub mod boot_cfg;
 pub mod changes;
-mod config_store;
+pub mod config_store;
 pub mod fat;
 pub mod host;
 pub mod layout;
@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 use crate::tools::{Tool, crate_file};
 use archive::{Archive, Dialect, Flaw, Layers, Member, Seal, noise, touch};
 use boot_cfg::BootCfg;
+use config_store::StoreLeft;
 use fat::Volume;
 use host::{Address, Device, Owner, SATA, Spelling};
 use layout::{Layout, Partition, Role};
@@ -641,7 +642,7 @@ fn archive(members: Vec<Member>, counter: u32, saved: u64) -> Archive {
         system_uuid: None,
         device_lines: true,
         config_store: false,
-        config_store_journal: false,
+        store_left: StoreLeft::Closed,
         members,
         backup_counter: Some(counter),
         saved,

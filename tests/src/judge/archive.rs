@@ -131,6 +131,14 @@ impl Opened {
         }
     }
 
+    /// The journal mode of the ConfigStore, by sqlite3.
+    ///
+    /// # Errors
+    /// When there is none, or sqlite3 cannot read it.
+    pub fn store_journal_mode(&self) -> Result<String> {
+        store::journal_mode(&self.store()?.context("there is no ConfigStore")?)
+    }
+
     fn store(&self) -> Result<Option<PathBuf>> {
         let held = |member: &Place| member.name.trim_start_matches("./") == CONFIG_STORE;
         if !members(&self.local)?.iter().any(held) {

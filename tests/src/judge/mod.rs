@@ -176,10 +176,7 @@ impl Judge {
     /// # Errors
     /// When the archive does not open.
     pub fn owners(&self, index: usize) -> Result<BTreeMap<String, String>> {
-        let scratch = tempfile::Builder::new()
-            .prefix("judging-")
-            .tempdir_in(&self.folder)?;
-        self.opened(index, scratch.path())?.owners()
+        self.opened(index, Opened::owners)
     }
 
     /// Owners by the ConfigStore in a bank as it is now; empty where there is none.
@@ -187,16 +184,26 @@ impl Judge {
     /// # Errors
     /// When the archive does not open.
     pub fn store_owners(&self, index: usize) -> Result<BTreeMap<String, String>> {
+        self.opened(index, Opened::store_owners)
+    }
+
+    /// The journal mode of the ConfigStore in a bank as it is now.
+    ///
+    /// # Errors
+    /// When the archive does not open, or holds none.
+    pub fn store_journal_mode(&self, index: usize) -> Result<String> {
+        self.opened(index, Opened::store_journal_mode)
+    }
+
+    /// What the archive of a bank says now.
+    fn opened<T>(&self, index: usize, ask: impl Fn(&Opened) -> Result<T>) -> Result<T> {
         let scratch = tempfile::Builder::new()
             .prefix("judging-")
             .tempdir_in(&self.folder)?;
-        self.opened(index, scratch.path())?.store_owners()
-    }
-
-    fn opened(&self, index: usize, folder: &Path) -> Result<Opened> {
         let archive = &self.made.banks[index].archive;
         let (name, key) = (archive.root_name(), archive.key()?);
-        Opened::read(name, &self.bank(index)?.read(name)?, key.as_deref(), folder)
+        let bytes = self.bank(index)?.read(name)?;
+        ask(&Opened::read(name, &bytes, key.as_deref(), scratch.path())?)
     }
 }
 

@@ -28,6 +28,11 @@ pub(super) fn owners(store: &Path) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
+/// The journal mode that a database keeps in its header.
+pub(super) fn journal_mode(store: &Path) -> Result<String> {
+    Ok(sqlite(store, &[], "PRAGMA journal_mode")?.trim().to_owned())
+}
+
 /// Both databases are the same but for the owners in the rows of these addresses, and what the
 /// triggers do to those rows.
 pub(super) fn compare(before: &Path, after: &Path, edited: &[&str]) -> Result<()> {

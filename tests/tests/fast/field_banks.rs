@@ -15,7 +15,8 @@ use rescue_agent::policy::Policy;
 use rescue_agent::report::{self, Detail};
 use rescue_tests::agent::{self, DONE, REFUSED};
 use rescue_tests::artefacts;
-use rescue_tests::esxi::archive::{Archive, Flaw};
+use rescue_tests::esxi::archive::{Archive, Flaw, Layers, Seal};
+use rescue_tests::esxi::config_store::StoreLeft;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::{Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
@@ -51,6 +52,12 @@ impl Case {
 
     fn revert(&self) -> Result<agent::Run> {
         agent::revert(BOOT, &self.made.image)
+    }
+
+    /// `revert --source newest`.
+    fn newest(&self, more: &[&str]) -> Result<agent::Run> {
+        let words = ["revert", "--source", "newest", "--devices", BOOT, "--json"];
+        agent::run(&[&words, more].concat(), &self.made.image)
     }
 
     fn restore(&self, more: &[&str]) -> Result<agent::Run> {
@@ -374,16 +381,7 @@ fn a_damaged_archive_is_replaced_by_the_newest_and_kept_to_the_byte() -> Result<
         });
         let case = Case::new(&disk)?;
         let damaged = case.read(0, "STATE.TGZ")?;
-        let newest = [
-            "revert",
-            "--source",
-            "newest",
-            "--devices",
-            BOOT,
-            "--yes",
-            "--json",
-        ];
-        let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+        let run = case.newest(&["--yes"])?.expect(DONE)?;
         ensure!(run.result()? == "reverted", "{flaw:?}: {}", run.said());
         let owners = case.judge.owners(0)?;
         ensure!(
@@ -406,42 +404,41 @@ fn nul_bytes_behind_the_gzip_member_are_cured_by_the_newest() -> Result<()> {
     let mut padded = case.read(0, "STATE.TGZ")?;
     padded.extend([0; 512]);
     case.put_bytes(0, "STATE.TGZ", &padded)?;
-    let newest = [
-        "revert",
-        "--source",
-        "newest",
-        "--devices",
-        BOOT,
-        "--yes",
-        "--json",
-    ];
-    let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+    let run = case.newest(&["--yes"])?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     ensure!(case.read(0, "STATE.ORG")? == padded);
     ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
     case.judge.bank(0)?.check()
 }
 
-#[test]
-fn a_missing_archive_that_the_loader_would_look_for_is_made_from_the_newest() -> Result<()> {
-    let disk = EsxiDisk::v67().bank(0, |bank| {
+fn without_archive(bank: usize) -> EsxiDisk {
+    EsxiDisk::v67().bank(bank, |bank| {
         bank.flaw(Flaw::Missing);
-    });
-    let case = Case::new(&disk)?;
-    let newest = [
-        "revert",
-        "--source",
-        "newest",
-        "--devices",
-        BOOT,
-        "--yes",
-        "--json",
-    ];
-    let run = agent::run(&newest, &case.made.image)?.expect(DONE)?;
+    })
+}
+
+#[test]
+fn a_missing_archive_of_the_bank_that_boots_next_is_made_from_the_newest() -> Result<()> {
+    let case = Case::new(&without_archive(0))?;
+    let run = case.revert()?.expect(REFUSED)?;
+    let said = run.said();
+    ensure!(said.contains("does not start from this bank"), "{said}");
+    ensure!(said.contains("revert --source newest"), "{said}");
+    ensure!(
+        said.contains("Shift+R") && said.contains("partition 6"),
+        "{said}"
+    );
+
+    // A dry run says what the next start comes to with the archive that would be made.
+    let run = case.newest(&["--dry-run"])?.expect(DONE)?;
+    let report = run.report()?;
+    ensure!(report["next_starts"][0]["good"] == true, "{report}");
+    ensure!(!case.judge.bank(0)?.names()?.contains(&"STATE.TGZ".into()));
+
+    let run = case.newest(&["--yes"])?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
     case.judge.bank(0)?.check()?;
-    case.judge.repaired(&[1], &[SATA]).err();
     let run = case.restore(&["--banks", "5"])?.expect(DONE)?;
     ensure!(run.result()? == "clean", "{}", run.said());
     ensure!(
@@ -451,6 +448,116 @@ fn a_missing_archive_that_the_loader_would_look_for_is_made_from_the_newest() ->
         run.said()
     );
     ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
+    Ok(())
+}
+
+#[test]
+fn a_missing_archive_of_the_other_bank_is_named_and_stops_nothing() -> Result<()> {
+    let case = Case::new(&without_archive(1))?;
+    let run = case.revert()?.expect(DONE)?;
+    ensure!(run.result()? == "reverted", "{}", run.said());
+    let why = run.report()?["disks"][0]["banks"][1].to_string();
+    ensure!(why.contains("STATE.TGZ is missing"), "{why}");
+    ensure!(why.contains("revert --source newest"), "{why}");
+    ensure!(!why.contains("fresh installation"), "{why}");
+    case.judge.repaired(&[0], &[SATA])?;
+    let run = case.newest(&["--yes"])?.expect(DONE)?;
+    ensure!(run.result()? == "reverted", "{}", run.said());
+    ensure!(case.judge.owners(1)?["00000:000:31.2"] == "vmkernel");
+    case.judge.bank(1)?.check()
+}
+
+#[test]
+fn a_bank_that_its_bootstate_rules_out_gets_no_archive() -> Result<()> {
+    let case = Case::new(&EsxiDisk::v67().bank(1, |bank| {
+        bank.never_booted(9);
+    }))?;
+    for run in [case.revert()?, case.newest(&["--yes"])?] {
+        let why = run.expect(DONE)?.report()?["disks"][0]["banks"][1].to_string();
+        ensure!(why.contains("its bootstate rules it out"), "{why}");
+    }
+    case.judge.repaired(&[0], &[SATA])
+}
+
+#[test]
+fn a_dry_run_foresees_the_bank_that_shift_r_starts() -> Result<()> {
+    let disk = EsxiDisk::v67().bank(0, |bank| {
+        bank.flaw(Flaw::Garbage);
+    });
+    let case = Case::new(&disk)?;
+    let words = ["revert", "--devices", BOOT, "--dry-run", "--json"];
+    let report = agent::run(&words, &case.made.image)?.report()?;
+    ensure!(report["next_starts"][0]["good"] == false, "{report}");
+    ensure!(report["next_starts"][0]["other_bank"] == 6, "{report}");
+    case.judge.nothing_changed()
+}
+
+// --- what is inside an archive -----------------------------------------------------------------
+
+#[test]
+fn a_config_store_with_a_write_ahead_log_is_edited_and_stays_one() -> Result<()> {
+    for disk in [EsxiDisk::v700(), EsxiDisk::v80()] {
+        let case =
+            Case::new(&disk.every_bank(|bank| bank.archive.store_left = StoreLeft::WalClosed))?;
+        ensure!(case.judge.store_journal_mode(0)? == "wal", "the fixture");
+        let run = case.revert()?.expect(DONE)?;
+        ensure!(run.result()? == "reverted", "{}", run.said());
+        // Compares the stores row by row, with their modes, by sqlite3.
+        case.judge.repaired(&[0, 1], &[SATA])?;
+        ensure!(case.judge.store_journal_mode(0)? == "wal");
+        case.restore(&[])?.expect(DONE)?;
+        case.judge.restored(&[0, 1])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_config_store_that_was_in_use_when_it_was_saved_is_refused() -> Result<()> {
+    for (left, end) in [
+        (StoreLeft::WithJournal, "-journal"),
+        (StoreLeft::WalOpen, "-wal"),
+    ] {
+        let disk = EsxiDisk::v80().every_bank(|bank| bank.archive.store_left = left);
+        let case = Case::new(&disk)?;
+        let said = case.revert()?.expect(REFUSED)?.said();
+        ensure!(
+            said.contains(&format!("current-store-1{end} lies beside it")),
+            "{said}"
+        );
+        has_a_remedy_without_another_bank(&said)?;
+        case.judge.nothing_changed()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_plain_archive_beside_the_sealed_one_is_refused_with_advice_that_can_be_followed() -> Result<()>
+{
+    let both = Layers::Sealed(Seal {
+        plain_beside: true,
+        ..Seal::default()
+    });
+    let disk = EsxiDisk::v80().every_bank(|bank| bank.archive.layers = both.clone());
+    let case = Case::new(&disk)?;
+    let said = case.revert()?.expect(REFUSED)?.said();
+    ensure!(said.contains("both local.tgz and local.tgz.ve"), "{said}");
+    has_a_remedy_without_another_bank(&said)?;
+    case.judge.nothing_changed()?;
+
+    // In one bank only, the other bank's takes its place.
+    let disk = EsxiDisk::v80().bank(0, |bank| bank.archive.layers = both.clone());
+    let case = Case::new(&disk)?;
+    let said = case.revert()?.expect(REFUSED)?.said();
+    ensure!(said.contains("revert --source newest"), "{said}");
+    case.newest(&["--yes"])?.expect(DONE)?;
+    ensure!(case.judge.store_owners(0)?[&SATA.to_string()] == "OWNER_VMKERNEL");
+    case.judge.bank(0)?.check()
+}
+
+/// Where no bank has an archive that can be read, nobody is sent to another bank.
+fn has_a_remedy_without_another_bank(said: &str) -> Result<()> {
+    ensure!(said.contains("ESXi gives a device back itself"), "{said}");
+    ensure!(!said.contains("use the other bank"), "{said}");
     Ok(())
 }
 

@@ -368,14 +368,6 @@ fn an_envelope_that_does_not_open_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_config_store_with_a_journal_beside_it_is_refused() -> Result<()> {
-    let disk = EsxiDisk::v700().every_bank(|bank| bank.archive.config_store_journal = true);
-    let said = refused_by_command(&disk)?;
-    ensure!(said.contains("journal"), "{said}");
-    Ok(())
-}
-
-#[test]
 fn the_healthy_bank_beside_a_sealed_one_is_repaired() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let seal = Seal {

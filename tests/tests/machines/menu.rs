@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
@@ -24,8 +25,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
+        Self::with(&EsxiDisk::v67())
+    }
+
+    fn with(disk: &EsxiDisk) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let made = EsxiDisk::v67().make(folder.path(), "disk")?;
+        let made = disk.make(folder.path(), "disk")?;
         Ok(Self { folder, made })
     }
 
@@ -103,7 +108,40 @@ fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
     person.on("Restarting in", "")?;
     let finished = person.finish()?;
     finished.expect(Ending::Rebooted, "reverted")?;
+    // Both archives are of use, so that none has to take another one's place.
+    ensure!(!finished.serial.contains("newest configuration"));
     judge.repaired(&[0, 1], &[SATA])
+}
+
+#[test]
+fn the_newest_archive_takes_the_place_of_a_damaged_one_that_boots_next() -> Result<()> {
+    let scene = Scene::with(&EsxiDisk::v67().bank(0, |bank| {
+        bank.flaw(Flaw::Garbage);
+    }))?;
+    let judge = scene.judge()?;
+    let damaged = judge.bank(0)?.read("STATE.TGZ")?;
+    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=1"])?)?;
+    // The other bank is repaired; that the next start is not, is said, and the machine waits.
+    person.on("press Shift+R at ESXi's loader", "")?;
+    person.on("Press any key for the menu.", " ")?;
+    person.on(MENU, "n")?;
+    person.on("Carry this out? y: yes.", "n")?;
+    person.on(MENU, "n")?;
+    person.on("STATE.TGZ becomes the one of bank 6", "")?;
+    person.on("Carry this out? y: yes.", "y")?;
+    person.on("Restarting in", "")?;
+    person.finish()?.expect(Ending::Rebooted, "reverted")?;
+    judge.only_banks_changed(&[0, 1])?;
+    for bank in [0, 1] {
+        let owners = judge.owners(bank)?;
+        ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
+        judge.bank(bank)?.check()?;
+    }
+    ensure!(
+        judge.bank(0)?.read("STATE.ORG")? == damaged,
+        "what was in place is kept"
+    );
+    Ok(())
 }
 
 #[test]

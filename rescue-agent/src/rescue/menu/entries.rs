@@ -10,6 +10,8 @@ pub(super) enum Choice {
     Apply,
     /// Choose the devices, and so make another plan.
     Devices,
+    /// Give every bank the newest archive of its disk, repaired.
+    Newest,
     /// Everything that was found, and why each verdict.
     Details,
     /// What to type on this host, whose configuration is sealed.
@@ -33,12 +35,13 @@ pub(super) enum Choice {
 }
 
 impl Choice {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Apply,
         Self::Recipe,
         Self::RecoveryKey,
         Self::Import,
         Self::Devices,
+        Self::Newest,
         Self::Details,
         Self::Restore,
         Self::Log,
@@ -53,6 +56,7 @@ impl Choice {
         match self {
             Self::Apply => 'a',
             Self::Devices => 'c',
+            Self::Newest => 'n',
             Self::Details => 'd',
             Self::Recipe => 'h',
             Self::Import => 'i',
@@ -71,6 +75,7 @@ impl Choice {
         match self {
             Self::Apply => "apply the plan",
             Self::Devices => "choose devices",
+            Self::Newest => "newest configuration of the disk into every bank",
             Self::Details => "details: everything that was found, and why",
             Self::Recipe => "help for this host: its TPM seals the configuration",
             Self::RecoveryKey => "key: type the recovery key of this host",
@@ -98,6 +103,8 @@ pub(super) struct Offer {
     pub(super) recipe: bool,
     /// Whether the medium has an archive for this host.
     pub(super) import: bool,
+    /// Whether a bank's own archive is of no use, and the newest one of the disk can take its place.
+    pub(super) newest: bool,
     /// Whether any bank has its original.
     pub(super) originals: bool,
     /// Whether the image has a shell.
@@ -112,6 +119,7 @@ impl Offer {
             Choice::Recipe => self.recipe,
             Choice::Import => self.writing && self.import,
             Choice::RecoveryKey => self.writing && self.recipe,
+            Choice::Newest => self.writing && self.newest,
             Choice::Restore => self.writing && self.originals,
             // In a shell everything can be written.
             Choice::Shell => self.writing && self.shell,
@@ -220,6 +228,7 @@ mod tests {
         devices: true,
         recipe: true,
         import: true,
+        newest: true,
         originals: true,
         shell: true,
     };
@@ -274,7 +283,7 @@ mod tests {
         });
         use Choice::{Details, Log, PowerOff, Reboot, Recipe};
         assert_eq!(menu.entries, [Recipe, Details, Log, Reboot, PowerOff]);
-        for letter in ['a', 'c', 'o', 's', 'b'] {
+        for letter in ['a', 'c', 'n', 'o', 's', 'b'] {
             let mut menu = menu.clone();
             assert_eq!(menu.press(Key::Character(letter)), Reaction::None);
         }
@@ -287,6 +296,7 @@ mod tests {
             devices: false,
             recipe: false,
             import: false,
+            newest: false,
             originals: false,
             shell: false,
             ..EVERYTHING

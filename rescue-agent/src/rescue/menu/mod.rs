@@ -29,6 +29,8 @@ use crate::archive::RecoveryKey;
 use crate::init::console::{Consoles, OnSerial};
 use crate::init::keys::{Key, Keyboard};
 use crate::init::{Machine, finish};
+use crate::plan::{self, PlanError};
+use crate::policy::Source;
 use crate::report::{self, Detail, Line, Tone};
 use crate::settings::{Finish, Mode};
 
@@ -75,6 +77,11 @@ impl Dialogue<'_> {
                         return Decision::CarryOut(task);
                     }
                 }
+                Choice::Newest => {
+                    if let Some(task) = self.newest() {
+                        return Decision::CarryOut(task);
+                    }
+                }
                 Choice::Restore => {
                     if let Some(task) = self.restoring() {
                         return Decision::CarryOut(task);
@@ -107,6 +114,7 @@ impl Dialogue<'_> {
             devices: !DeviceList::new(&task::judged(machine, self.seen)).is_empty(),
             import: import::is_there(machine, self.seen),
             recipe: !self.seen.recipe_pages().is_empty(),
+            newest: plan::newest_cures(&self.seen.inventory),
             originals: [Newer::Stays, Newer::IsSetAside]
                 .into_iter()
                 .any(|newer| Task::restore(machine, self.seen, newer).writes()),
@@ -148,7 +156,20 @@ impl Dialogue<'_> {
             self.pause("Nothing is chosen, so there is nothing to do.");
             return None;
         };
-        match Task::giving_back(self.machine, self.seen, selection) {
+        let source = task::source(self.machine);
+        self.planned(Task::revert(self.machine, self.seen, selection, source))
+    }
+
+    /// The newest archive of each disk for every bank of it, if it is confirmed.
+    fn newest(&mut self) -> Option<Task> {
+        let devices = self.machine.settings.devices.clone();
+        let source = Source::Newest;
+        self.planned(Task::revert(self.machine, self.seen, devices, source))
+    }
+
+    /// A plan that a person asked for, if there is one and it is confirmed.
+    fn planned(&mut self, task: Result<Task, PlanError>) -> Option<Task> {
+        match task {
             Ok(task) => self.confirmed(task),
             Err(error) => {
                 self.pause(&error.to_string());

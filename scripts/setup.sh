@@ -10,6 +10,8 @@ image) ;;
 check) need="$need gdisk fdisk sqlite3 git" ;;
 test)
     need="$need curl jq ovmf groff-base gdisk fdisk sqlite3 openssl python3 python3-venv python3-cryptography kmod binutils cpio gzip tar zstd file shim-unsigned strace qemu-utils bzip2 zip unzip"
+    # For a live Linux in a machine.
+    need="$need busybox-static"
     # A browser, and the reader that BMCs name themselves as, for `collect`.
     need="$need chromium chromium-driver httpfs2 fuse"
     # Machines behind BMCs. Not libvirt-daemon-system: the tests start libvirt by themselves, and only for themselves.

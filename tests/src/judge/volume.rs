@@ -173,7 +173,10 @@ impl BankVolume {
     }
 
     /// What fsck.fat says, without its summary.
-    fn findings(&self) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// When fsck.fat cannot be run.
+    pub fn findings(&self) -> Result<Vec<String>> {
         let folder = tempfile::tempdir()?;
         let volume = folder.path().join("volume");
         sparse::copy_part(&self.image, self.bytes(), &volume)?;

@@ -9,6 +9,7 @@ mod boot_routes;
 mod fleet;
 mod fleet_page;
 mod killed_machines;
+mod live_systems;
 mod machines_are_sound;
 mod medium;
 mod menu;

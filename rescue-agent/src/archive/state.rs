@@ -142,16 +142,15 @@ impl ArchiveError {
                  in the menu (h) and in docs/sealed.md"
             }
             Self::NotAnArchive { .. } | Self::Gzip { .. } | Self::Tar { .. } => {
-                "the archive is damaged; if the other bank is intact, repair that one and roll back to it with \
-                 Shift+R at ESXi's loader"
+                "the archive is damaged; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
             }
             Self::NoKeystore | Self::Keystore(_) | Self::Envelope(_) => {
-                "ESXi cannot open this archive either; use the other bank (Shift+R at ESXi's loader) or a backup \
-                 of the host's configuration"
+                "ESXi cannot open this archive either; if the other bank is repaired, start ESXi from it \
+                 (Shift+R at its loader)"
             }
             _ => {
-                "this program cannot change this kind of archive safely; use the other bank (Shift+R at \
-                 ESXi's loader) or a backup of the host's configuration"
+                "this program cannot change this archive safely; if the other bank is repaired, start ESXi from it \
+                 (Shift+R at its loader)"
             }
         }
     }

@@ -20,7 +20,7 @@ use next_start::Needed;
 
 use thiserror::Error;
 
-use self::refusal::BankRefusal;
+use self::refusal::{BankRefusal, NO_OTHER_BANK};
 
 pub use comes_back::ComesBack;
 pub use doubt::Doubt;
@@ -498,8 +498,6 @@ fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
 
 /// What cures a bank whose own archive is of no use, if another bank of the same build has a sound one.
 const TAKE_NEWEST: &str = "take the newest configuration of this disk, repaired: n in the menu of the image, or `rescue-agent revert --source newest`";
-/// What is left where no other bank has an archive that can be read.
-const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read. If ESXi starts and is 7.0 or newer, it can give the device back itself: docs/troubleshooting.md, \"ESXi gives a device back itself\". Else restore a backup of its configuration";
 
 /// A remedy that can be followed: other banks are named only where one of them is of use.
 fn with_true_remedy(disk: &Disk, bank: &Bank, action: Action) -> Action {

@@ -8,6 +8,9 @@ use crate::fat::FatError;
 use crate::fat::exchange;
 use crate::originals::Objection;
 
+/// What is left where no bank of a disk has an archive that can be read.
+pub(super) const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read. If ESXi starts and is 7.0 or newer, it can give the device back itself: docs/troubleshooting.md, \"ESXi gives a device back itself\". Else install ESXi anew, preserving the datastore, and restore a backup of its configuration";
+
 /// A reason not to write to a bank that something should be done about.
 #[derive(Debug, Error)]
 pub(crate) enum BankRefusal {
@@ -153,20 +156,20 @@ impl BankRefusal {
         match self {
             Self::Archive { remedy, .. } | Self::Copy { remedy, .. } => remedy,
             Self::StillPassesThrough { .. } => {
-                "this program cannot change this kind of archive safely"
+                "report the problem; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
             }
-            Self::Unexpected => "use the other bank or a backup",
+            Self::Unexpected => "run it again; if it fails again, report the problem",
             Self::MissingArchive { .. } => {
-                "start ESXi from the other bank (Shift+R at its loader) if that one is repaired"
+                "if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
             }
             Self::Unreadable { .. } => {
-                "the volume or disk is damaged; use the other bank (Shift+R at ESXi's loader) or a backup"
+                "the volume or disk is damaged; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
             }
             Self::Volume(_) => {
-                "start ESXi from the other bank (Shift+R at its loader) if that one is repaired; or let `fsck.fat -a` repair this volume, started from any Linux, and run the rescue again"
+                "if the other bank is repaired, start ESXi from it (Shift+R at its loader). To repair this one, start any Linux, run `fsck.fat -a` on this partition, and then run the rescue again"
             }
             Self::Room(_) => {
-                "free some space in this bank (old files of a manual repair?) and run the rescue again"
+                "start any Linux, mount this partition, delete what a repair by hand has left there, unmount it, and run the rescue again"
             }
             Self::SavedSince { .. } => {
                 "keep what is in place; to go back all the same, run `restore --discard-newer` (in the menu, Restore asks): what is in place is then kept beside it"
@@ -174,7 +177,9 @@ impl BankRefusal {
             Self::InUse { .. } => {
                 "unmount it (`umount` with that folder, or Eject in the file manager), then run this again"
             }
-            Self::BrokenUndo { .. } => "restore a backup of the host's configuration instead",
+            Self::BrokenUndo { .. } => {
+                "nothing: the archive in place is sound and ESXi starts with it; what was set before can be set again there"
+            }
             Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
             Self::PlainOverSealed { .. } => {
                 "let ESXi itself give the devices back: the commands for this host are under Next, in the report, in the menu (h) and in docs/sealed.md"
@@ -183,7 +188,7 @@ impl BankRefusal {
                 "if you know that it is this host's own, take it all the same: --trust-source on the command line; in the menu i, then t"
             }
             Self::OtherKind { .. } => "give an archive that this version of ESXi saved",
-            Self::NoReadableArchive => "restore a backup of the host's configuration",
+            Self::NoReadableArchive => NO_OTHER_BANK,
         }
     }
 }

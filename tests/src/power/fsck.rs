@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::medium::Medium;
 
-/// What `fsck.fat -n` said.
+/// What `fsck.fat -V -n` said.
 #[derive(Debug, Clone)]
 pub struct Verdict {
     /// Nothing found.
@@ -16,7 +16,8 @@ pub struct Verdict {
     pub text: String,
 }
 
-/// Runs `fsck.fat -n` on the `length` bytes at byte `start` of the disk.
+/// Runs `fsck.fat -V -n`, which ESXi runs before an upgrade, on the `length` bytes at byte `start` of the
+/// disk.
 ///
 /// # Errors
 /// When the file cannot be written or the program cannot be started.
@@ -29,7 +30,7 @@ pub fn fsck(medium: &Medium, start: u64, length: u64) -> Result<Verdict> {
 
 fn fsck_file(path: &Path) -> Result<Verdict> {
     let output = Command::new("fsck.fat")
-        .arg("-n")
+        .args(["-V", "-n"])
         .arg(path)
         .env("PATH", super::maker::tool_path())
         .output()

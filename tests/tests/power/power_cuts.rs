@@ -359,6 +359,21 @@ fn no_power_cut_loses_anything() {
     assert!(tally.states >= 400_000, "only {} states", tally.states);
 }
 
+/// What earlier accidents leave on a volume meets every kind of exchange.
+#[test]
+fn every_task_is_cut_on_every_kind_of_worn_volume() {
+    let plans = all_plans();
+    for kind in TASKS {
+        for wear in Wear::ALL {
+            let is_it = |plan: &&Plan| (plan.kind, plan.furnishing.wear) == (kind, wear);
+            assert!(
+                plans.iter().any(|plan| is_it(&plan)),
+                "{kind:?} never on {wear:?}"
+            );
+        }
+    }
+}
+
 /// An identifier is the same state, byte for byte, whenever it is asked for.
 #[test]
 fn an_identifier_makes_the_same_state_again() {

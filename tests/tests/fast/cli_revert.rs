@@ -166,6 +166,17 @@ fn archives_that_a_repair_by_hand_left_uncompressed_are_read_and_written_compres
         let case = Case::new(&EsxiDisk::v67().bank(0, |bank| {
             bank.flaw(flaw);
         }))?;
+        // ESXi's loader takes it with a warning: nothing else may be said.
+        let said = agent::run(&["inspect"], &case.made.image)?
+            .expect(DONE)?
+            .said();
+        let line = said.lines().find(|line| line.contains("uncompressed"));
+        ensure!(
+            line.is_some_and(|line| line
+                .trim_end()
+                .ends_with("left uncompressed by a repair by hand; a repair writes it compressed")),
+            "{said}"
+        );
         case.revert(BOOT)?.expect(DONE)?;
         case.judge.repaired(&[0, 1], &[SATA])?;
     }

@@ -381,6 +381,8 @@ fn a_damaged_archive_is_replaced_by_the_newest_and_kept_to_the_byte() -> Result<
         });
         let case = Case::new(&disk)?;
         let damaged = case.read(0, "STATE.TGZ")?;
+        let said = case.revert()?.expect(REFUSED)?.said();
+        ensure!(said.contains("revert --source newest"), "{flaw:?}: {said}");
         let run = case.newest(&["--yes"])?.expect(DONE)?;
         ensure!(run.result()? == "reverted", "{flaw:?}: {}", run.said());
         let owners = case.judge.owners(0)?;

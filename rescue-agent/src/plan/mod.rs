@@ -161,7 +161,7 @@ pub enum Action {
 }
 
 /// An archive to be replaced.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FileChange {
     /// Index of the archive in its bank; `None` where the bank has none and gets one.
     pub archive: Option<usize>,
@@ -314,11 +314,13 @@ pub fn revert(
         Source::Own => revert_bank(disk, bank, &judge),
         Source::Newest => revert_from_newest(disk, bank, &judge),
     };
+    let mut banks = each_bank(inventory, &policy.banks, |disk, bank| {
+        let action = plan_bank(disk, bank).unwrap_or_else(|action| action);
+        with_true_remedy(disk, bank, action)
+    });
+    keep_equal(&mut banks, inventory);
     Ok(Plan {
-        banks: each_bank(inventory, &policy.banks, |disk, bank| {
-            let action = plan_bank(disk, bank).unwrap_or_else(|action| action);
-            with_true_remedy(disk, bank, action)
-        }),
+        banks,
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
@@ -424,6 +426,40 @@ pub fn check_banks(inventory: &Inventory, choice: &BankChoice) -> Result<(), Pla
             banks: choice.to_string(),
             there: there.join(", "),
         }),
+    }
+}
+
+/// Gives disks that hold the same installation the same bytes where they had the same: members of a
+/// mirror have to stay equal, and the ConfigStore notes the second in which it was changed.
+fn keep_equal(banks: &mut [BankPlan], inventory: &Inventory) {
+    for same in &inventory.same_installations {
+        let partition = |bank: &BankPlan| inventory.disks[bank.disk].banks[bank.bank].partition;
+        let mut first: Vec<(u32, FileChange)> = Vec::new();
+        let of_these = banks
+            .iter_mut()
+            .filter(|bank| same.disks.contains(&bank.disk));
+        for bank in of_these {
+            let number = partition(bank);
+            let Action::Replace(changes) = &mut bank.action else {
+                continue;
+            };
+            for change in changes {
+                let is_it = |(other, known): &&(u32, FileChange)| {
+                    let about = |one: &FileChange| (one.name, one.archive, one.before.clone());
+                    *other == number
+                        && about(known) == about(change)
+                        && known.devices == change.devices
+                };
+                match first.iter().find(is_it) {
+                    Some((_, known)) => {
+                        change.new.clone_from(&known.new);
+                        change.after.clone_from(&known.after);
+                        change.content = known.content.clone();
+                    }
+                    None => first.push((number, change.clone())),
+                }
+            }
+        }
     }
 }
 

@@ -127,28 +127,7 @@ impl Needs {
         let all: Vec<BTreeSet<PciAddress>> = same.disks.iter().map(leads_to).collect();
         let shared = |at: PciAddress| all.iter().all(|functions| functions.contains(&at));
         self.add(disk, host, holds, shared);
-        let name = name(disk, host);
-        let names = |disks: &[usize]| {
-            let others = disks.iter().filter(|other| **other != index);
-            let names = others.map(|other| self::name(&inventory.disks[*other], host));
-            names.collect::<Vec<_>>().join(" and ")
-        };
-        let doubt = match same.originals.as_slice() {
-            [] => Doubt {
-                why: format!(
-                    "leads to {name}, which holds the same installation as {}; it is not known from which of them ESXi starts",
-                    names(&same.disks)
-                ),
-                may_be: true,
-            },
-            originals => Doubt {
-                why: format!(
-                    "leads to {name}, a copy of the boot disk {} on a removable disk; ESXi needs it only if it starts from that copy",
-                    names(originals)
-                ),
-                may_be: false,
-            },
-        };
+        let doubt = Doubt::of_copy(index, same, inventory, host);
         let only_here = functions(disk, host).into_iter().filter(|at| !shared(*at));
         self.copies.extend(only_here.map(|at| (at, doubt.clone())));
     }
@@ -201,6 +180,35 @@ impl Needs {
             "{class} of the chipset, which may share its ports with the one that drives {holds}"
         );
         is_chipset_usb(function).then_some(Doubt { why, may_be: false })
+    }
+}
+
+impl Doubt {
+    /// About what leads to a disk that is a copy, or one of which that is not known.
+    fn of_copy(index: usize, same: &SameInstallation, inventory: &Inventory, host: &Host) -> Self {
+        let name_of = |disk: usize| name(&inventory.disks[disk], host);
+        let others = |disks: &[usize]| {
+            let others = disks.iter().filter(|disk| **disk != index);
+            let names: Vec<String> = others.map(|disk| name_of(*disk)).collect();
+            names.join(" and ")
+        };
+        let name = name_of(index);
+        match same.originals.as_slice() {
+            [] => Self {
+                why: format!(
+                    "leads to {name}, which holds the same installation as {}; it is not known from which of them ESXi starts",
+                    others(&same.disks)
+                ),
+                may_be: true,
+            },
+            originals => Self {
+                why: format!(
+                    "leads to {name}, a copy of the boot disk {} on a removable disk; ESXi needs it only if it starts from that copy",
+                    others(originals)
+                ),
+                may_be: false,
+            },
+        }
     }
 }
 

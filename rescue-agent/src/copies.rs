@@ -170,8 +170,19 @@ fn originals(members: &[usize], disks: &[Disk], host: &Host) -> Vec<usize> {
         nodes(other).is_some_and(on_same_kind)
             && has_content_of(&disks[*first], &disks[*other], before_repair)
     };
-    match others.iter().all(mirrors_first) {
+    let copies = members.iter().filter(|index| !built_in.contains(index));
+    let is_newer = |copy: &usize| saves(&disks[*copy]) > saves(&disks[*first]);
+    match others.iter().all(mirrors_first) && !copies.into_iter().any(is_newer) {
         true => built_in,
         false => Vec::new(),
     }
+}
+
+/// How often the newest configuration on a disk had been saved. ESXi saves to the disk that it starts
+/// from: what has been saved more often than another disk is no copy of that one.
+fn saves(disk: &Disk) -> Option<u64> {
+    let archives = disk.banks.iter().flat_map(|bank| &bank.archives);
+    let contents = archives.filter_map(|archive| archive.content.as_ref().ok());
+    let saved = contents.filter_map(|content| content.saved.as_ref());
+    saved.map(|saved| saved.count).max()
 }

@@ -44,7 +44,8 @@ pub struct Disk {
     /// Its serial number.
     pub serial: Option<String>,
     /// `esxi-VERSION`, `datastore`, `vsan`, `core-dump`, `reserved` or `other`; `copy-of NAME` for the
-    /// same bytes once more, `path-to NAME` for the same disk under another name.
+    /// same bytes once more, `later-copy-of NAME` for that installation (of 6.7) with a configuration that
+    /// was saved more often, `path-to NAME` for the same disk under another name.
     pub holds: String,
 }
 

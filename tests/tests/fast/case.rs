@@ -16,6 +16,7 @@ use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::sparse;
 use rescue_tests::sysfs::{Description, Disk, Expected};
+use rescue_tests::tools::Tool;
 use serde_json::Value;
 
 /// A machine with its disks, and the file it was saved to.
@@ -50,6 +51,13 @@ impl Case {
         let (mut disks, mut judges, mut bystanders) = (BTreeMap::new(), Vec::new(), Vec::new());
         for disk in &description.disk {
             let made = match disk.holds.split_once(' ') {
+                Some(("later-copy-of", name)) => {
+                    let later = image(disk, &description.passed_through)?
+                        .every_bank(|bank| bank.archive.backup_counter = Some(99))
+                        .make(folder.path(), &disk.name)?;
+                    let known = disks.get(name).context("its original comes before it")?;
+                    with_table_of(known, later)?
+                }
                 Some((how, name)) => again(how, disks.get(name), folder.path(), &disk.name)?,
                 None => {
                     let holds = change(image(disk, &description.passed_through)?);
@@ -179,6 +187,21 @@ fn again(how: &str, known: Option<&Made>, folder: &Path, name: &str) -> Result<M
     })
 }
 
+/// A disk of the same layout with the partition table of another one, GUIDs included.
+fn with_table_of(known: &Made, made: Made) -> Result<Made> {
+    let end = (made.layout.sectors - 33).to_string();
+    for (at, count) in [("0", "34"), (end.as_str(), "33")] {
+        Tool::new("dd")?
+            .arg(format!("if={}", known.image.display()))
+            .arg(format!("of={}", made.image.display()))
+            .args(["bs=512", "conv=notrunc", "status=none"])
+            .args([format!("skip={at}"), format!("seek={at}")])
+            .arg(format!("count={count}"))
+            .run()?;
+    }
+    Ok(made)
+}
+
 /// What a disk of a description holds.
 fn image(disk: &Disk, passed_through: &[Expected]) -> Result<EsxiDisk> {
     let devices = passed_through
@@ -186,6 +209,7 @@ fn image(disk: &Disk, passed_through: &[Expected]) -> Result<EsxiDisk> {
         .map(recorded)
         .collect::<Result<Vec<_>>>()?;
     let disk = match disk.holds.as_str() {
+        later if later.starts_with("later-copy-of ") => EsxiDisk::v67(),
         "esxi-4.1" => EsxiDisk::v41_installable(),
         "esxi-5.5" => EsxiDisk::v55(),
         "esxi-6.7" => EsxiDisk::v67(),

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use rescue_tests::agent::{DONE, FAILED, REFUSED};
 use rescue_tests::esxi::host::Address;
+use rescue_tests::judge::Judge;
 use rescue_tests::sparse;
 use rescue_tests::sysfs::Description;
 
@@ -381,9 +382,7 @@ fn a_copy_on_a_stick_does_not_take_its_controller_from_a_vm_and_the_choice_is_sa
     ensure!(next.contains("--devices=0000:04:00.0"), "{next}");
     let text = report["same_installations"][0]["text"].to_string();
     ensure!(text.contains("holds a copy of"), "{text}");
-    case.judges
-        .iter()
-        .try_for_each(|judge| judge.nothing_changed())
+    case.judges.iter().try_for_each(Judge::nothing_changed)
 }
 
 #[test]
@@ -401,6 +400,16 @@ fn what_the_original_needs_is_written_on_its_copy_too() -> Result<()> {
         judge.repaired(&[0, 1], &HBAS[..1])?;
     }
     Ok(())
+}
+
+#[test]
+fn a_stick_with_a_newer_configuration_is_not_called_a_copy() -> Result<()> {
+    let stick = STICK.replace("copy-of", "later-copy-of");
+    let why = "it is not known from which of them ESXi starts";
+    let case = two_disks("", &stick, &[("0000:04:00.0", "unsure", why)])?;
+    let run = case.run(&["revert", "--yes", "--json"])?.expect(REFUSED)?;
+    case.verdicts_hold(&run.report()?)?;
+    case.judges.iter().try_for_each(Judge::nothing_changed)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::judge::Judge;
 use super::refusal::BankRefusal;
 use super::{
     Action, Decision, FileChange, Target, change_to, edit, finish, is_unsealed, newest, no_archive,
-    nothing, refuse, sound_volume,
+    nothing, refuse,
 };
 use crate::archive::Seal;
 use crate::import::Given;
@@ -65,7 +65,6 @@ impl Import<'_> {
         if change.before == change.after {
             return Err(nothing(format!("{} is in it already", given.place)));
         }
-        sound_volume(bank)?;
         finish(bank, judge, vec![change])
     }
 

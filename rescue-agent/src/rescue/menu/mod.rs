@@ -267,10 +267,13 @@ impl Dialogue<'_> {
     fn recovery_key(&mut self) -> Option<RecoveryKey> {
         self.begin_page(&[
             Line::new(Tone::Title, "The recovery key of this host"),
-            Line::plain("Type the 96 digits, as ESXi shows them: esxcli system settings encryption recovery list"),
-            Line::plain("What is typed is not shown, not stored, and in no report. Blanks and - may be left out."),
-            Line::plain("VMware does not document what this key opens. Whether it opens the archive is checked"),
-            Line::plain("before anything is written."),
+            Line::plain("Type its 96 digits; blanks and - may be left out. ESXi shows them by"),
+            Line::plain("esxcli system settings encryption recovery list"),
+            Line::plain("What is typed is not shown, not stored, and in no report."),
+            Line::plain(
+                "VMware does not document what this key opens. Whether it opens the archive",
+            ),
+            Line::plain("is checked before anything is written."),
             Line::empty(),
         ]);
         let mut line = KeyLine::new();

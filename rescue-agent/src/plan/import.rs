@@ -7,12 +7,12 @@ use super::doubt::Doubt;
 use super::judge::Judge;
 use super::refusal::BankRefusal;
 use super::{
-    Action, Decision, FileChange, Target, change_to, edit, finish, is_unsealed, newest, no_archive,
-    nothing, refuse,
+    Action, Decision, DeviceChange, FileChange, Target, change_to, edit, finish, is_unsealed,
+    missing_in, newest, no_archive, nothing, refuse,
 };
-use crate::archive::Seal;
+use crate::archive::{Seal, StateArchive};
 use crate::import::Given;
-use crate::inventory::{Bank, Content, Disk};
+use crate::inventory::{ArchiveFile, Bank, Content, Disk};
 
 /// A given archive, and whether a person vouches for it.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,12 @@ impl Import<'_> {
         let change = match &given.content {
             Ok(content) => {
                 let (edit, devices) = edit(content, judge);
+                if own.is_some_and(|(_, own)| is_there_repaired(own, given, content, &devices)) {
+                    return Err(nothing(format!(
+                        "{} is in it already, repaired",
+                        given.place
+                    )));
+                }
                 if devices.is_empty() && !content.uncompressed {
                     as_it_is(target, given, Some(content))
                 } else {
@@ -157,6 +163,25 @@ fn other_host(given: &Given, content: &Content, disk: &Disk) -> Option<Doubt> {
         Some((what, given, here)) => differs(what, given, here),
         None => Some(Doubt::Unknown { place: place() }),
     }
+}
+
+/// Whether the archive in a bank is what a repair makes of the given one. Its bytes do not say so: the
+/// ConfigStore notes when it was changed.
+fn is_there_repaired(
+    own: &ArchiveFile,
+    given: &Given,
+    content: &Content,
+    devices: &[DeviceChange],
+) -> bool {
+    let (Some(raw), Ok(in_place)) = (&own.raw, &own.content) else {
+        return false;
+    };
+    let key = content.recovery_key.as_ref();
+    let opened = |raw: &[u8]| StateArchive::open_with(raw, key).ok();
+    let (Some(now), Some(original)) = (opened(raw), opened(&given.bytes)) else {
+        return false;
+    };
+    now.is_made_from(&original) && missing_in(devices, in_place).is_empty()
 }
 
 fn as_it_is(target: Target, given: &Given, content: Option<&Content>) -> FileChange {

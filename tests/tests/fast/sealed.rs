@@ -489,7 +489,18 @@ fn a_readable_archive_is_edited_like_any_other() -> Result<()> {
         ensure!(now.read("STATE.ORG")? == before.read("STATE.TGZ")?);
     }
     let read = |bank| case.judge.bank(bank)?.read("STATE.TGZ");
-    ensure!(read(0)? == read(1)?, "both banks hold the given archive");
+    let report = case.run(&["inspect", "--json"])?.report()?;
+    for archive in archives(&report)? {
+        assert_eq!(
+            archive["saved_count"], 99,
+            "both banks hold the given archive"
+        );
+    }
+    // The second run finds it there, although the ConfigStore has noted when it was changed.
+    let there = [read(0)?, read(1)?];
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(case.import(&file, &[])?.expect(DONE)?.result()?, "clean");
+    ensure!(there == [read(0)?, read(1)?]);
     // A device that nobody asked for stays as it is.
     assert_eq!(
         case.judge.store_owners(0)?["0000:01:00.0"],

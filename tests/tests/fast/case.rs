@@ -162,7 +162,7 @@ pub fn device<'a>(report: &'a Value, address: &str) -> Result<&'a Value> {
 }
 
 /// An address as Linux spells it.
-fn parse(text: &str) -> Result<Address> {
+pub fn parse(text: &str) -> Result<Address> {
     let address: rescue_agent::config::pci::PciAddress = text.parse()?;
     Ok(Address {
         segment: u16::try_from(address.segment)?,

@@ -8,6 +8,7 @@ mod collect_lasts;
 mod collect_serves;
 mod collect_shows;
 mod disks_and_paths;
+mod every_request;
 mod field_banks;
 mod fixtures_are_sound;
 mod judges_are_sound;

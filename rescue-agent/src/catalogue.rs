@@ -28,7 +28,7 @@ use crate::fat::{Damage, FatError, Note, ShortName};
 use crate::firmware::Way;
 use crate::host::{AssignError, PciClass, PciFunction, SnapshotError};
 use crate::import::ImportError;
-use crate::init::drivers::load::ModuleFailure;
+use crate::init::drivers::load::{ModuleFailure, StartingModule};
 use crate::init::drivers::table::DriverTableError;
 use crate::init::drivers::{NoDriverReason, WithoutDriver};
 use crate::init::finish::Stuck;
@@ -580,6 +580,7 @@ fn warnings() -> Vec<String> {
     ]);
     messages.extend(samples![
         TableWarning::PrimaryDamaged { .. } => TableWarning::PrimaryDamaged { reason: text() },
+        TableWarning::PrimaryUnsupported { .. } => TableWarning::PrimaryUnsupported { reason: text() },
         TableWarning::BackupDamaged { .. } => TableWarning::BackupDamaged { reason: text() },
         TableWarning::CutShort { .. } => TableWarning::CutShort { promised: 2, device: 2 },
         TableWarning::NotProtected => TableWarning::NotProtected,
@@ -616,10 +617,17 @@ fn without_driver() -> Vec<String> {
             name: text(),
             reason: text(),
         }]),
+        NoDriverReason::StillStarting(vec![StartingModule {
+            name: text(),
+            since: Duration::from_secs(40),
+        }]),
         NoDriverReason::NotTaken(vec![text()]),
     ];
     let covers = |reason: &NoDriverReason| match reason {
-        NoDriverReason::NoDriver | NoDriverReason::Failed(_) | NoDriverReason::NotTaken(_) => (),
+        NoDriverReason::NoDriver
+        | NoDriverReason::Failed(_)
+        | NoDriverReason::StillStarting(_)
+        | NoDriverReason::NotTaken(_) => (),
     };
     reasons.iter().for_each(covers);
     reasons

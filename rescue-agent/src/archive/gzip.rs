@@ -69,8 +69,12 @@ pub enum GzipError {
     },
     /// Bytes behind the member.
     #[error(
-        "{count} {} after the end of the gzip data, which ESXi's loader does not accept",
-        if *.zeros { "zero bytes stand" } else { "other bytes stand" }
+        "{} after the end of the gzip data, where no archive of ESXi's has any",
+        if *.zeros {
+            counted(*.count, "zero byte stands", "zero bytes stand")
+        } else {
+            counted(*.count, "other byte stands", "other bytes stand")
+        }
     )]
     TrailingData {
         /// How many.

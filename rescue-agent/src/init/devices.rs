@@ -314,7 +314,9 @@ impl Devices {
                 .iter()
                 .any(|without_driver| match &without_driver.reason {
                     NoDriverReason::Failed(failures) => failures.contains(failure),
-                    NoDriverReason::NoDriver | NoDriverReason::NotTaken(_) => false,
+                    NoDriverReason::NoDriver
+                    | NoDriverReason::StillStarting(_)
+                    | NoDriverReason::NotTaken(_) => false,
                 })
         };
         let others = self.driver_failures();

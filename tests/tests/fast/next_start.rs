@@ -10,6 +10,7 @@ use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::SATA;
+use rescue_tests::esxi::layout::Layout;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::tools::Tool;
@@ -198,6 +199,39 @@ fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<
             ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bank_that_another_partition_overlaps_is_no_success() -> Result<()> {
+    // (sectors behind its start, where the other partition begins): the same sectors, or some of them.
+    for behind in [0, 4096] {
+        let case = Case::new(&EsxiDisk::v67().layout(Layout::mbr_5()))?;
+        let image = case.image()?;
+        let bank = case.judge.bank(0)?.bytes();
+        let first = u32::try_from(bank.start / 512)? + behind;
+        let sectors = u32::try_from((bank.end - bank.start) / 512)?;
+        // The MBR's third entry, of a type that neither the loader nor the agent looks into.
+        let entry = [
+            [0, 0, 0, 0],
+            [0x07, 0, 0, 0],
+            first.to_le_bytes(),
+            sectors.to_le_bytes(),
+        ];
+        image.write_all_at(&entry.concat(), 446 + 2 * 16)?;
+        let case = case.judged_from_here()?;
+        let run = agent::revert(BOOT, &case.made.image)?;
+        ends_honestly("an overlapped bank", &run, &|| {
+            let owners = case.judge.owners(0)?;
+            ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
+            Ok(())
+        })?;
+        ensure!(
+            run.said().contains("overlaps partition 3"),
+            "{}",
+            run.said()
+        );
     }
     Ok(())
 }

@@ -498,7 +498,7 @@ fn a_full_volume_is_refused_untouched_and_one_with_just_enough_is_repaired() {
             Slots::SameSector,
             Some("4 clusters of 1024 bytes; free: 0"),
         ),
-        (needed, Slots::None, Some("root directory is full")),
+        (needed, Slots::None, Some("no free entry for the undo copy")),
     ] {
         for undo in [false, true] {
             let furnishing = Furnishing {

@@ -45,6 +45,8 @@ enum CopyError {
     BeyondDevice { lba: u64 },
     /// A GPT, but not a whole one.
     Damaged(String),
+    /// A GPT of a kind that is not read here, which need not keep ESXi's loader from reading it.
+    Unsupported(String),
 }
 
 impl CopyError {
@@ -52,7 +54,7 @@ impl CopyError {
         match self {
             Self::Absent => "no GPT header there".to_owned(),
             Self::BeyondDevice { lba } => format!("its sector {lba} is outside the device"),
-            Self::Damaged(reason) => reason.clone(),
+            Self::Damaged(reason) | Self::Unsupported(reason) => reason.clone(),
         }
     }
 }
@@ -76,23 +78,23 @@ pub(super) fn read(
             return Ok(Some(gpt_table(device, copy, other, warnings)));
         }
         Err(CopyError::Absent | CopyError::BeyondDevice { .. }) if !protective => return Ok(None),
-        Err(error) => error.reason(),
+        Err(error) => error,
     };
     let last_lba = |block: LogicalBlockSize| (device.size() / block.as_u64()).checked_sub(1);
     match first_whole(device, last_lba) {
         Ok(copy) if protective => {
-            let other = OtherCopy::DamagedPrimary(primary_error);
+            let other = OtherCopy::UnreadPrimary(primary_error);
             Ok(Some(gpt_table(device, copy, other, warnings)))
         }
         Ok(_) => Err(PartitionError::GptUnusable {
-            primary: primary_error,
+            primary: primary_error.reason(),
             backup: "intact, but there is no protective MBR to confirm it".to_owned(),
         }),
         Err(_) if device.size() < GPT_BYTES_MIN => Err(PartitionError::CutShort {
             device: device.size(),
         }),
         Err(error) => Err(PartitionError::GptUnusable {
-            primary: primary_error,
+            primary: primary_error.reason(),
             backup: error.reason(),
         }),
     }
@@ -108,7 +110,9 @@ fn first_whole(
     for block in candidate_blocks(device.sector_size()) {
         match lba(block).map(|lba| read_copy(device, lba, block)) {
             Some(Ok(copy)) => return Ok(copy),
-            Some(Err(other @ CopyError::Damaged(_))) if matches!(error, CopyError::Absent) => {
+            Some(Err(other @ (CopyError::Damaged(_) | CopyError::Unsupported(_))))
+                if matches!(error, CopyError::Absent) =>
+            {
                 error = other;
             }
             Some(Err(_)) | None => {}
@@ -131,7 +135,7 @@ fn read_copy(
     block: LogicalBlockSize,
 ) -> Result<GptCopy, CopyError> {
     let header = read_header(device, lba, block)?;
-    check_header(device, &header, lba, block).map_err(CopyError::Damaged)?;
+    check_header(device, &header, lba, block)?;
     let mut view = BufReader::with_capacity(READ_AHEAD_BYTES, DeviceView::new(device, 0));
     let entries = gpt::partition::file_read_partitions(&mut view, &header, block)
         .map_err(|error| CopyError::Damaged(format!("its entries: {error}")))?;
@@ -173,29 +177,33 @@ fn check_header(
     header: &Header,
     lba: u64,
     block: LogicalBlockSize,
-) -> Result<(), String> {
+) -> Result<(), CopyError> {
     if header.current_lba != lba {
-        return Err(format!(
+        return Err(CopyError::Damaged(format!(
             "its header is in sector {lba} but says it is in sector {}",
             header.current_lba
-        ));
+        )));
     }
     if header.part_size != GPT_ENTRY_BYTES {
-        return Err(format!(
+        let why = format!(
             "its entries are of {}, {GPT_ENTRY_BYTES} expected",
             counted(header.part_size, "byte", "bytes")
-        ));
+        );
+        return Err(match header.part_size > GPT_ENTRY_BYTES {
+            true => CopyError::Unsupported(why),
+            false => CopyError::Damaged(why),
+        });
     }
     if header.num_parts > GPT_ENTRIES_MAX {
-        return Err(format!(
+        return Err(CopyError::Unsupported(format!(
             "it has {} entries, more than the {GPT_ENTRIES_MAX} supported",
             header.num_parts
-        ));
+        )));
     }
     entry_range(header, block)
         .filter(|range| range.end <= device.size())
         .map(|_| ())
-        .ok_or_else(|| "its entries lie outside the device".to_owned())
+        .ok_or_else(|| CopyError::Damaged("its entries lie outside the device".to_owned()))
 }
 
 /// The bytes of the entry array.
@@ -208,7 +216,7 @@ fn entry_range(header: &Header, block: LogicalBlockSize) -> Option<Range<u64>> {
 /// The copy that is not used.
 enum OtherCopy {
     Backup(Result<GptCopy, CopyError>),
-    DamagedPrimary(String),
+    UnreadPrimary(CopyError),
 }
 
 fn gpt_table(
@@ -237,9 +245,12 @@ fn gpt_table(
             let reason = error.reason();
             gpt_kind(Health::Good, Health::Damaged(reason))
         }
-        OtherCopy::DamagedPrimary(reason) => {
-            warnings.push(TableWarning::PrimaryDamaged {
-                reason: reason.clone(),
+        OtherCopy::UnreadPrimary(error) => {
+            let reason = error.reason();
+            let why = reason.clone();
+            warnings.push(match error {
+                CopyError::Unsupported(_) => TableWarning::PrimaryUnsupported { reason: why },
+                _ => TableWarning::PrimaryDamaged { reason: why },
             });
             gpt_kind(Health::Damaged(reason), Health::Good)
         }

@@ -153,6 +153,14 @@ pub enum TableWarning {
         /// What is wrong with the primary.
         reason: String,
     },
+    /// The backup GPT was used, because the primary is of a kind that only the loader reads.
+    #[error(
+        "the primary GPT is not supported here ({reason}) and was read through its backup; ESXi's own loader reads the primary"
+    )]
+    PrimaryUnsupported {
+        /// What is not supported.
+        reason: String,
+    },
     /// Only the primary GPT is intact.
     #[error("the backup GPT is damaged ({reason}); the primary is intact and was used")]
     BackupDamaged {

@@ -94,7 +94,9 @@ pub enum Refusal {
         cluster_bytes: u32,
     },
     /// Too few slots left in the root directory.
-    #[error("the root directory is full: no space for the undo copy's entry")]
+    #[error(
+        "the root directory has no free entry for the undo copy: it is full, or what stands behind its end is not empty"
+    )]
     NoSlot,
     /// There is nothing to exchange, or nothing that an undo copy could keep.
     #[error("{0} is empty, or was to become empty")]

@@ -65,7 +65,9 @@ pub enum NoDriverReason {
     NoDriver,
     /// Its driver could not be loaded.
     Failed(Vec<ModuleFailure>),
-    /// Its driver is there, or still starting, and does not handle it.
+    /// Its driver is still starting; it may yet handle it.
+    StillStarting(Vec<StartingModule>),
+    /// Its driver is there and does not handle it.
     NotTaken(Vec<String>),
 }
 
@@ -81,6 +83,13 @@ impl std::fmt::Display for WithoutDriver {
                 let texts = failures
                     .iter()
                     .map(|failure| format!("driver {} failed: {}", failure.name, failure.reason));
+                f.write_str(&texts.collect::<Vec<String>>().join("; "))
+            }
+            NoDriverReason::StillStarting(drivers) => {
+                let texts = drivers.iter().map(|driver| {
+                    let seconds = driver.since.as_secs();
+                    format!("driver {} is still starting after {seconds} s", driver.name)
+                });
                 f.write_str(&texts.collect::<Vec<String>>().join("; "))
             }
             NoDriverReason::NotTaken(names) => {
@@ -227,10 +236,13 @@ impl Drivers {
             .collect();
         let mut failures = self.failures();
         failures.retain(|failure| names.contains(&failure.name));
-        match (names.is_empty(), failures.is_empty()) {
-            (true, _) => NoDriverReason::NoDriver,
-            (_, false) => NoDriverReason::Failed(failures),
-            (_, true) => NoDriverReason::NotTaken(names),
+        let mut starting = self.starting();
+        starting.retain(|driver| names.contains(&driver.name));
+        match (names.is_empty(), failures.is_empty(), starting.is_empty()) {
+            (true, _, _) => NoDriverReason::NoDriver,
+            (_, _, false) => NoDriverReason::StillStarting(starting),
+            (_, false, _) => NoDriverReason::Failed(failures),
+            (_, true, true) => NoDriverReason::NotTaken(names),
         }
     }
 
@@ -330,6 +342,41 @@ mod tests {
         let log = log.lock().unwrap();
         assert_eq!(log.iter().filter(|name| *name == "e1000").count(), 1);
         assert_eq!(log.len(), 7);
+    }
+
+    /// A driver of a slow machine: it is not done before it is let go.
+    struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl ModuleLoader for Slow {
+        fn load(&self, _: &Module) -> Result<(), LoadError> {
+            let _ = self.0.lock().unwrap().recv();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_driver_that_is_still_starting_is_not_said_to_refuse_its_controller() {
+        let table = br#"{"schema":"esxi-rescue-drivers/1","kernel":"6.1.0","builtin":[],"modules":[
+            {"name":"ahci","file":"x","aliases":["pci:ahci*"],"class":"storage"}]}"#;
+        let (let_go, held) = std::sync::mpsc::channel();
+        let loader = Box::new(Slow(Mutex::new(held)));
+        let mut drivers = Drivers::new(Catalog::parse(table).unwrap(), loader);
+        let machine = Machine::new();
+        machine.pci(
+            "0000:00:1f.2",
+            ("0x8086", "0x2922"),
+            "0x010601",
+            "pci:ahci1",
+        );
+        drivers.start_for_present(machine.root());
+        let said = || drivers.without_driver(machine.root())[0].to_string();
+        assert_eq!(
+            said(),
+            "0000:00:1f.2 8086:2922 class 010601: driver ahci is still starting after 0 s"
+        );
+        drop(let_go);
+        assert!(drivers.loading.wait_until_done(Duration::from_secs(10)));
+        assert!(said().ends_with("driver ahci does not handle it"));
     }
 
     #[test]

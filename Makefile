@@ -6,7 +6,7 @@ DIST ?= dist
 # The tests run the programs that `make image` made.
 SHIPPED = RESCUE_AGENT=$(abspath $(DIST))/bin/rescue-agent RESCUE_IMAGE=$(abspath $(DIST))/bin/rescue-image
 
-.PHONY: help image check test test-boot test-deep bench screenshot demo fuzz clean
+.PHONY: help image check test test-boot test-deep test-hosts release bench screenshot demo fuzz clean
 
 help:   ## list the commands
 	@sed -n 's/^\([a-z-]*\): *## */  make \1\t/p' $(MAKEFILE_LIST)
@@ -63,6 +63,14 @@ bench:  ## measure the promised values (4 minutes, on an idle machine) and write
 	$(MAKE) --no-print-directory image
 	CARGO_INCREMENTAL=0 cargo build --quiet --locked --release --workspace --bins
 	$(SHIPPED) $(BIN)/bench
+
+release: ## make the folder of a release, signed with KEY, from a tagged commit (docs/release.md)
+	$(MAKE) --no-print-directory image
+	scripts/release.sh '$(KEY)' target/release-$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+test-hosts: ## build on fresh Debian 12 and 13, compare, and make test on the one that this machine is not (root; hours)
+	scripts/setup.sh hosts
+	scripts/test-hosts.sh $(or $(HOSTS),target/hosts)
 
 fuzz:   ## fuzz everything that is read from a disk (nightly Rust, cargo-fuzz)
 	scripts/fuzz.sh

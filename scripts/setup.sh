@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what `make image`, `make check` or `make test` needs on Debian 12 or later: missing packages only, and a
-# Rust toolchain only if there is none that is new enough. As root, or with sudo.
-# Usage: scripts/setup.sh image|check|test
+# Installs what `make image`, `make check`, `make test` or `make test-hosts` needs on Debian 12 or later, or Ubuntu: missing
+# packages only, and a Rust toolchain only if there is none that is new enough. As root, or with sudo.
+# Usage: scripts/setup.sh image|check|test|hosts
 set -eu
 
-need='xorriso mtools dosfstools grub-pc-bin grub-common xz-utils ca-certificates gcc libc6-dev make'
+need='ca-certificates debian-archive-keyring gcc libc6-dev make'
 case "${1-}" in
 image) ;;
 check) need="$need gdisk fdisk sqlite3 git" ;;
@@ -18,8 +18,13 @@ test)
     need="$need libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt python3-pexpect"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
-*) echo "usage: $0 image|check|test" >&2; exit 2 ;;
+hosts) need='debootstrap git ca-certificates' ;;
+*) echo "usage: $0 image|check|test|hosts" >&2; exit 2 ;;
 esac
+# What the tests make boot images with; the images that are shipped are made with programs that the builder gets itself.
+case $1 in check | test) need="$need xorriso grub-pc-bin grub-common mtools dosfstools xz-utils" ;; esac
+# Debian 13 does not have the file system over HTTP that BMCs name themselves as.
+apt-cache policy httpfs2 2>/dev/null | grep -q 'Candidate: [0-9]' || need=$(echo "$need" | sed 's/ httpfs2 / httpdirfs /')
 command -v apt-get >/dev/null || { echo "$0: this needs Debian 12 or later (no apt-get here)" >&2; exit 1; }
 
 root=$(dirname "$0")/..
@@ -42,15 +47,7 @@ for package in $need; do
     case "$present" in *" $package "*) ;; *) missing="$missing $package" ;; esac
 done
 
-# The builder takes kernel, shim and GRUB by apt: its lists must be there, and not older than a week. (The lists
-# carry the archive's dates; the date of the directory that apt works in is that of its last run.)
-lists=/var/lib/apt/lists
-old_lists() { ! ls "$lists" 2>/dev/null | grep -q _Packages || [ -z "$(find "$lists/partial" -maxdepth 0 -mtime -7 2>/dev/null)" ]; }
-if [ "$1" != check ] && old_lists; then
-    update || echo "setup: the package lists could not be refreshed; continuing with the present ones" >&2
-fi
-
-if ! { command -v cargo >/dev/null && new_enough "$(cargo --version | cut -d ' ' -f 2)"; }; then
+if [ "$1" != hosts ] && ! { command -v cargo >/dev/null && new_enough "$(cargo --version | cut -d ' ' -f 2)"; }; then
     update
     for set in 'cargo rustc rustfmt rust-clippy' 'cargo-web rustc-web rustfmt-web rust-web-clippy'; do
         offered=$(apt-cache policy "${set%% *}" | sed -n 's/^ *Candidate: //p')

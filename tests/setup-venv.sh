@@ -4,8 +4,10 @@
 # usage: setup-venv.sh FOLDER. Does nothing when the folder is complete.
 set -eu
 folder=$1
-packages='dissect.hypervisor pycryptodome virt-firmware'
-complete() { [ "$(cat "$folder/complete" 2>/dev/null)" = "$packages" ]; }
+packages='dissect.hypervisor pycryptodome cryptography pefile'
+# Without what it depends on: one of these has to be compiled on Python 3.13, and only serves a command that is not used here.
+alone='virt-firmware'
+complete() { [ "$(cat "$folder/complete" 2>/dev/null)" = "$packages $alone" ]; }
 complete && exit 0
 mkdir -p "$(dirname "$folder")"
 # Tests run side by side: the first one makes it, the others wait.
@@ -15,7 +17,8 @@ complete && exit 0
 rm -rf "$folder"
 /usr/bin/python3 -m venv "$folder" || { echo "python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
 # shellcheck disable=SC2086
-"$folder/bin/pip" install --quiet --disable-pip-version-check $packages
+"$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: $packages
+"$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-deps $alone
 "$folder/bin/python3" -c 'from dissect.hypervisor.util.envelope import Envelope, KeyStore'
 "$folder/bin/virt-fw-vars" --help >/dev/null
-echo "$packages" >"$folder/complete"
+echo "$packages $alone" >"$folder/complete"

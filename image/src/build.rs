@@ -11,7 +11,9 @@ use crate::finished::place;
 use crate::hash;
 use crate::inputs::names;
 use crate::inputs::packages::Archive;
+use crate::inputs::tools::Tools;
 use crate::inputs::{self, Inputs};
+use crate::lock::Lock;
 use crate::media::iso;
 use crate::media::netboot;
 use crate::media::usb;
@@ -35,7 +37,17 @@ pub struct Outcome {
 
 /// Builds what is not there yet.
 pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
-    let mut archive = Archive::open(&options.cache.join("debs"), options.offline)?;
+    let note = |line: &str| progress.step(line);
+    fs::create_dir_all(&options.cache).map_err(Error::io("create", &options.cache))?;
+    let _cache = Lock::of(&options.cache, &note)?;
+    fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
+    let _out = Lock::of(&options.out, &note)?;
+    if place::settle(&options.out)? {
+        note("a build before this one was interrupted; its images are in place now");
+    }
+    place::tidy(&options.out)?;
+    prepared::tidy(&options.cache)?;
+    let mut archive = Archive::open(&options.cache.join("debs"))?;
     let inputs = inputs::collect(options, &archive, progress)?;
     let iso_is_mute = inputs.asks_for_report && !options.network;
     let before = Manifest::load(&options.out);
@@ -56,9 +68,8 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     })?;
     let kernel = prepared::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
     let parts = make_parts(options, &inputs, &kernel, mtime, progress)?;
-    let artefacts = put_together(options, &parts, before.as_ref(), progress)?;
-    let manifest = describe(options, &inputs, &kernel, &parts.identity, artefacts);
-    manifest.store(&options.out)?;
+    let describe = |artefacts| describe(options, &inputs, &kernel, &parts.identity, artefacts);
+    let manifest = put_together(options, &parts, before.as_ref(), describe, progress)?;
     remember(&mut archive, &inputs)?;
     Ok(Outcome {
         manifest,
@@ -69,9 +80,8 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
 
 /// For `--offline`. Also when there was nothing to build: the cache may be newer than what was built.
 fn remember(archive: &mut Archive, inputs: &Inputs) -> Result<()> {
-    let packages = &inputs.packages;
-    match &packages.meta {
-        Some(meta) => archive.remember(packages.shipped().into_iter().chain([meta])),
+    match inputs.set.kernel() {
+        Some(_) => archive.remember(&inputs.origin, &inputs.set),
         None => Ok(()),
     }
 }
@@ -87,6 +97,7 @@ fn make_parts(
         "packing the initramfs for kernel {} ({} drivers)",
         kernel.abi, kernel.module_count
     ));
+    let tools = Tools::unpacked(&inputs.packages.tools, &options.cache)?;
     let release = release_line(kernel);
     let loaders = inputs::loaders(&inputs.packages)?;
     let names = names::slim(&inputs.packages.pci_ids.file(names::FILE)?);
@@ -124,6 +135,7 @@ fn make_parts(
         arguments: options.arguments.clone(),
     };
     Ok(Parts {
+        tools,
         settings_block: personal.to_block()?,
         arguments: options.arguments.clone(),
         release,
@@ -148,39 +160,42 @@ fn identity(parts: &[&[u8]]) -> String {
     hash::hex(&hasher.finalize())[..16].to_owned()
 }
 
-/// Makes every artefact beside the output directory's old ones, then puts them in place.
+/// Makes every artefact beside the output directory's old ones, then puts them in place, with what `describe` makes of them.
 fn put_together(
     options: &Options,
     parts: &Parts,
     before: Option<&Manifest>,
+    describe: impl FnOnce(Vec<Artefact>) -> Manifest,
     progress: &Progress,
-) -> Result<Vec<Artefact>> {
-    fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
+) -> Result<Manifest> {
     let temp = tempfile::Builder::new()
-        .prefix(".making-")
+        .prefix(place::MAKING)
         .tempdir_in(&options.out)
         .map_err(Error::io("create a directory in", &options.out))?;
     let temp = temp.path();
     let made = temp.join("made");
     fs::create_dir(&made).map_err(Error::io("create", &made))?;
+    let tree = netboot::make(parts, temp)?;
+    let mut names = vec![layout::ISO.to_owned(), layout::USB.to_owned()];
+    names.extend(
+        tree.iter()
+            .map(|(path, _)| format!("{}/{path}", layout::NETBOOT)),
+    );
+    if !options.force {
+        place::check_ours(&options.out, &names, before)?;
+    }
     progress.step("writing the ISO");
     iso::make(parts, options.network, temp, &made.join(layout::ISO))?;
     progress.step("writing the USB image");
     let image = made.join(layout::USB);
     fs::write(&image, usb::make(parts, temp)?).map_err(Error::io("write", &image))?;
     progress.step("writing the netboot tree");
-    let tree = netboot::make(parts, temp)?;
     netboot::write(&tree, &made.join(layout::NETBOOT))?;
-    let mut names = vec![layout::ISO.to_owned(), layout::USB.to_owned()];
-    names.extend(
-        tree.iter()
-            .map(|(path, _)| format!("{}/{path}", layout::NETBOOT)),
-    );
-    place::put(&made, &options.out, &names, before)?;
-    names
-        .iter()
-        .map(|name| Artefact::measure(&options.out, name))
-        .collect()
+    let measured = names.iter().map(|name| Artefact::measure(&made, name));
+    let manifest = describe(measured.collect::<Result<_>>()?);
+    manifest.store(&made)?;
+    place::put(&made, &options.out, before)?;
+    Ok(manifest)
 }
 
 fn release_line(kernel: &Kernel) -> String {
@@ -199,6 +214,7 @@ fn describe(
         version: VERSION.to_owned(),
         identity: identity.to_owned(),
         kernel: kernel.abi.clone(),
+        suite: inputs.origin.suite().to_owned(),
         modules: kernel.module_count,
         source_date_epoch: options.epoch,
         arguments: options.arguments.clone(),

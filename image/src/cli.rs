@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,8 +10,10 @@ use std::process::ExitCode;
 use crate::build;
 use crate::collect::arguments::{self, CollectArgs, ReportsArgs};
 use crate::finished::Finished;
-use crate::finished::manifest;
+use crate::finished::manifest::{self, Manifest};
+use crate::finished::spdx;
 use crate::fleet;
+use crate::inputs::apt::DEFAULT_SUITE;
 use crate::manual;
 use crate::options::{self, Choice, Options};
 use crate::parts::layout;
@@ -44,12 +47,13 @@ enum Action {
     Reports(ReportsArgs),
     Fleet(FleetArgs),
     Manual(ManualArgs),
+    Spdx(SpdxArgs),
 }
 
 /// Build the images into a directory
 ///
-/// Takes the kernel, shim and GRUB from Debian packages (downloaded and verified by apt, nothing is
-/// installed, no root needed) and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. Files that
+/// Takes the kernel, shim, GRUB and the programs that write the images from packages of one Debian suite (downloaded and
+/// verified by apt, nothing is installed, no root needed, this machine's own package sources are not changed), and writes esxi-rescue.iso, esxi-rescue.img, netboot/, manifest.json and SHA256SUMS. Files that
 /// are present and still correct are not built again. The same inputs give the same bytes.
 #[derive(Debug, Args)]
 struct BuildArgs {
@@ -68,9 +72,15 @@ struct BuildArgs {
     /// A rescue.toml with settings to build in
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Use the newest kernel of this Debian suite, for example bookworm-backports; apt's sources must include it
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kernel_deb", "modules_dir"])]
-    suite: Option<String>,
+    /// Take all packages from this Debian suite; with trixie-backports the kernel from there and the rest from trixie
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_SUITE, conflicts_with = "inputs")]
+    suite: String,
+    /// Take the suite as it was at this time, from snapshot.debian.org, for example 20261101T000000Z
+    #[arg(long, value_name = "DATE")]
+    snapshot: Option<String>,
+    /// Take the packages that this manifest.json lists, in the same versions
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
     /// Use the kernel from this linux-image package file
     #[arg(long, value_name = "FILE", conflicts_with = "modules_dir")]
     kernel_deb: Option<PathBuf>,
@@ -146,6 +156,13 @@ struct ManualArgs {
     folder: PathBuf,
 }
 
+/// Print the parts of an image, with versions and licences, as an SPDX document
+#[derive(Debug, Args)]
+struct SpdxArgs {
+    /// The manifest.json that was built with the image
+    manifest: PathBuf,
+}
+
 /// Runs the program with the words of its command line.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -159,6 +176,7 @@ pub fn main() -> ExitCode {
         },
         Action::Fleet(args) => fleet::lay_out(&args.folder),
         Action::Manual(args) => run_manual(&args),
+        Action::Spdx(args) => run_spdx(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -174,6 +192,15 @@ fn run_manual(args: &ManualArgs) -> Result<()> {
         manual::write(program, &args.folder)?;
     }
     Ok(())
+}
+
+fn run_spdx(args: &SpdxArgs) -> Result<()> {
+    let bytes =
+        fs::read(&args.manifest).with_context(|| format!("reading {}", args.manifest.display()))?;
+    let manifest: Manifest = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is not a manifest.json", args.manifest.display()))?;
+    let text = serde_json::to_string_pretty(&spdx::document(&manifest))?;
+    writeln!(io::stdout().lock(), "{text}").context("writing to standard output")
 }
 
 fn settings_help() -> String {
@@ -194,8 +221,11 @@ fn run_build(args: BuildArgs) -> Result<()> {
                 modules,
                 vmlinuz: args.vmlinuz,
             },
-            (None, None) => Choice::Debian(args.suite),
+            (None, None) => Choice::Debian,
         },
+        suite: args.suite,
+        snapshot: args.snapshot,
+        inputs: args.inputs,
         shell: args.with_shell,
         network: args.net,
         offline: args.offline,

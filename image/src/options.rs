@@ -23,6 +23,12 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Which kernel to take.
     pub kernel: Choice,
+    /// Debian's suite that all packages come from.
+    pub suite: String,
+    /// The suite as it was at this time.
+    pub snapshot: Option<String>,
+    /// A manifest whose packages are to be used again, instead of the newest of a suite.
+    pub inputs: Option<PathBuf>,
     /// Put a shell in, offered in the menu of the console.
     pub shell: bool,
     /// Put the network drivers on the ISO too; the other artefacts always have them.
@@ -38,8 +44,8 @@ pub struct Options {
 /// Which kernel to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// The newest of Debian, of a certain suite if one is named.
-    Debian(Option<String>),
+    /// That of Debian.
+    Debian,
     /// A `linux-image-*` package file.
     Package(PathBuf),
     /// An installed kernel.

@@ -29,7 +29,7 @@ const AGENT: &[&[&str]] = &[
 /// The builder's modules, the lowest floor first.
 const BUILDER: &[&[&str]] = &[
     &["error", "options", "progress"],
-    &["hash", "manual", "settings", "tool"],
+    &["hash", "lock", "manual", "settings", "tool"],
     &["inputs"],
     &["parts"],
     &["media"],

@@ -49,7 +49,7 @@ mod logging;
 pub mod medium;
 pub mod net;
 pub mod originals;
-mod parallel;
+pub mod parallel;
 pub mod plan;
 pub mod policy;
 pub mod repair;

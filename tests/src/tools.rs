@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fusermount", "fuse or fuse3"),
     ("gunzip", "gzip"),
     ("gzip", "gzip"),
+    ("httpdirfs", "httpdirfs"),
     ("httpfs2", "httpfs2"),
     ("jq", "jq"),
     ("ld", "binutils"),

@@ -37,6 +37,9 @@ pub struct Manifest {
     pub identity: String,
     /// ABI name of the kernel.
     pub kernel: String,
+    /// Debian's suite that the packages are from.
+    #[serde(default)]
+    pub suite: String,
     /// Number of kernel modules carried.
     pub modules: usize,
     /// Time of everything in the image, seconds since 1970.
@@ -110,6 +113,7 @@ pub(crate) mod tests {
             version: "0".to_owned(),
             identity: "id".to_owned(),
             kernel: "6.1".to_owned(),
+            suite: "trixie".to_owned(),
             modules: 1,
             source_date_epoch: 0,
             arguments: Vec::new(),

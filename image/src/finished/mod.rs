@@ -6,6 +6,7 @@
 pub mod manifest;
 pub mod paths;
 pub mod place;
+pub mod spdx;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use rescue_agent::disk::partition::{self, Health, PartitionError, PartitionKind, TableKind};
 use rescue_agent::disk::{BlockDevice, ByteOffset, SectorSize};
@@ -23,7 +25,9 @@ use rescue_agent::settings::{Key, Settings, SettingsSources};
 
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::lock::Lock;
 use crate::media::fat;
+use crate::media::frame;
 use crate::media::iso;
 use crate::media::iso9660;
 use crate::media::netboot;
@@ -68,7 +72,9 @@ enum Store {
 impl Finished {
     /// Opens an `.iso`, an `.img` or a netboot directory, and makes sure that it is one of ours and whole.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(path, Store::open(path)?)
+        let opened = Store::open(path).and_then(|store| Self::of(path, store));
+        place::check_settled(folder_of(path))?;
+        opened
     }
 
     /// The same for an image file in memory; `path` is its name.
@@ -230,11 +236,12 @@ impl Finished {
             .ok_or_else(|| self.damaged(&format!("the file {name} in it is missing")))
     }
 
-    /// Compares every file that nobody changes with the digest that the image has of it.
+    /// Compares every file that nobody changes, and what is around the files, with the digests that the image has of them.
     fn check_whole(&self) -> Result<()> {
-        let sums = self.require(&format!(".disk/{IDENTITY_PREFIX}{}", self.identity))?;
+        let name = format!(".disk/{IDENTITY_PREFIX}{}", self.identity);
+        let sums = self.require(&name)?;
         let sums = String::from_utf8_lossy(&sums);
-        for line in sums.lines() {
+        for line in sums.lines().filter(|line| !frame::is_line(line)) {
             let (digest, name) = line
                 .split_once("  ")
                 .filter(|(_, name)| paths::is_plain(name))
@@ -245,6 +252,13 @@ impl Finished {
         }
         if sums.is_empty() {
             return Err(self.damaged("its list of digests is empty"));
+        }
+        if let Some(digest) = self.store.frame(&name)
+            && frame::stated(&sums) != Some(&digest)
+        {
+            return Err(self.damaged(
+                "something around the files in it was changed (boot code, partition table, directories)",
+            ));
         }
         Ok(())
     }
@@ -304,6 +318,19 @@ impl Store {
         match (identities.next(), identities.next()) {
             (Some(_), Some(_)) => Err(Error::input(path, "damaged: two images in one")),
             (first, _) => Ok(first),
+        }
+    }
+
+    /// The digest of what is around the files, see [`frame`]; a tree has nothing there. `sums` is the file that names the image.
+    fn frame(&self, sums: &str) -> Option<String> {
+        match self {
+            Store::Iso { bytes, files, .. } => {
+                let settings = files.get(layout::SETTINGS_BLOCK)?.clone();
+                let place = frame::place(files.get(sums)?);
+                Some(frame::digest(bytes, &[place, settings]))
+            }
+            Store::Usb { bytes, volume } => Some(frame::digest(bytes, slice::from_ref(volume))),
+            Store::Netboot { .. } => None,
         }
     }
 
@@ -462,8 +489,10 @@ fn save_tree(dir: &Path, changed: &BTreeMap<&'static str, Vec<u8>>, out: &Path) 
     list_tree(&dir, Path::new(""), 0, &mut content)?;
     let parent = folder_of(out);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let _lock = Lock::of(parent, &|line| eprintln!("{line}"))?;
+    place::tidy(parent)?;
     let temp = tempfile::Builder::new()
-        .prefix(".customize-")
+        .prefix(place::CUSTOMIZING)
         .tempdir_in(parent)
         .map_err(Error::io("create a directory in", parent))?;
     // Not the temporary directory itself, which is for its owner alone.
@@ -534,8 +563,10 @@ fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
     let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     let mode = old.map_or(0o666, |old| old.permissions().mode());
     let folder = folder_of(target);
+    let _lock = Lock::of(folder, &|line| eprintln!("{line}"))?;
+    place::tidy(folder)?;
     let mut temp = tempfile::Builder::new()
-        .prefix(".customize-")
+        .prefix(place::CUSTOMIZING)
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(folder)
         .map_err(Error::io("create a file in", folder))?;
@@ -599,6 +630,53 @@ mod tests {
             .chain((16 * 2048..40 * 2048).step_by(1013))
             .chain((esp..esp + 64).step_by(7));
         flip(bytes, places);
+    }
+
+    /// A sample of places all over an image, some in each part of it.
+    fn spread(length: usize) -> impl Iterator<Item = usize> {
+        let first = (0..2048).step_by(97).chain((2048..80_000).step_by(4003));
+        first.chain((80_000..length).step_by(length / 20))
+    }
+
+    #[test]
+    fn no_byte_of_an_iso_but_its_settings_can_be_altered_unnoticed() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut bytes = iso(temp.path());
+        let files = iso9660::files(&bytes).unwrap();
+        let settings = files[layout::SETTINGS_BLOCK].clone();
+        let eltorito = files["boot/grub/i386-pc/eltorito.img"].clone();
+        let places = spread(bytes.len()).chain(eltorito.step_by(30_011));
+        for at in places.filter(|at| !settings.contains(at)) {
+            bytes[at] ^= 0x10;
+            assert!(show(&bytes).is_err(), "byte {at}");
+            bytes[at] ^= 0x10;
+        }
+        show(&bytes).unwrap();
+    }
+
+    #[test]
+    fn no_byte_around_the_volume_of_a_usb_image_can_be_altered_unnoticed() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut bytes = usb::make(&sample::parts(), temp.path()).unwrap();
+        let volume = esp_place(&bytes).unwrap();
+        // Boot code, disk signature, partition table, GRUB's core image, the room behind it, the table's copy.
+        let core = 1 << 20;
+        let places = [
+            3,
+            440,
+            520,
+            core,
+            core + 30_000,
+            volume.start - 1,
+            volume.end,
+            bytes.len() - 1,
+        ];
+        for at in places {
+            bytes[at] ^= 0x10;
+            assert!(show(&bytes).is_err(), "byte {at}");
+            bytes[at] ^= 0x10;
+        }
+        show(&bytes).unwrap();
     }
 
     #[test]

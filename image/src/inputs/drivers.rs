@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rescue_agent::driver_table::SCHEMA;
 pub use rescue_agent::driver_table::{Class, DriverTable, Module as Driver};
+use rescue_agent::parallel;
 
 use crate::error::{Error, Result};
 use crate::inputs::modinfo::{self, ModInfo};
@@ -96,6 +97,9 @@ pub const LEFT_OUT: &[&str] = &[
     // Offer this machine's disks to others.
     "drivers/nvme/target/",
     "drivers/scsi/qla2xxx/tcm_qla2xxx",
+    // Disks over the network, which nobody here connects. The first brings all of InfiniBand along.
+    "drivers/nvme/host/nvme-rdma",
+    "drivers/nvme/host/nvme-tcp",
     // A disk that exists in memory only.
     "drivers/scsi/scsi_debug",
 ];
@@ -134,11 +138,13 @@ impl ModuleTree {
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
         let root = dir.join("kernel");
-        let mut modules = BTreeMap::new();
-        for path in module_files(&root)? {
-            let module = read_module(&root, path)?;
-            modules.insert(module.info.name.clone(), module);
-        }
+        let modules = on_all(&module_files(&root)?, |path| {
+            read_module(&root, path.clone())
+        })?;
+        let modules: BTreeMap<String, Module> = modules
+            .into_iter()
+            .map(|module| (module.info.name.clone(), module))
+            .collect();
         if modules.is_empty() {
             return Err(Error::input(
                 dir,
@@ -329,6 +335,23 @@ fn read_module(root: &Path, path: PathBuf) -> Result<Module> {
         info.name = modinfo::normalise(place.rsplit('/').next().unwrap_or(&place));
     }
     Ok(Module { place, path, info })
+}
+
+/// Does the same with every module, on all processors. The results are in the order of the files.
+pub fn on_all<R: Send>(
+    files: &[PathBuf],
+    work: impl Fn(&PathBuf) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let results = parallel::map(files.iter().collect(), parallel::computing(), work);
+    let panicked = |path: &Path| Error::Module {
+        path: path.to_owned(),
+        problem: "this program failed on it; please report this".to_owned(),
+    };
+    files
+        .iter()
+        .zip(results)
+        .map(|(path, result)| result.unwrap_or_else(|| Err(panicked(path))))
+        .collect()
 }
 
 /// The module as the kernel wants it: decompressed, every byte kept, so that its signature stays valid.

@@ -3,11 +3,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rescue_agent::files;
+
 use crate::error::{Error, Result};
 use crate::hash;
 use crate::inputs::drivers;
-use crate::inputs::packages::{Deb, Release};
+use crate::inputs::packages::Deb;
+use crate::inputs::release::Release;
 use crate::progress::Progress;
+
+/// Where packages have the modules; from Debian 13 on below `usr`.
+const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+/// What is needed of a package.
+const PARTS: [&str; 3] = ["boot", MODULES[0], MODULES[1]];
+
+/// No kernel comes near this size, in bytes.
+const MAX_KERNEL_BYTES: u64 = 256 << 20;
+/// Where a bzImage has its mark (Linux Documentation/arch/x86/boot.rst), and the mark.
+const MARK_AT: usize = 0x202;
+const MARK: &[u8] = b"HdrS";
 
 /// A kernel, not prepared yet.
 #[derive(Debug)]
@@ -101,7 +115,7 @@ pub fn unpack(
             } = &deb.release;
             progress.step(&format!("unpacking {package} {version}"));
             let unpacked = temp.join("package");
-            deb.unpack(&unpacked)?;
+            deb.unpack(&PARTS, &unpacked)?;
             let modules = modules_dir(&unpacked, deb)?;
             let vmlinuz = unpacked
                 .join("boot")
@@ -119,9 +133,38 @@ pub fn unpack(
     Ok((modules, vmlinuz, config))
 }
 
-/// The only directory of `lib/modules`; from Debian 13 on it is below `usr`.
+/// A kernel's file, if it is one that GRUB and firmware can start on a PC.
+pub fn read(path: &Path, progress: &Progress) -> Result<Vec<u8>> {
+    let bytes = files::read_whole(path, MAX_KERNEL_BYTES).map_err(Error::io("read", path))?;
+    if bytes.get(MARK_AT..MARK_AT + MARK.len()) != Some(MARK) {
+        return Err(Error::input(
+            path,
+            "not a kernel for a PC (a bzImage, as in /boot/vmlinuz-*)",
+        ));
+    }
+    if !is_signed(&bytes) {
+        progress.step("the kernel is not signed: Secure Boot will refuse it");
+    }
+    Ok(bytes)
+}
+
+/// Whether the program for UEFI that a bzImage also is carries a signature: the fifth of its data directories (Microsoft PE
+/// Format, optional header of PE32+).
+fn is_signed(bytes: &[u8]) -> bool {
+    let number =
+        |at: usize| -> Option<u32> { Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?)) };
+    let size_of_table = || -> Option<u32> {
+        let header = usize::try_from(number(0x3c)?).ok()?;
+        let is_pe = bytes.get(header..)?.starts_with(b"PE\0\0");
+        let table = header.checked_add(24 + 112 + 4 * 8 + 4)?;
+        is_pe.then(|| number(table))?
+    };
+    size_of_table().is_some_and(|size| size > 0)
+}
+
+/// The only directory of `lib/modules`.
 fn modules_dir(unpacked: &Path, deb: &Deb) -> Result<PathBuf> {
-    for place in ["lib/modules", "usr/lib/modules"] {
+    for place in MODULES {
         let parent = unpacked.join(place);
         let first = fs::read_dir(&parent)
             .ok()
@@ -142,6 +185,51 @@ fn modules_dir(unpacked: &Path, deb: &Deb) -> Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::inputs::drivers::tests::tree;
+    use crate::inputs::packages;
+
+    #[test]
+    fn only_a_kernel_for_a_pc_is_taken_and_a_signature_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |bytes: &[u8]| {
+            fs::write(file.path(), bytes).unwrap();
+            read(file.path(), &Progress::new(true))
+        };
+        let text = "a text, and long enough ".repeat(100);
+        assert!(
+            read(text.as_bytes())
+                .unwrap_err()
+                .to_string()
+                .contains("bzImage")
+        );
+        assert!(read(b"short").is_err());
+        let mut kernel = vec![0_u8; 4096];
+        kernel[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(MARK);
+        assert_eq!(read(&kernel).unwrap(), kernel);
+        assert!(!is_signed(&kernel));
+        kernel[0x3c] = 0x80;
+        kernel[0x80..0x84].copy_from_slice(b"PE\0\0");
+        assert!(!is_signed(&kernel));
+        // The size of the table of certificates, as objdump shows it for Debian's kernel.
+        kernel[0x80 + 24 + 112 + 36] = 1;
+        assert!(is_signed(&kernel));
+        kernel[0x3c..0x40].fill(0xff);
+        assert!(!is_signed(&kernel));
+    }
+
+    #[test]
+    fn a_link_in_a_kernel_package_brings_no_file_of_this_machine_in() {
+        let temp = tempfile::tempdir().unwrap();
+        let deb = packages::tests::package(temp.path(), |root| {
+            let modules = root.join("usr/lib/modules/6.12.0-x");
+            fs::create_dir_all(&modules).unwrap();
+            fs::create_dir_all(root.join("boot")).unwrap();
+            std::os::unix::fs::symlink("/etc/hostname", root.join("boot/vmlinuz-6.12.0-x"))
+                .unwrap();
+        });
+        let (_, vmlinuz, _) =
+            unpack(&Source::Package(deb), temp.path(), &Progress::new(true)).unwrap();
+        assert!(!vmlinuz.exists());
+    }
 
     #[test]
     fn an_installed_kernel_is_found_beside_its_modules_or_asked_for() {

@@ -2,8 +2,8 @@
 //!
 //! Sources: `debian/copyright` of each package; the crates' own manifests, listed when this program is built (`build.rs`).
 
-use crate::inputs::list::Input;
-use crate::inputs::packages::Release;
+use crate::inputs::list::{self, Input};
+use crate::inputs::release::Release;
 
 /// SPDX expressions of the Debian packages that an image may hold. The kernel packages are matched by their beginning.
 const PACKAGES: &[(&str, &str)] = &[
@@ -44,11 +44,21 @@ pub fn source_of_package(source: &str, version: &str) -> String {
     format!("https://snapshot.debian.org/package/{source}/{version}/")
 }
 
-/// A Debian package.
+/// A Debian package whose files are in the image.
 #[must_use]
 pub fn package(release: &Release) -> Input {
+    of_kind(list::PACKAGE, release)
+}
+
+/// A Debian package of a program that writes bytes of the artefacts, and is not in them.
+#[must_use]
+pub fn tool(release: &Release) -> Input {
+    of_kind(list::TOOL, release)
+}
+
+fn of_kind(kind: &str, release: &Release) -> Input {
     Input {
-        kind: "package".to_owned(),
+        kind: kind.to_owned(),
         name: release.package.clone(),
         version: release.version.clone(),
         sha256: Some(release.sha256.clone()),

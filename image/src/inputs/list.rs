@@ -2,6 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::inputs::release::Release;
+
+/// Kind of a Debian package whose files go in.
+pub const PACKAGE: &str = "package";
+/// Kind of the programs that write bytes of the artefacts: Debian packages, and what is installed on the machine.
+pub const TOOL: &str = "tool";
+
 /// One thing the image was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
@@ -26,6 +33,20 @@ pub struct Input {
 }
 
 impl Input {
+    /// The release of a package that is listed with its digest; nothing for anything else.
+    #[must_use]
+    pub fn release(&self) -> Option<Release> {
+        let (source, source_version) = self.source.as_ref()?.split_once(' ')?;
+        Some(Release {
+            package: self.name.clone(),
+            version: self.version.clone(),
+            sha256: self.sha256.clone()?,
+            source: source.to_owned(),
+            source_version: source_version.to_owned(),
+            depends: Vec::new(),
+        })
+    }
+
     /// Something that is part of what is shipped, with its licence and the place of its source.
     #[must_use]
     pub fn licensed(kind: &str, name: &str, version: &str, licence: &str, source: &str) -> Self {

@@ -1,6 +1,7 @@
 //! What an image is made of, read and checked before anything is made: the agent, the settings, the packages, and a list
 //! of it all with versions and digests.
 
+pub mod apt;
 pub mod dictionary;
 pub mod drivers;
 pub mod kernel;
@@ -9,7 +10,10 @@ pub mod list;
 pub mod modinfo;
 pub mod names;
 pub mod network;
+pub mod package_set;
 pub mod packages;
+pub mod release;
+pub mod tools;
 
 use std::env;
 use std::path::Path;
@@ -22,27 +26,20 @@ use rescue_agent::files;
 
 use crate::error::{Error, Result};
 use crate::hash;
+use crate::inputs::apt::{Apt, Origin};
 use crate::inputs::kernel::Source;
 use crate::inputs::list::Input;
-use crate::inputs::packages::{Archive, Deb, Release};
+use crate::inputs::package_set::{PackageSet, Wanted};
+use crate::inputs::packages::{Archive, Deb};
 use crate::options::{Choice, Options, VERSION};
 use crate::progress::Progress;
 use crate::settings;
 use crate::tool;
 
-/// The package that always depends on Debian's newest kernel.
-const KERNEL_META: &str = "linux-image-amd64";
-const SHIM: &str = "shim-signed";
-const SHIM_HELPERS: &str = "shim-helpers-amd64-signed";
-/// A shell that needs no library.
-const BUSYBOX: &str = "busybox-static";
-/// Where the package has it; from Debian 13 on below `usr`.
+/// Where the package of the shell has it; from Debian 13 on below `usr`.
 const BUSYBOX_FILES: [&str; 2] = ["bin/busybox", "usr/bin/busybox"];
-const GRUB_EFI: &str = "grub-efi-amd64-signed";
-/// Names of PCI devices, for the console and the report.
-const PCI_IDS: &str = "pci.ids";
-/// Installed programs whose version shapes the artefacts, with the package to ask for it.
-const TOOLS: &[&str] = &["xorriso", "grub-common", "grub-pc-bin", "libc6-dev"];
+/// The package of this machine whose files are in the agent: the C library.
+const LIBC: &str = "libc6-dev";
 
 /// Everything that goes in, read and checked.
 #[derive(Debug)]
@@ -57,6 +54,10 @@ pub struct Inputs {
     pub asks_for_report: bool,
     /// The packages.
     pub packages: Packages,
+    /// The suite that they are from.
+    pub origin: Origin,
+    /// Their versions.
+    pub set: PackageSet,
     /// All of it, for the manifest.
     pub list: Vec<Input>,
     /// Digest of everything.
@@ -70,8 +71,6 @@ pub struct Inputs {
 pub struct Packages {
     /// The kernel and its modules.
     pub kernel: Source,
-    /// The package that named the kernel, if one did.
-    pub meta: Option<Release>,
     /// shim.
     pub shim: Deb,
     /// shim's key manager.
@@ -82,20 +81,8 @@ pub struct Packages {
     pub pci_ids: Deb,
     /// A shell, if one is wanted.
     pub busybox: Option<Deb>,
-}
-
-impl Packages {
-    /// The packages whose files go in.
-    #[must_use]
-    pub fn shipped(&self) -> Vec<&Release> {
-        let kernel = match &self.kernel {
-            Source::Package(deb) => Some(deb),
-            Source::Installed { .. } => None,
-        };
-        let always = [&self.shim, &self.shim_helpers, &self.grub, &self.pci_ids];
-        let debs = kernel.into_iter().chain(always).chain(&self.busybox);
-        debs.map(|deb| &deb.release).collect()
-    }
+    /// GRUB for BIOS, and the programs that put the artefacts together.
+    pub tools: Vec<Deb>,
 }
 
 /// Reads and checks everything.
@@ -109,18 +96,22 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     let asks_for_report = settings::check_arguments(&words)?.report.is_some() || reports;
     let builder = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
     let builder = hash::sha256_file(&builder)?;
-    let packages = fetch_packages(options, archive, progress)?;
-    let mut list: Vec<Input> = packages
-        .shipped()
-        .into_iter()
-        .map(licences::package)
-        .collect();
-    if let Source::Installed {
-        modules, digest, ..
-    } = &packages.kernel
-    {
-        let name = modules.display().to_string();
-        list.push(Input::other("kernel", &name, "", Some(digest.clone())));
+    let (origin, set, debs) = fetch(options, archive, progress)?;
+    let mut list: Vec<Input> = set.shipped.iter().map(licences::package).collect();
+    list.extend(set.tools.iter().map(licences::tool));
+    let packages = sort(options, &set, debs)?;
+    match (&options.kernel, &packages.kernel) {
+        (Choice::Package(_), Source::Package(deb)) => list.push(licences::package(&deb.release)),
+        (_, Source::Package(_)) => {}
+        (
+            _,
+            Source::Installed {
+                modules, digest, ..
+            },
+        ) => {
+            let name = modules.display().to_string();
+            list.push(Input::other("kernel", &name, "", Some(digest.clone())));
+        }
     }
     list.push(Input {
         sha256: Some(hash::sha256(&agent)),
@@ -135,11 +126,9 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
             Some(hash::sha256(config)),
         ));
     }
-    let choices = format!(
-        "{VERSION} {:?} {} {}",
-        options.arguments, options.epoch, options.network
-    );
-    list.extend(TOOLS.iter().map(|name| installed(name)));
+    let choices = serde_json::json!([VERSION, options.arguments, options.epoch, options.network]);
+    let choices = choices.to_string();
+    list.push(installed(LIBC));
     list.extend(licences::crates());
     list.push(Input::other(
         "builder",
@@ -147,91 +136,148 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         VERSION,
         Some(builder),
     ));
-    let digest = hash::sha256(format!("{choices}\n{list:?}").as_bytes());
+    let digest = hash::sha256(serde_json::json!([choices, list]).to_string().as_bytes());
     Ok(Inputs {
         agent,
         config,
         reports,
         asks_for_report,
         packages,
+        origin,
+        set,
         list,
         digest,
         choices,
     })
 }
 
-fn fetch_packages(options: &Options, archive: &Archive, progress: &Progress) -> Result<Packages> {
-    let note = |line: &str| progress.step(line);
-    let fetch = |name: &str| -> Result<Deb> {
-        let releases = archive.releases(&[name])?;
-        let release = releases
-            .first()
-            .ok_or_else(|| missing("apt returned other packages than requested"))?;
-        archive.fetch(release, &note)
+/// The versions of a build, and their files in the same order.
+type Fetched = (Origin, PackageSet, Vec<Deb>);
+
+fn fetch(options: &Options, archive: &Archive, progress: &Progress) -> Result<Fetched> {
+    let wanted = Wanted {
+        kernel: options.kernel == Choice::Debian,
+        shell: options.shell,
     };
-    let (meta, kernel) = match &options.kernel {
-        Choice::Debian(suite) => {
-            let (meta, deb) = newest_kernel(archive, suite.as_deref(), &note)?;
-            (Some(meta), Source::Package(deb))
+    let snapshot = options.snapshot.as_deref();
+    if let Some(path) = &options.inputs {
+        let (suite, set) = PackageSet::of_manifest(path)?;
+        let origin = Origin::new(&suite, snapshot)?;
+        let set = set
+            .only(wanted)
+            .map_err(|name| Error::input(path, format!("does not list the package {name}")))?;
+        let debs = fetch_again(options, archive, &origin, &set, progress)?;
+        return Ok((origin, set, debs));
+    }
+    let origin = Origin::new(&options.suite, snapshot)?;
+    let error = if options.offline {
+        Error::Package {
+            package: origin.to_string(),
+            problem: "the last build was not from this suite; build once without --offline"
+                .to_owned(),
         }
-        Choice::Package(path) => (None, Source::Package(Deb::at(path)?)),
-        Choice::Installed { modules, vmlinuz } => {
-            (None, Source::installed(modules, vmlinuz.as_deref())?)
+    } else {
+        match fetch_newest(options, archive, &origin, wanted, progress) {
+            Ok((set, debs)) => return Ok((origin, set, debs)),
+            Err(error) => error,
         }
+    };
+    let Some(set) = archive.remembered(&origin) else {
+        return Err(error);
+    };
+    let set = set.only(wanted).map_err(|name| Error::Package {
+        package: name.to_owned(),
+        problem: "the last build did not use it; build once without --offline".to_owned(),
+    })?;
+    let debs = archive.cached(&set)?;
+    if !options.offline {
+        progress.step(&format!(
+            "the packages of the last build are used, because Debian could not be asked: {error}"
+        ));
+    }
+    Ok((origin, set, debs))
+}
+
+fn fetch_newest(
+    options: &Options,
+    archive: &Archive,
+    origin: &Origin,
+    wanted: Wanted,
+    progress: &Progress,
+) -> Result<(PackageSet, Vec<Deb>)> {
+    let note = |line: &str| progress.step(line);
+    let apt = Apt::set_up(&options.cache, origin)?;
+    apt.refresh(&note)?;
+    let set = PackageSet::newest(&apt, wanted)?;
+    let debs = archive.fetch(&set, &apt, &note)?;
+    Ok((set, debs))
+}
+
+/// The packages of an earlier build, in the same versions.
+fn fetch_again(
+    options: &Options,
+    archive: &Archive,
+    origin: &Origin,
+    set: &PackageSet,
+    progress: &Progress,
+) -> Result<Vec<Deb>> {
+    let missing = archive.missing(set);
+    if options.offline || missing.is_empty() {
+        return archive.cached(set);
+    }
+    let note = |line: &str| progress.step(line);
+    let apt = Apt::set_up(&options.cache, origin)?;
+    apt.refresh(&note)?;
+    let gone = apt.gone(&missing)?;
+    if !gone.is_empty() {
+        let names: Vec<String> = gone
+            .iter()
+            .map(|one| format!("{} {}", one.package, one.version))
+            .collect();
+        return Err(Error::Package {
+            package: names.join(", "),
+            problem: format!(
+                "gone from {origin}; use --snapshot DATE with a date when they were there"
+            ),
+        });
+    }
+    archive.fetch(set, &apt, &note)
+}
+
+/// Each file in its place.
+fn sort(options: &Options, set: &PackageSet, debs: Vec<Deb>) -> Result<Packages> {
+    let mut debs = debs.into_iter();
+    let shipped: Vec<Deb> = debs.by_ref().take(set.shipped.len()).collect();
+    let find = |package: &str| {
+        let mut shipped = shipped.iter();
+        let found = shipped.find(|deb| deb.release.package == package);
+        found.cloned().ok_or_else(|| Error::Package {
+            package: package.to_owned(),
+            problem: "is missing among the packages of this build".to_owned(),
+        })
+    };
+    let kernel = match &options.kernel {
+        Choice::Debian => Source::Package(find(
+            set.kernel().map_or("linux-image", |kernel| &kernel.package),
+        )?),
+        Choice::Package(path) => Source::Package(Deb::at(path)?),
+        Choice::Installed { modules, vmlinuz } => Source::installed(modules, vmlinuz.as_deref())?,
     };
     Ok(Packages {
-        meta,
         kernel,
-        shim: fetch(SHIM)?,
-        shim_helpers: fetch(SHIM_HELPERS)?,
-        grub: fetch(GRUB_EFI)?,
-        pci_ids: fetch(PCI_IDS)?,
-        busybox: options.shell.then(|| fetch(BUSYBOX)).transpose()?,
+        shim: find(package_set::SHIM)?,
+        shim_helpers: find(package_set::SHIM_HELPERS)?,
+        grub: find(package_set::GRUB_EFI)?,
+        pci_ids: find(package_set::PCI_IDS)?,
+        busybox: options
+            .shell
+            .then(|| find(package_set::BUSYBOX))
+            .transpose()?,
+        tools: [find(package_set::GRUB_BIOS)?]
+            .into_iter()
+            .chain(debs)
+            .collect(),
     })
-}
-
-/// The kernel that the meta package depends on; if it cannot be downloaded, that of the last build, which may
-/// have another package name.
-fn newest_kernel(
-    archive: &Archive,
-    suite: Option<&str>,
-    note: &dyn Fn(&str),
-) -> Result<(Release, Deb)> {
-    let meta = archive.releases_of(suite, &[KERNEL_META])?;
-    let meta = meta
-        .first()
-        .ok_or_else(|| missing("apt does not know it; is this Debian?"))?;
-    let fetch = |meta: &Release| -> Result<(Release, Deb)> {
-        let name = meta
-            .depends
-            .iter()
-            .find(|name| name.starts_with("linux-image-"));
-        let name =
-            name.ok_or_else(|| missing("it does not depend on a kernel; is this Debian?"))?;
-        let releases = archive.releases_of(suite, &[name])?;
-        let release = releases
-            .first()
-            .ok_or_else(|| missing("apt does not know its kernel"))?;
-        Ok((meta.clone(), archive.fetch(release, note)?))
-    };
-    fetch(meta).or_else(|error| {
-        let Some(last) = archive.remembered(KERNEL_META).filter(|last| *last != meta) else {
-            return Err(error);
-        };
-        let found = fetch(last).map_err(|_| error)?;
-        note(&format!(
-            "the current kernel could not be downloaded; using {} from the cache",
-            found.1.release.package
-        ));
-        Ok(found)
-    })
-}
-
-fn missing(problem: &str) -> Error {
-    Error::Package {
-        package: KERNEL_META.to_owned(),
-        problem: problem.to_owned(),
-    }
 }
 
 /// Longest agent that is read, many times what it is.
@@ -270,8 +316,7 @@ fn read_config(path: &Path) -> Result<(Vec<u8>, bool)> {
     Ok((content, settings.report.is_some()))
 }
 
-/// A package of this machine: its version shapes the artefacts, and files of some are in them (GRUB for BIOS, the C library
-/// in the agent). "unknown" where programs do not come from packages.
+/// A package of this machine. "unknown" where programs do not come from packages.
 fn installed(package: &str) -> Input {
     let mut command = Command::new("dpkg-query");
     let format = "--showformat=${Version} ${source:Package} ${source:Version}";
@@ -280,14 +325,14 @@ fn installed(package: &str) -> Input {
     let answer = String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned();
     let words: Vec<&str> = answer.split_whitespace().collect();
     let &[version, source, source_version] = words.as_slice() else {
-        return Input::other("tool", package, "unknown", None);
+        return Input::other(list::TOOL, package, "unknown", None);
     };
     match licences::of_package(package) {
         Some(licence) => {
             let url = licences::source_of_package(source, source_version);
-            Input::licensed("tool", package, version, licence, &url)
+            Input::licensed(list::TOOL, package, version, licence, &url)
         }
-        None => Input::other("tool", package, version, None),
+        None => Input::other(list::TOOL, package, version, None),
     }
 }
 

@@ -7,11 +7,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::media::fat;
+use crate::inputs::tools::Tools;
+use crate::media::{fat, frame, iso9660};
 use crate::parts::grub::{self, NetworkPart};
 use crate::parts::{self, Parts, layout};
 use crate::tool;
@@ -63,14 +63,33 @@ pub fn make(parts: &Parts, with_network: bool, temp: &Path, out: &Path) -> Resul
     // The loaders are in the EFI partition.
     let loaders = parts.loader_files();
     let all = files.iter().chain(&loaders);
-    let sums = parts::sums(all.map(|(path, bytes)| (path.as_str(), *bytes)));
-    files.push((identity, sums.as_bytes()));
+    let sums = frame::line(frame::NOT_KNOWN)
+        + &parts::sums(all.map(|(path, bytes)| (path.as_str(), *bytes)));
+    files.push((identity.clone(), sums.as_bytes()));
     let tree = Tree {
         files,
-        bios_image: &grub::bios_cd_image(&parts.identity, temp)?,
+        bios_image: &grub::bios_cd_image(&parts.tools, &parts.identity, temp)?,
         esp: &esp(parts)?,
     };
-    write(&tree, parts.epoch, temp, out)
+    write(&tree, &parts.tools, parts.epoch, temp, out)?;
+    seal(&identity, out)
+}
+
+/// Puts the digest of all around the files into the finished ISO.
+fn seal(identity: &str, path: &Path) -> Result<()> {
+    let mut bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let files = iso9660::files(&bytes).unwrap_or_default();
+    let (Some(sums), Some(settings)) = (files.get(identity), files.get(layout::SETTINGS_BLOCK))
+    else {
+        return Err(Error::Unsound {
+            path: path.to_owned(),
+            problem: "its files cannot be found in it".to_owned(),
+        });
+    };
+    let place = frame::place(sums);
+    let digest = frame::digest(&bytes, &[place.clone(), settings.clone()]);
+    bytes[place].copy_from_slice(digest.as_bytes());
+    fs::write(path, bytes).map_err(Error::io("write", path))
 }
 
 /// The EFI system partition of the ISO: the loaders, and GRUB's first configuration.
@@ -95,7 +114,7 @@ pub fn esp(parts: &Parts) -> Result<Vec<u8>> {
 }
 
 /// Writes the ISO to `out`, working in `temp`; `epoch` (seconds since 1970) is the time of every file and of the volume.
-pub fn write(tree: &Tree<'_>, epoch: u64, temp: &Path, out: &Path) -> Result<()> {
+pub fn write(tree: &Tree<'_>, tools: &Tools, epoch: u64, temp: &Path, out: &Path) -> Result<()> {
     let root = temp.join("iso");
     let esp = temp.join("efi.img");
     put(&esp, tree.esp)?;
@@ -107,8 +126,10 @@ pub fn write(tree: &Tree<'_>, epoch: u64, temp: &Path, out: &Path) -> Result<()>
         put(&root.join(path), bytes)?;
     }
     set_times(&root, SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))?;
-    let mut command = Command::new("xorriso");
+    let mut command = tools.command("xorriso");
     command
+        // The machine's own settings for xorriso have no say.
+        .arg("-no_rc")
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("TZ", "UTC")
         .args(["-as", "mkisofs", "-quiet", "-V", LABEL, "-l", "-r", "-J"])
@@ -122,7 +143,7 @@ pub fn write(tree: &Tree<'_>, epoch: u64, temp: &Path, out: &Path) -> Result<()>
             "4",
         ])
         .args(["-boot-info-table", "--grub2-boot-info", "--grub2-mbr"])
-        .arg(Path::new(grub::BIOS_DIR).join("boot_hybrid.img"))
+        .arg(tools.grub_bios().join("boot_hybrid.img"))
         .args([
             "-partition_offset",
             "16",

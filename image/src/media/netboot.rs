@@ -24,7 +24,7 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<(String, Vec<u8>)>> {
             layout::README,
             include_bytes!("netboot/README.txt").to_vec(),
         ),
-        ("bios/grub.0", grub::bios_pxe_image(temp)?),
+        ("bios/grub.0", grub::bios_pxe_image(&parts.tools, temp)?),
         (
             layout::DNSMASQ,
             include_bytes!("netboot/dnsmasq.conf").to_vec(),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::hash;
-use crate::media::fat;
+use crate::media::{fat, frame};
 use crate::parts::grub::{self, NetworkPart};
 use crate::parts::{self, Parts, layout};
 use crate::settings;
@@ -49,10 +49,26 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
     let info = parts.info();
     files.push((layout::INFO.to_owned(), info.as_bytes()));
     let sums = parts::sums(files.iter().map(|(path, bytes)| (path.as_str(), *bytes)));
-    files.push((grub::identity_file(&parts.identity), sums.as_bytes()));
-    let bios = grub::bios_disk(&parts.identity, CORE_AT, temp)?;
+    let bios = grub::bios_disk(&parts.tools, &parts.identity, CORE_AT, temp)?;
     let assemble = || -> io::Result<Vec<u8>> {
-        let disk_sectors = disk_sectors(&files);
+        // One sector, whatever the digest in it.
+        let mut sums = frame::line(frame::NOT_KNOWN) + &sums;
+        let name = grub::identity_file(&parts.identity);
+        let disk_sectors = disk_sectors(
+            files
+                .iter()
+                .map(|(_, bytes)| *bytes)
+                .chain([sums.as_bytes()]),
+        );
+        let mut disk = with_table(&parts.identity, disk_sectors)?;
+        put(&mut disk, CORE_AT, VOLUME_AT, &bios.core)?;
+        disk[..grub::MBR_CODE_BYTES].copy_from_slice(&bios.boot_code);
+        finish_mbr(&mut disk, parts.fat_serial());
+        let volume = byte(VOLUME_AT)?..byte(VOLUME_AT + volume_sectors(disk_sectors))?;
+        let digest = frame::digest(&disk, &[volume]);
+        sums.replace_range(frame::place(&(0..sums.len())), &digest);
+        let mut files = files.clone();
+        files.push((name, sums.as_bytes()));
         let volume = fat::volume(
             fat::Frame {
                 kind: fat::Kind::Fat32,
@@ -63,21 +79,16 @@ pub fn make(parts: &Parts, temp: &Path) -> Result<Vec<u8>> {
             &files,
             &["reports"],
         )?;
-        let mut disk = with_table(&parts.identity, disk_sectors)?;
-        put(&mut disk, CORE_AT, VOLUME_AT, &bios.core)?;
         put(&mut disk, VOLUME_AT, disk_sectors, &volume)?;
-        disk[..grub::MBR_CODE_BYTES].copy_from_slice(&bios.boot_code);
-        finish_mbr(&mut disk, parts.fat_serial());
         Ok(disk)
     };
     assemble().map_err(Error::io("make", Path::new(layout::USB)))
 }
 
 /// The size of the disk: what a 64 MB stick holds, or more if the content needs it.
-fn disk_sectors(files: &[(String, &[u8])]) -> u64 {
+fn disk_sectors<'a>(files: impl Iterator<Item = &'a [u8]>) -> u64 {
     let content: u64 = files
-        .iter()
-        .map(|(_, bytes)| (bytes.len() as u64).div_ceil(SECTOR_BYTES))
+        .map(|bytes| (bytes.len() as u64).div_ceil(SECTOR_BYTES))
         .sum();
     let needed = VOLUME_AT + content + SPARE_SECTORS + BACKUP_SECTORS;
     if needed <= STICK_SECTORS {
@@ -161,7 +172,6 @@ fn guid(identity: &str, what: &str) -> Uuid {
 }
 
 fn put(disk: &mut [u8], at: u64, end: u64, content: &[u8]) -> io::Result<()> {
-    let byte = |sector: u64| usize::try_from(sector * SECTOR_BYTES).map_err(io::Error::other);
     let place = disk
         .get_mut(byte(at)?..byte(end)?)
         .and_then(|room| room.get_mut(..content.len()))
@@ -179,6 +189,10 @@ fn finish_mbr(disk: &mut [u8], signature: u32) {
     // One sector, so that it does not count as unused.
     empty[12] = 1;
     disk[SECOND_PARTITION..SECOND_PARTITION + 16].copy_from_slice(&empty);
+}
+
+fn byte(sector: u64) -> io::Result<usize> {
+    usize::try_from(sector * SECTOR_BYTES).map_err(io::Error::other)
 }
 
 fn small(number: u64) -> io::Result<u32> {

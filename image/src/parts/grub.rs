@@ -7,13 +7,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use crate::error::{Error, Result};
+use crate::inputs::tools::Tools;
 use crate::tool;
-
-/// Where Debian's grub-pc-bin keeps the BIOS modules.
-pub const BIOS_DIR: &str = "/usr/lib/grub/i386-pc";
 
 /// Kernel arguments of every menu entry. After a panic the machine starts again by itself, so that a
 /// remote one is not lost. The kernel's serial driver can be the console on one port only; the agent itself
@@ -131,9 +128,10 @@ fn menu_with(files: &str, network: NetworkPart, base_args: &str) -> String {
 }
 
 /// The El Torito boot image for BIOS: GRUB's CD loader followed by a core image.
-pub fn bios_cd_image(identity: &str, temp: &Path) -> Result<Vec<u8>> {
-    let mut image = read_stage("cdboot.img")?;
+pub fn bios_cd_image(tools: &Tools, identity: &str, temp: &Path) -> Result<Vec<u8>> {
+    let mut image = read_stage(tools, "cdboot.img")?;
     image.extend(core_image(
+        tools,
         "i386-pc",
         "/boot/grub",
         &early(identity, "$root"),
@@ -144,9 +142,10 @@ pub fn bios_cd_image(identity: &str, temp: &Path) -> Result<Vec<u8>> {
 }
 
 /// What makes a disk bootable by a BIOS, with the core image at sector `core_at`.
-pub fn bios_disk(identity: &str, core_at: u64, temp: &Path) -> Result<BiosDisk> {
-    let mut boot_code = read_stage("boot.img")?;
+pub fn bios_disk(tools: &Tools, identity: &str, core_at: u64, temp: &Path) -> Result<BiosDisk> {
+    let mut boot_code = read_stage(tools, "boot.img")?;
     let mut core = core_image(
+        tools,
         "i386-pc",
         "/boot/grub",
         &early(identity, "$root,"),
@@ -155,7 +154,7 @@ pub fn bios_disk(identity: &str, core_at: u64, temp: &Path) -> Result<BiosDisk> 
     )?;
     if boot_code.len() != SECTOR_BYTES || core.len() < 2 * SECTOR_BYTES {
         return Err(Error::input(
-            Path::new(BIOS_DIR),
+            &tools.grub_bios(),
             "GRUB's boot.img or core image has an unexpected size; this GRUB is not supported",
         ));
     }
@@ -167,8 +166,8 @@ pub fn bios_disk(identity: &str, core_at: u64, temp: &Path) -> Result<BiosDisk> 
 }
 
 /// What a BIOS starts over PXE; it looks for its menu where GRUB for UEFI does, in `/grub` of the TFTP server.
-pub fn bios_pxe_image(temp: &Path) -> Result<Vec<u8>> {
-    core_image("i386-pc-pxe", "/grub", "", PXE_MODULES, temp)
+pub fn bios_pxe_image(tools: &Tools, temp: &Path) -> Result<Vec<u8>> {
+    core_image(tools, "i386-pc-pxe", "/grub", "", PXE_MODULES, temp)
 }
 
 /// Finds the medium before anything else; `hint` is where to look first.
@@ -180,6 +179,7 @@ fn early(identity: &str, hint: &str) -> String {
 }
 
 fn core_image(
+    tools: &Tools,
     format: &str,
     prefix: &str,
     script: &str,
@@ -188,16 +188,10 @@ fn core_image(
 ) -> Result<Vec<u8>> {
     let early = temp.join("early.cfg");
     let core = temp.join("core.img");
-    let mut command = Command::new("grub-mkimage");
+    let mut command = tools.command("grub-mkimage");
     command
-        .args([
-            "--format",
-            format,
-            "--prefix",
-            prefix,
-            "--directory",
-            BIOS_DIR,
-        ])
+        .args(["--format", format, "--prefix", prefix, "--directory"])
+        .arg(tools.grub_bios())
         .arg("--output")
         .arg(&core);
     if !script.is_empty() {
@@ -209,8 +203,8 @@ fn core_image(
     fs::read(&core).map_err(Error::io("read", &core))
 }
 
-fn read_stage(name: &str) -> Result<Vec<u8>> {
-    let path = Path::new(BIOS_DIR).join(name);
+fn read_stage(tools: &Tools, name: &str) -> Result<Vec<u8>> {
+    let path = tools.grub_bios().join(name);
     fs::read(&path).map_err(|_| Error::ToolMissing {
         tool: path.display().to_string(),
         package: "grub-pc-bin",
@@ -242,7 +236,7 @@ mod tests {
     #[test]
     fn a_bios_disk_says_in_both_stages_where_the_next_is() {
         let temp = tempfile::tempdir().unwrap();
-        let disk = bios_disk("abc", 0x0001_0203_0405, temp.path()).unwrap();
+        let disk = bios_disk(&Tools::installed(), "abc", 0x0001_0203_0405, temp.path()).unwrap();
         assert_eq!(disk.boot_code.len(), MBR_CODE_BYTES);
         assert_eq!(
             disk.boot_code[0x5c..0x64],

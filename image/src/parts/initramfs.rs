@@ -7,18 +7,13 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::path::{Path, PathBuf};
 
 use cpio::newc;
 
 use crate::error::{Error, Result};
-use crate::inputs::drivers::{Selection, read_module_bytes};
-
-/// zstd level of both parts; beyond 19 the kernel's decompressor needs a larger window than is worth it.
-const ZSTD_LEVEL: i32 = 19;
+use crate::inputs::drivers::{Selection, on_all, read_module_bytes};
+use crate::parts::store::{Store, ZSTD_LEVEL};
 
 /// No base part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
 const MAX_BASE_BYTES: u64 = 256 << 20;
@@ -218,10 +213,16 @@ pub fn file_of_base_part(initrd: &[u8], name: &str) -> io::Result<Option<Vec<u8>
 pub fn drivers_part(
     selection: &Selection,
     dictionary: &[u8],
+    store: &Store,
     mtime: u32,
     tick: &(dyn Fn() + Sync),
 ) -> Result<Vec<u8>> {
-    let modules = compress_all(selection, dictionary, tick)?;
+    let compress = |path: &PathBuf| {
+        let module = store.compressed(&read_module_bytes(path)?, dictionary);
+        tick();
+        module
+    };
+    let modules = on_all(&selection.files, compress)?;
     let pack = || -> io::Result<Vec<u8>> {
         let mut archive = Archive::new(mtime);
         for name in ["lib", "lib/rescue", "lib/rescue/modules"] {
@@ -237,44 +238,6 @@ pub fn drivers_part(
         archive.finish()
     };
     pack().map_err(Error::io("pack", Path::new("the kernel modules")))
-}
-
-fn compress_all(
-    selection: &Selection,
-    dictionary: &[u8],
-    tick: &(dyn Fn() + Sync),
-) -> Result<Vec<Vec<u8>>> {
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Result<Vec<u8>>)>> = Mutex::new(Vec::new());
-    let work = || {
-        while let Some((index, path)) = Some(next.fetch_add(1, Ordering::Relaxed))
-            .and_then(|index| Some((index, selection.files.get(index)?)))
-        {
-            let result = compress(path, dictionary);
-            done.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push((index, result));
-            tick();
-        }
-    };
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(work);
-        }
-    });
-    let mut done = done
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
-fn compress(path: &Path, dictionary: &[u8]) -> Result<Vec<u8>> {
-    let bytes = read_module_bytes(path)?;
-    zstd::bulk::Compressor::with_dictionary(ZSTD_LEVEL, dictionary)
-        .and_then(|mut compressor| compressor.compress(&bytes))
-        .map_err(Error::io("compress", path))
 }
 
 /// Says whether a kernel built with this configuration can unpack the base part, and if not, what to do.
@@ -300,6 +263,8 @@ pub fn check_kernel_config(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::inputs::drivers::{Class, Driver};
 
@@ -388,7 +353,7 @@ mod tests {
             });
         }
         let ticks = AtomicUsize::new(0);
-        let part = drivers_part(&selection, b"", 1, &|| {
+        let part = drivers_part(&selection, b"", &Store::none(), 1, &|| {
             _ = ticks.fetch_add(1, Ordering::Relaxed)
         })
         .unwrap();

@@ -7,9 +7,11 @@ pub mod personal;
 pub mod prepared;
 #[cfg(test)]
 pub mod sample;
+pub mod store;
 
 use crate::hash;
 use crate::inputs::Loaders;
+use crate::inputs::tools::Tools;
 use crate::parts::grub::NetworkPart;
 use crate::parts::layout::SETTINGS_BLOCK;
 
@@ -28,6 +30,8 @@ pub fn sums<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String 
 /// What every artefact is put together from.
 #[derive(Debug)]
 pub struct Parts {
+    /// The programs that put it together.
+    pub tools: Tools,
     /// Identity of the image.
     pub identity: String,
     /// What the image is, one line.

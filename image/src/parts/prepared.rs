@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::hash;
 use crate::inputs::dictionary;
 use crate::inputs::drivers::{self, DriverTable, ModuleTree};
-use crate::inputs::kernel::{Source, unpack};
+use crate::inputs::kernel::{self, Source};
 use crate::inputs::network;
 use crate::parts::initramfs;
+use crate::parts::store::Store;
 use crate::progress::Progress;
 
 /// What shapes the packed modules beside the kernel package itself: this very code, and the libraries that compress.
@@ -21,6 +22,7 @@ const PACKING: &[&str] = &[
     include_str!("initramfs.rs"),
     include_str!("../inputs/kernel.rs"),
     include_str!("prepared.rs"),
+    include_str!("store.rs"),
     include_str!("../inputs/modinfo.rs"),
     include_str!("../inputs/network.rs"),
 ];
@@ -52,14 +54,24 @@ pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -
     let dir = cache.join(format!("kernel-{}", &hash::sha256(key.as_bytes())[..16]));
     if !dir.exists() {
         let temp = tempfile::Builder::new()
-            .prefix("unpack-")
+            .prefix(UNPACKING)
             .tempdir_in(cache)
             .map_err(Error::io("create a directory in", cache))?;
-        let made = make(source, temp.path(), mtime, progress)?;
-        remove_old(cache)?;
+        let store = Store::open(&cache.join("modules"))?;
+        let made = make(source, &store, temp.path(), mtime, progress)?;
+        store.tidy()?;
+        remove_folders(cache, "kernel-")?;
         fs::rename(&made, &dir).map_err(Error::io("create", &dir))?;
     }
     load(&dir)
+}
+
+/// Start of the names of folders in which packages are unpacked.
+const UNPACKING: &str = "unpack-";
+
+/// Removes what builds left behind that were killed. The cache is locked.
+pub fn tidy(cache: &Path) -> Result<()> {
+    remove_folders(cache, UNPACKING)
 }
 
 fn load(dir: &Path) -> Result<Kernel> {
@@ -99,8 +111,14 @@ const DICTIONARY: &str = "dictionary";
 const NETWORK_TABLE: &str = "drivers-net.json";
 const NETWORK_DRIVERS: &str = "drivers-net.cpio";
 
-fn make(source: &Source, temp: &Path, mtime: u32, progress: &Progress) -> Result<PathBuf> {
-    let (modules, vmlinuz, config) = unpack(source, temp, progress)?;
+fn make(
+    source: &Source,
+    store: &Store,
+    temp: &Path,
+    mtime: u32,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let (modules, vmlinuz, config) = kernel::unpack(source, temp, progress)?;
     match config {
         Some(config) => initramfs::check_kernel_config(&config)?,
         None => progress.step("no configuration of the kernel found; it must have BLK_DEV_INITRD, RD_ZSTD and DEVTMPFS"),
@@ -114,14 +132,14 @@ fn make(source: &Source, temp: &Path, mtime: u32, progress: &Progress) -> Result
     let total = base.files.len() + network.files.len();
     let bar = progress.bar(&format!("compressing {total} drivers"), total);
     let tick = || bar.tick();
-    let drivers = initramfs::drivers_part(&base, &dictionary, mtime, &tick)?;
+    let drivers = initramfs::drivers_part(&base, &dictionary, store, mtime, &tick)?;
     let table = to_json(&tree.table(base.drivers))?;
-    let mut network_drivers = initramfs::drivers_part(&network, &dictionary, mtime, &tick)?;
+    let mut network_drivers = initramfs::drivers_part(&network, &dictionary, store, mtime, &tick)?;
     bar.finish();
     let network_table = to_json(&tree.further_table(network.drivers))?;
     let mut network_part = initramfs::network_table_part(&network_table, mtime)?;
     network_part.append(&mut network_drivers);
-    let vmlinuz = fs::read(&vmlinuz).map_err(Error::io("read", &vmlinuz))?;
+    let vmlinuz = kernel::read(&vmlinuz, progress)?;
     let made = temp.join("kernel");
     fs::create_dir(&made).map_err(Error::io("create", &made))?;
     for (name, bytes) in [
@@ -143,10 +161,10 @@ fn to_json(table: &DriverTable) -> Result<Vec<u8>> {
         .map_err(|error| Error::input(Path::new("the driver table"), error.to_string()))
 }
 
-fn remove_old(cache: &Path) -> Result<()> {
+fn remove_folders(cache: &Path, prefix: &str) -> Result<()> {
     for entry in fs::read_dir(cache).map_err(Error::io("list", cache))? {
         let entry = entry.map_err(Error::io("list", cache))?;
-        if entry.file_name().to_string_lossy().starts_with("kernel-") {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
             fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
         }
     }

@@ -1,6 +1,6 @@
 //! Parts of a small image, for the tests of this crate and for those beside it.
 
-use rescue_image::{Base, Loaders, Parts, Personal, initramfs};
+use rescue_image::{Base, Loaders, Parts, Personal, Tools, initramfs};
 
 /// Parts whose initramfs can be unpacked, so that a finished image of them can be opened.
 pub fn parts() -> Parts {
@@ -9,6 +9,7 @@ pub fn parts() -> Parts {
         arguments: Vec::new(),
     };
     Parts {
+        tools: Tools::installed(),
         identity: "12345678abcdef00".to_owned(),
         release: "esxi-rescue 0 kernel test".to_owned(),
         vmlinuz: vec![9; 50_000],

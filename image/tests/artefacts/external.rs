@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rescue_image::{
-    BLOCK_BYTES, Class, Driver, Finished, Selection, Setting, grub, initramfs, iso, netboot,
+    BLOCK_BYTES, Class, Driver, Finished, Selection, Setting, Store, grub, initramfs, iso, netboot,
     sha256_file, usb,
 };
 
@@ -61,7 +61,7 @@ fn drivers_part(dir: &Path) -> Vec<u8> {
         drivers: vec![driver],
         files: vec![path],
     };
-    initramfs::drivers_part(&selection, b"", 1, &|| ()).unwrap()
+    initramfs::drivers_part(&selection, b"", &Store::none(), 1, &|| ()).unwrap()
 }
 
 /// A small ISO, made in a directory of its own.

@@ -12,7 +12,7 @@ use crate::tools::Tool;
 
 const MIB: f64 = (1 << 20) as f64;
 /// The most that the ISO may take.
-const ISO_MIB: f64 = 26.0;
+const ISO_MIB: f64 = 28.0;
 /// How each entry of an uncompressed cpio archive begins.
 const CPIO_MAGIC: &[u8] = b"070701";
 

@@ -111,7 +111,9 @@ fn the_modules_of_an_unpacked_kernel_make_an_image_that_repairs() -> Result<()> 
         .arg(kernel_package()?)
         .arg(&unpacked)
         .run()?;
-    let modules = fs::read_dir(unpacked.join("lib/modules"))?
+    let modules = ["usr/lib/modules", "lib/modules"].map(|place| unpacked.join(place));
+    let modules = modules.into_iter().find(|place| place.exists());
+    let modules = fs::read_dir(modules.context("no modules in the kernel package")?)?
         .next()
         .context("no modules in the kernel package")??
         .path();

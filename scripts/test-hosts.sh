@@ -2,7 +2,8 @@
 # Builds the images on fresh installations of Debian 12 and 13 (debootstrap, chroot) and compares what comes out: the same
 # rescue-agent must give the same bytes on both. Then runs `make test` on the one that this machine does not run.
 # As root. Only what is committed is built. An installation that is there already is used again.
-# Usage: scripts/test-hosts.sh FOLDER [image]      `image`: only build and compare
+# Usage: scripts/test-hosts.sh FOLDER [image|bookworm|trixie]
+# `image`: only build and compare. A name: only `make image` and `make test` on that one.
 set -eu
 [ $# -ge 1 ] || { sed -n 's/^# Usage: /usage: /p' "$0" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || { echo "$0: run as root" >&2; exit 1; }
@@ -51,6 +52,19 @@ build() {
 # The manifest names the builder as well, which each installation compiles for itself.
 sums() { grep -v ' manifest.json$' "$folder/$1/root/clone/dist/SHA256SUMS" >"$folder/$1.sums"; }
 
+run_tests() {
+    echo "== $1: make test"
+    inside "$1" 'make test' >"$folder/$1-test.log" 2>&1 || { grep -E '^(test .* FAILED|test result|error|make: )' "$folder/$1-test.log"; exit 1; }
+    grep '^test result' "$folder/$1-test.log"
+}
+
+case ${2-} in bookworm | trixie)
+    install_host "$2"
+    build "$2" ''
+    run_tests "$2"
+    exit 0
+    ;;
+esac
 for suite in bookworm trixie; do install_host "$suite"; done
 build bookworm ''
 sums bookworm
@@ -66,6 +80,4 @@ echo "== the same $(grep -c . "$folder/trixie.sums") files on Debian 12 and Debi
 
 other=trixie
 [ "$(. /etc/os-release && echo "${VERSION_CODENAME-}")" != trixie ] || other=bookworm
-echo "== $other: make test"
-inside "$other" 'make test' >"$folder/$other-test.log" 2>&1 || { grep -E '^(test .* FAILED|test result|error|make: )' "$folder/$other-test.log"; exit 1; }
-grep '^test result' "$folder/$other-test.log"
+run_tests "$other"

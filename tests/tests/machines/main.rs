@@ -15,5 +15,6 @@ mod medium;
 mod menu;
 mod network_reports;
 mod other_builds;
+mod sealed;
 mod versions;
 mod way_back;

@@ -18,16 +18,16 @@ use rescue_tests::sparse;
 use rescue_tests::tools::Tool;
 use serde_json::{Value, json};
 
-const SERIAL: &str = "7XK2P03";
-const UUID: &str = "4c4c4544-0058-4b10-8032-b7c04f503033";
+pub(super) const SERIAL: &str = "7XK2P03";
+pub(super) const UUID: &str = "4c4c4544-0058-4b10-8032-b7c04f503033";
 
 /// Without a countdown, and without handing over to the local disk at the next start.
 const SETTINGS: &str = "countdown = 0\nbootnext = \"off\"\n";
 
 /// A copy of the USB image, its volume read and written by mtools.
-struct Stick {
-    image: PathBuf,
-    volume: String,
+pub(super) struct Stick {
+    pub(super) image: PathBuf,
+    pub(super) volume: String,
     start: u64,
     bytes: u64,
     folder: PathBuf,
@@ -47,7 +47,7 @@ impl Stick {
         })
     }
 
-    fn with_settings(folder: &Path, settings: &str) -> Result<Self> {
+    pub(super) fn with_settings(folder: &Path, settings: &str) -> Result<Self> {
         let stick = Self::new(folder, "stick.img")?;
         stick.set(settings)?;
         Ok(stick)
@@ -64,7 +64,7 @@ impl Stick {
         Ok(())
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let file = self.folder.join("taken");
         let _ = fs::remove_file(&file);
         Tool::new("mcopy")?
@@ -75,7 +75,7 @@ impl Stick {
     }
 
     /// The paths of its files below a folder; none where there is no such folder.
-    fn files(&self, folder: &str) -> Result<Vec<String>> {
+    pub(super) fn files(&self, folder: &str) -> Result<Vec<String>> {
         let listing = Tool::new("mdir")?
             .args(["-/", "-b", "-i", &self.volume, "::"])
             .run_text()?;
@@ -97,7 +97,7 @@ impl Stick {
     }
 
     /// fsck.fat finds nothing wrong.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let volume = self.folder.join("volume");
         let (skip, count) = (self.start.to_string(), self.bytes.to_string());
         Tool::new("dd")?

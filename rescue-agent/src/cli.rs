@@ -368,7 +368,7 @@ fn imported(
     for line in report::intentions(&findings.inventory, &cautious, Detail::Full) {
         say(format_args!("{line}"));
     }
-    match answered("Take this archive all the same? [y/N] ")? {
+    match answered("Use this archive anyway? [y/N] ")? {
         true => Ok(trusting),
         false => Ok(cautious),
     }

@@ -16,6 +16,9 @@ const MAX_BYTES: usize = 4096;
 /// The terminal of this process, whatever its input is.
 const TERMINAL: &str = "/dev/tty";
 
+/// What Ctrl-C sends.
+const CTRL_C: u8 = 3;
+
 /// Why there is no secret.
 #[derive(Debug, Error)]
 pub enum SecretError {
@@ -80,6 +83,9 @@ fn typed(mut terminal: File, question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
     let mut byte = Zeroizing::new([0]);
     while terminal.read(&mut *byte)? == 1 && !matches!(byte[0], b'\n' | b'\r') {
+        if byte[0] == CTRL_C {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         if line.len() < MAX_BYTES {
             line.push(byte[0]);
         }
@@ -100,7 +106,10 @@ impl Hidden {
         let terminal = terminal.try_clone()?;
         let before = termios::tcgetattr(&terminal)?;
         let mut hidden = before.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
+        // Ctrl-C is read like any other key: by a signal, this process would end before the echo is on again.
+        hidden
+            .local_flags
+            .remove(LocalFlags::ECHO | LocalFlags::ISIG);
         termios::tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
         Ok(Self { terminal, before })
     }

@@ -147,8 +147,19 @@ fn two_disks(
     broken
 }
 
-/// Whether each archive that can be read on both disks is the same one.
+/// Whether each archive that was written to the one disk is there on the other, as far as it can be read.
 fn shows_archives_of(one: &Disk, other: &Disk) -> bool {
+    let is_missing = |bank: &Bank| {
+        let written = other
+            .banks
+            .iter()
+            .find(|same| same.partition == bank.partition);
+        let mut written = written.iter().flat_map(|same| &same.archives);
+        written.any(|archive| bank.archives.iter().all(|own| own.name != archive.name))
+    };
+    if one.banks.iter().any(is_missing) {
+        return false;
+    }
     let archives = one.banks.iter().flat_map(|bank| {
         let archives = bank.archives.iter();
         archives.map(move |archive| (bank.partition, archive))

@@ -2,7 +2,7 @@
 //! archive and a manifest.
 
 use super::gzip;
-use super::state::MAX_UNPACKED_BYTES;
+use super::state::unpacked_limit;
 use super::tar;
 
 /// The state archive in it, in whatever folder.
@@ -24,7 +24,7 @@ pub struct Bundle {
 /// The parts of a bundle; `None` where the bytes are none.
 pub fn bundle(bytes: &[u8]) -> Option<Bundle> {
     let tar = match gzip::is_gzip(bytes) {
-        true => gzip::inflate(bytes, MAX_UNPACKED_BYTES).ok()?,
+        true => gzip::inflate(bytes, unpacked_limit(bytes)).ok()?,
         false => bytes.to_vec(),
     };
     let members = tar::members(&tar).ok()?;

@@ -590,7 +590,7 @@ mod tests {
     }
 
     fn key() -> Key {
-        Key::new(KEY)
+        Key::new(zeroize::Zeroizing::new(KEY))
     }
 
     #[test]

@@ -185,8 +185,8 @@ impl KeyId {
 
 impl Key {
     /// A key of these bytes.
-    pub(super) fn new(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(Zeroizing::new(bytes))
+    pub(super) fn new(bytes: Zeroizing<[u8; KEY_BYTES]>) -> Self {
+        Self(bytes)
     }
 
     /// The raw key.
@@ -230,11 +230,9 @@ impl KeySource {
 
     fn derive(&self) -> Key {
         let password = [&self.data1, PASSWORD_SUFFIX].concat();
-        Key::new(pbkdf2::pbkdf2_hmac_array::<Sha256, KEY_BYTES>(
-            &password,
-            &self.data2,
-            PBKDF2_ROUNDS,
-        ))
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        pbkdf2::pbkdf2_hmac::<Sha256>(&password, &self.data2, PBKDF2_ROUNDS, &mut *key);
+        Key::new(key)
     }
 }
 

@@ -73,7 +73,8 @@ impl RecoveryKey {
             keys[0][2 * index..][..2].copy_from_slice(&value.to_be_bytes());
             keys[1][2 * index..][..2].copy_from_slice(&value.to_le_bytes());
         }
-        Ok(Self(Arc::new(keys.map(|key| Key::new(*key)))))
+        let [big, little] = keys;
+        Ok(Self(Arc::new([Key::new(big), Key::new(little)])))
     }
 
     /// The keys that it may stand for.

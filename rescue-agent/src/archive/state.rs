@@ -36,7 +36,7 @@ const SMALL_UNPACKED_BYTES: usize = 24 << 20;
 const MAX_UNPACKED_RATIO: usize = 24;
 
 /// How many bytes each layer of an archive may unpack to: memory follows the archive's size.
-fn unpacked_limit(raw: &[u8]) -> usize {
+pub(super) fn unpacked_limit(raw: &[u8]) -> usize {
     let of_its_size = raw.len().saturating_mul(MAX_UNPACKED_RATIO);
     of_its_size.clamp(SMALL_UNPACKED_BYTES, MAX_UNPACKED_BYTES)
 }

@@ -384,12 +384,18 @@ pub fn find<'a>(members: &'a [Member], path: &str) -> Result<Option<Found<'a>>, 
     }
 }
 
+/// Longest path of a file below a folder, in bytes: PATH_MAX of Linux. ESXi runs none with a longer one.
+const MAX_PATH_BYTES: usize = 4096;
+
 /// The files inside a folder, and in folders in it, each with its path from the root; of several of one
 /// path the last, as unpacking would have it.
 pub fn files_below<'a>(members: &'a [Member], folder: &str) -> BTreeMap<String, &'a Member> {
     let folder: Vec<&[u8]> = segments(folder.as_bytes()).collect();
     let mut found = BTreeMap::new();
-    for member in members {
+    let short = members
+        .iter()
+        .filter(|one| one.path.len() <= MAX_PATH_BYTES);
+    for member in short {
         let path: Vec<&[u8]> = segments(&member.path).collect();
         if !path.starts_with(&folder) || path.len() == folder.len() {
             continue;

@@ -123,14 +123,14 @@ impl<'w> Set<'w> {
                 // Not an option of this command: who logs in, and with which password.
                 continue;
             }
-            set.words = format!("{} {option}", set.words);
+            set.add(option);
             if !takes_value {
                 continue;
             }
             let apart = || options.next().map(String::as_str);
             let value = joined.or_else(apart);
             if joined.is_none() {
-                set.words = format!("{} {}", set.words, value.unwrap_or_default());
+                set.add(value.unwrap_or_default());
             }
             match name {
                 "-d" | "--device-id" => set.device = value,
@@ -138,6 +138,14 @@ impl<'w> Set<'w> {
             }
         }
         Some(set)
+    }
+
+    /// Adds a word to what is shown, up to more than is ever shown.
+    fn add(&mut self, word: &str) {
+        if self.words.len() < 4 * MAX_WORDS_CHARS {
+            self.words.push(' ');
+            self.words.push_str(word);
+        }
     }
 
     /// A value that the shell puts in at the start may be anything.

@@ -124,7 +124,7 @@ impl Keyboard {
         }
     }
 
-    /// Leaves nothing in memory of what was pressed: it was a secret.
+    /// Overwrites what was pressed and still waits: it was a secret. Buffers that grew meanwhile are not reached.
     pub fn forget(&mut self) {
         let places = self.waiting.capacity();
         self.waiting.clear();
@@ -151,9 +151,11 @@ impl Keyboard {
     }
 
     fn put(&mut self, press: &KeyPress) {
-        let keys = decode(&press.bytes).into_iter();
-        self.waiting
-            .extend(keys.map(|key| (key, press.console.clone())));
+        let mut keys = decode(&press.bytes);
+        let with_name = keys.iter().map(|key| (*key, press.console.clone()));
+        self.waiting.extend(with_name);
+        // They may be a secret.
+        keys.fill(Key::Escape);
     }
 }
 

@@ -37,15 +37,17 @@ pub enum Doubt {
         /// The build in the bank.
         build: String,
     },
-    /// A bundle without a manifest.
-    #[error("{place}: the bundle has no manifest, so the build of ESXi that saved it is not known")]
+    /// A bundle without a manifest, or a bank without a build.
+    #[error(
+        "{place}: its manifest, or the build of ESXi in the bank, is missing, so it is not known whether they fit"
+    )]
     NoManifest {
         /// The archive.
         place: String,
     },
-    /// Not sealed, for a bank that is.
+    /// Not sealed, for a disk with an archive that is.
     #[error(
-        "{place} is not sealed by a TPM, and the archive in the bank is: no report says that ESXi starts with it"
+        "{place} is not sealed by a TPM, and an archive of this disk is: no report says that ESXi starts with it"
     )]
     NotSealed {
         /// The archive.

@@ -44,7 +44,7 @@ impl Import<'_> {
                 given: given.name.to_string(),
             }));
         }
-        let doubt = self.doubt(disk, bank, &build(bank));
+        let doubt = self.doubt(disk, &build(bank));
         if let Some(doubt) = doubt.filter(|_| !self.trusted) {
             return Err(refuse(&BankRefusal::Doubtful(doubt)));
         }
@@ -75,14 +75,14 @@ impl Import<'_> {
     }
 
     /// Why it is not certain that the archive may go into this bank.
-    fn doubt(self, disk: &Disk, bank: &Bank, build: &str) -> Option<Doubt> {
+    fn doubt(self, disk: &Disk, build: &str) -> Option<Doubt> {
         let given = self.given;
         let place = || given.place.clone();
         let sealed = |seal: Option<&Seal>| seal.is_some_and(Seal::is_closed);
-        let in_place = bank.archives.first();
+        let mut on_disk = disk.banks.iter().flat_map(|bank| &bank.archives);
         let doubt = match &given.content {
             Err(seal) => other_key(given, seal, disk),
-            Ok(content) if in_place.is_some_and(|archive| is_unsealed(content, archive)) => {
+            Ok(content) if on_disk.any(|archive| is_unsealed(content, archive)) => {
                 Some(Doubt::NotSealed { place: place() })
             }
             Ok(content) if sealed(content.seal.as_ref()) => {
@@ -190,6 +190,7 @@ fn as_it_is(target: Target, given: &Given, content: Option<&Content>) -> FileCha
         name: target.name,
         replaced: target.replaced,
         before: target.before,
+        made_from: given.sha256.clone(),
         new: given.bytes.clone(),
         after: given.sha256.clone(),
         devices: Vec::new(),

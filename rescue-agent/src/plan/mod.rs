@@ -102,6 +102,14 @@ impl Plan {
         self.import.as_ref().is_some_and(|import| import.as_it_is)
     }
 
+    /// Whether the plan puts a given archive that nobody here can read into a bank, or an earlier run has
+    /// put it there: `now` has its undo copy.
+    pub fn put_as_it_is(&self, now: &Inventory) -> bool {
+        let mut archives = now.banks().flat_map(|(_, bank)| &bank.archives);
+        let is_kept = |one: &ArchiveFile| one.undo.as_ref().is_some_and(|undo| undo.belongs);
+        self.takes_as_it_is() && (self.banks_replaced() > 0 || archives.any(is_kept))
+    }
+
     /// How many banks get a new archive.
     pub fn banks_replaced(&self) -> usize {
         let replaced = |bank: &&BankPlan| matches!(bank.action, Action::Replace(_));
@@ -173,6 +181,8 @@ pub struct FileChange {
     pub replaced: Replaced,
     /// SHA-256 of the bytes in place, hex; of nothing where there are none.
     pub before: String,
+    /// SHA-256 of the bytes that the new ones are made from, hex.
+    pub made_from: String,
     /// SHA-256 of the new bytes, hex.
     pub after: String,
     /// What changes in it.
@@ -343,11 +353,13 @@ pub fn import(
     check_banks(inventory, &policy.banks)?;
     let given = import.given.content.as_ref().ok();
     let judge = judge::Judge::new(inventory, &policy.devices, host, given)?;
+    let mut banks = each_bank(inventory, &policy.banks, |disk, bank| {
+        let action = import.bank(disk, bank, &judge);
+        action.unwrap_or_else(|action| action)
+    });
+    keep_equal(&mut banks, inventory);
     Ok(Plan {
-        banks: each_bank(inventory, &policy.banks, |disk, bank| {
-            let action = import.bank(disk, bank, &judge);
-            action.unwrap_or_else(|action| action)
-        }),
+        banks,
         devices: judge.devices(inventory),
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
@@ -445,10 +457,9 @@ fn keep_equal(banks: &mut [BankPlan], inventory: &Inventory) {
             };
             for change in changes {
                 let is_it = |(other, known): &&(u32, FileChange)| {
-                    let about = |one: &FileChange| (one.name, one.archive, one.before.clone());
-                    *other == number
-                        && about(known) == about(change)
-                        && known.devices == change.devices
+                    let is_alike = (known.name, known.archive) == (change.name, change.archive)
+                        && (&known.before, &known.made_from) == (&change.before, &change.made_from);
+                    *other == number && is_alike && known.devices == change.devices
                 };
                 match first.iter().find(is_it) {
                     Some((_, known)) => {
@@ -685,6 +696,7 @@ fn change_to(
         name,
         replaced,
         before,
+        made_from: sha256_hex(raw),
         after: sha256_hex(&new),
         new,
         devices,

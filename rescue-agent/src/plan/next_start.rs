@@ -147,6 +147,11 @@ impl Plan {
             Some(bank) if predicted => self.changes(index, bank),
             _ => &[],
         };
+        // Where the loader finds no bank, it has none to offer either.
+        let is_listed = match &disk.next_boot {
+            NextBoot::Bank { ends, .. } => ends.iter().all(|(name, _)| name.is_some()),
+            _ => true,
+        };
         let mut start = NextStart {
             disk: index,
             partition: disk.next_boot.partition(),
@@ -162,11 +167,13 @@ impl Plan {
                 .collect(),
             other: disk
                 .boots_after_rollback
+                .filter(|_| is_listed)
                 .filter(|other| {
                     self.gives_what_is_needed(&disk.banks[*other], changes(Some(*other)))
                 })
                 .map(|other| disk.banks[other].partition),
-            newest_helps: next.is_some_and(|next| newest::cures(disk, &disk.banks[next])),
+            newest_helps: is_listed
+                && next.is_some_and(|next| newest::cures(disk, &disk.banks[next])),
         };
         let NextBoot::Bank { archives, ends, .. } = &disk.next_boot else {
             return start;

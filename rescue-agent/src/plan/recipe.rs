@@ -68,7 +68,7 @@ fn controllers(first: &Disk, inventory: &Inventory, host: Option<&Host>) -> Vec<
     };
     let others = inventory.disks.iter().filter(|disk| disk.belongs_to_esxi());
     let nodes = std::iter::once(first).chain(others);
-    let nodes = nodes.filter_map(|disk| host.disk(&disk.path));
+    let nodes = nodes.flat_map(|disk| disk.paths().filter_map(|path| host.disk(path)));
     let mut seen = BTreeSet::new();
     nodes
         .flat_map(|node| node.controllers())
@@ -78,7 +78,7 @@ fn controllers(first: &Disk, inventory: &Inventory, host: Option<&Host>) -> Vec<
 
 impl Recipe {
     /// What the commands are for, and where to type them.
-    pub const INTRODUCTION: &'static str = "Only ESXi on this host can change its configuration: it is sealed by the TPM. ESXi still runs there, from memory, and can take the controller back. Start it, log in as root (SSH, or ESXi Shell by Alt+F1 on the console), and type:";
+    pub const INTRODUCTION: &'static str = "Only ESXi on this host can change its configuration: its key is not on the disk. ESXi still runs there, from memory, and can take the controller back. Start it, log in as root (SSH, or ESXi Shell by Alt+F1 on the console), and type:";
 
     /// The commands in order.
     pub fn steps(&self) -> Vec<Step> {
@@ -114,8 +114,7 @@ impl Recipe {
         ));
         steps.push(step(
             format!("ln -sfn {volume} /bootbank"),
-            "links /bootbank, which leads into memory until now, to the bank that boots next."
-                .into(),
+            "links /bootbank, which is in memory until now, to that bank.".into(),
             "not documented by VMware; inferred, and not tried by this project on a TPM host",
         ));
         steps.push(step(
@@ -126,7 +125,7 @@ impl Recipe {
         steps.push(step(
             "ls -l /bootbank/state.tgz".into(),
             "must show the time of a moment ago (UTC). If it does not, the change is not saved: do not restart.".into(),
-            "your own eyes",
+            "",
         ));
         steps.push(step("reboot".into(), "restarts the host.".into(), ""));
         steps
@@ -145,7 +144,7 @@ impl Recipe {
     pub fn page(&self) -> Vec<String> {
         let mut lines = vec![
             format!(
-                "Boot disk {}; bank {} boots next, volume {}.",
+                "Boot disk {}; ESXi has to save to bank {}, volume {}.",
                 self.disk, self.partition, self.bank_uuid
             ),
             String::new(),

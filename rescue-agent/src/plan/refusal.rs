@@ -178,14 +178,14 @@ impl BankRefusal {
                 "unmount it (`umount` with that folder, or Eject in the file manager), then run this again"
             }
             Self::BrokenUndo { .. } => {
-                "nothing: the archive in place is sound and ESXi starts with it; what was set before can be set again there"
+                "`rescue-agent inspect` shows whether the archive in place can be read; if it can, keep it, and set in ESXi again what was set before"
             }
             Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
             Self::PlainOverSealed { .. } => {
-                "let ESXi itself give the devices back: the commands for this host are under Next, in the report, in the menu (h) and in docs/sealed.md"
+                "let ESXi itself give the devices back: the commands for this host are described in docs/sealed.md"
             }
             Self::Doubtful(_) => {
-                "if you know that it is this host's own, take it all the same: --trust-source on the command line; in the menu i, then t"
+                "if you know that it is this host's own, use it anyway: --trust-source on the command line; in the menu i, then t"
             }
             Self::OtherKind { .. } => "give an archive that this version of ESXi saved",
             Self::NoReadableArchive => NO_OTHER_BANK,

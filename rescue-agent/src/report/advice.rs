@@ -245,17 +245,20 @@ impl BadStart {
 }
 
 /// The first start that does not end well. A disk from which nothing boots does not matter as long as
-/// ESXi starts from another one.
+/// ESXi starts from another one. With `unread_is_meant`, an archive that only ESXi on its host can read is no
+/// reason: it was given, and put there.
 pub(super) fn bad_start<'s>(
     starts: &'s [NextStart],
     inventory: &Inventory,
+    unread_is_meant: bool,
 ) -> Option<(&'s NextStart, BadStart)> {
     let one_is_good = starts.iter().any(NextStart::is_good);
     let matters = |start: &&NextStart| start.partition.is_some() || !one_is_good;
-    starts
-        .iter()
-        .filter(matters)
-        .find_map(|start| Some((start, BadStart::of(start, inventory)?)))
+    starts.iter().filter(matters).find_map(|start| {
+        let why = BadStart::of(start, inventory)?;
+        let is_meant = unread_is_meant && matches!(why, BadStart::Unread { .. });
+        (!is_meant).then_some((start, why))
+    })
 }
 
 /// What was written, for a sentence that begins with something else.
@@ -364,13 +367,24 @@ fn after_boot_scripts(plan: &Plan) -> Option<String> {
         .filter(|line| line.matters())
         .collect();
     let mut files: Vec<&str> = lines.iter().map(|line| line.mark.file.as_str()).collect();
+    files.sort_unstable();
     files.dedup();
-    let device = lines.iter().find_map(|line| line.mark.device);
-    let device = device.map_or_else(|| "ADDRESS".into(), |device| device.to_string());
+    let named = |line: &&ComesBack| line.mark.device.map(|device| device.to_string());
+    let mut devices: Vec<String> = lines.iter().filter_map(named).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    if devices.is_empty() {
+        devices.push("ADDRESS".into());
+    }
+    let commands: Vec<String> = devices
+        .iter()
+        .map(|device| format!("`esxcli hardware pci pcipassthru set -d {device} -e false -a`"))
+        .collect();
     (!files.is_empty()).then(|| {
         format!(
-            "A boot script passes a device through again at each start of ESXi; with UEFI Secure Boot, ESXi skips local.sh. Right after ESXi is up, and before it is restarted, log in as root (SSH or ESXi Shell): put a # before that line of {}, then run `esxcli hardware pci pcipassthru set -d {device} -e false -a` and `/sbin/auto-backup.sh`.",
-            files.join(" and ")
+            "A boot script passes a device through again at each start of ESXi; with UEFI Secure Boot, ESXi skips local.sh. Right after ESXi is up, and before it is restarted, log in as root (SSH or ESXi Shell): put a # before that line of {}, then run {} and `/sbin/auto-backup.sh`.",
+            files.join(" and "),
+            commands.join(", ")
         )
     })
 }

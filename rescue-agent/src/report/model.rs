@@ -350,18 +350,19 @@ impl Report {
         let now = after.unwrap_or(inventory);
         let predicted = command == Command::DryRun;
         let next_starts = plan.map_or_else(Vec::new, |plan| plan.next_starts(now, predicted));
+        let unread_is_meant = plan.is_some_and(|plan| plan.put_as_it_is(now));
         let bad_start = match command {
             Command::Inspect => None,
-            // What such an archive says only ESXi on its host can read.
-            _ if plan.is_some_and(Plan::takes_as_it_is) => None,
-            _ => advice::bad_start(&next_starts, now),
+            _ => advice::bad_start(&next_starts, now, unread_is_meant),
         };
         let suspicious = [inventory, now].iter().any(|one| is_suspicious(one));
         let result = match result_word(command, inventory, plan, receipt, &broken_promises) {
             ResultWord::NoneFound if suspicious => ResultWord::Refused,
             ResultWord::Inspected => ResultWord::Inspected,
             ResultWord::Failed => ResultWord::Failed,
-            ResultWord::Restored if !suspicious => ResultWord::Restored,
+            ResultWord::Restored if !suspicious && command == Command::Restore => {
+                ResultWord::Restored
+            }
             _ if suspicious || bad_start.is_some() => ResultWord::Refused,
             other => other,
         };

@@ -65,6 +65,8 @@ bench:  ## measure the promised values (4 minutes, on an idle machine) and write
 	$(SHIPPED) $(BIN)/bench
 
 release: ## make the folder of a release, signed with KEY, from a tagged commit (docs/release.md)
+	@[ -n '$(KEY)' ] || { echo 'usage: make release KEY=NAME' >&2; exit 2; }
+	scripts/setup.sh release
 	$(MAKE) --no-print-directory image
 	scripts/release.sh '$(KEY)' target/release-$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 

@@ -19,10 +19,12 @@ gpg --batch --quiet --list-secret-keys "$key" >/dev/null 2>&1 || refuse "gpg has
 echo "release: $version, first build"
 made=$(mktemp -d "${TMPDIR:-/tmp}/release-XXXXXX")
 trap 'rm -rf "$made"' EXIT
-$bin/rescue-image build --quiet --force --out "$made/one"
+$bin/rescue-image build --force --out "$made/one"
+kernel=$(jq -r .kernel "$made/one/manifest.json")
+grep -qF "${kernel%%+*}" SPECIFICATION.md || refuse "SPECIFICATION.md was not measured with kernel $kernel"
 echo "release: second build, in another clone, programs included"
 git clone --quiet --no-hardlinks . "$made/clone"
-(cd "$made/clone" && cargo build --quiet --locked --release -p rescue-agent -p rescue-image)
+(cd "$made/clone" && CARGO_INCREMENTAL=0 cargo build --quiet --locked --release -p rescue-agent -p rescue-image)
 for program in rescue-agent rescue-image; do
     cmp "$bin/$program" "$made/clone/$bin/$program" || refuse "$program does not reproduce"
 done

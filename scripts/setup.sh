@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make image`, `make check`, `make test` or `make test-hosts` needs on Debian 12 or later, or Ubuntu: missing
 # packages only, and a Rust toolchain only if there is none that is new enough. As root, or with sudo.
-# Usage: scripts/setup.sh image|check|test|hosts
+# Usage: scripts/setup.sh image|check|test|release|hosts
 set -eu
 
 need='ca-certificates debian-archive-keyring gcc libc6-dev make'
@@ -18,8 +18,9 @@ test)
     need="$need libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt python3-pexpect"
     command -v qemu-system-x86_64 >/dev/null || need="$need qemu-system-x86"
     ;;
-hosts) need='debootstrap git ca-certificates' ;;
-*) echo "usage: $0 image|check|test|hosts" >&2; exit 2 ;;
+release) need="$need git gnupg jq" ;;
+hosts) need='debootstrap git ca-certificates debian-archive-keyring' ;;
+*) echo "usage: $0 image|check|test|release|hosts" >&2; exit 2 ;;
 esac
 # What the tests make boot images with; the images that are shipped are made with programs that the builder gets itself.
 case $1 in check | test) need="$need xorriso grub-pc-bin grub-common mtools dosfstools xz-utils" ;; esac

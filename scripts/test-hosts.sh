@@ -19,6 +19,8 @@ security=${DEBIAN_SECURITY_MIRROR:-http://deb.debian.org/debian-security}
 install_host() {
     host=$folder/$1
     if [ ! -e "$host/installed" ]; then
+        [ ! -e "$host" ] || [ -e "$folder/$1.begun" ] || { echo "$host is there, and this script did not make it" >&2; exit 1; }
+        touch "$folder/$1.begun"
         echo "== $1: installing"
         rm -rf "$host"
         debootstrap --variant=minbase --include=git,make,ca-certificates "$1" "$host" "$mirror" >"$folder/$1-debootstrap.log"
@@ -45,7 +47,7 @@ inside() {
 build() {
     echo "== $1: make image"
     rm -rf "$folder/$1/root/clone"
-    git -c safe.directory='*' clone --quiet --no-hardlinks "$source" "$folder/$1/root/clone"
+    git -c safe.directory='*' clone --quiet --no-hardlinks --upload-pack "git -c safe.directory='*' upload-pack" "$source" "$folder/$1/root/clone"
     inside "$1" "make image IMAGE_ARGS='$2'" >"$folder/$1-image.log" 2>&1 || { tail -n 30 "$folder/$1-image.log"; exit 1; }
 }
 

@@ -32,7 +32,7 @@ pub struct Outcome {
     /// Whether anything had to be made.
     pub built: bool,
     /// Whether the settings ask for a report that the ISO has no drivers to send.
-    pub iso_is_mute: bool,
+    pub iso_cannot_report: bool,
 }
 
 /// Builds what is not there yet.
@@ -49,7 +49,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     prepared::tidy(&options.cache)?;
     let mut archive = Archive::open(&options.cache.join("debs"))?;
     let inputs = inputs::collect(options, &archive, progress)?;
-    let iso_is_mute = inputs.asks_for_report && !options.network;
+    let iso_cannot_report = inputs.asks_for_report && !options.network;
     let before = Manifest::load(&options.out);
     if let (Some(manifest), false) = (&before, options.force) {
         if manifest.inputs_digest == inputs.digest && manifest.holds(&options.out) {
@@ -57,7 +57,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
             return Ok(Outcome {
                 manifest: manifest.clone(),
                 built: false,
-                iso_is_mute,
+                iso_cannot_report,
             });
         }
         place::check_unchanged(&options.out, manifest)?;
@@ -74,7 +74,7 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     Ok(Outcome {
         manifest,
         built: true,
-        iso_is_mute,
+        iso_cannot_report,
     })
 }
 

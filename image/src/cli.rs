@@ -60,7 +60,7 @@ struct BuildArgs {
     /// Where the images go
     #[arg(long, value_name = "DIR", default_value = "dist")]
     out: PathBuf,
-    /// Where downloads and prepared kernels are kept between builds
+    /// Below which directory downloads and prepared kernels are kept between builds
     #[arg(long, value_name = "DIR", default_value = ".cache")]
     cache: PathBuf,
     /// The static agent to pack [default: rescue-agent beside this program]
@@ -212,7 +212,8 @@ fn run_build(args: BuildArgs) -> Result<()> {
     let options = Options {
         agent: args.agent.map_or_else(agent_beside_us, Ok)?,
         out: args.out,
-        cache: args.cache,
+        // A folder of our own: what is not used in it any more is removed.
+        cache: args.cache.join("esxi-rescue"),
         arguments: args.append.split_whitespace().map(str::to_owned).collect(),
         config: args.config,
         kernel: match (args.kernel_deb, args.modules_dir) {
@@ -255,7 +256,7 @@ fn run_build(args: BuildArgs) -> Result<()> {
         "  inputs and digests: {}",
         options.out.join(manifest::FILE).display()
     );
-    if outcome.iso_is_mute {
+    if outcome.iso_cannot_report {
         eprintln!(
             "WARNING: the setting report is set, but {} cannot send a report: it has no network drivers. The USB image and the \
              netboot tree have them; for the ISO build with 'make image NET=1' ('rescue-image build --net')",

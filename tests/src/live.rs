@@ -94,7 +94,7 @@ fn kernel_package() -> Result<PathBuf> {
     let kernel = manifest["kernel"]
         .as_str()
         .context("the image has a kernel")?;
-    let cache = workspace().join(".cache/debs");
+    let cache = workspace().join(".cache/esxi-rescue/debs");
     let prefix = format!("linux-image-{kernel}_");
     let mut found: Vec<PathBuf> = fs::read_dir(&cache)?
         .filter_map(|file| Some(file.ok()?.path()))

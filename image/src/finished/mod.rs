@@ -207,6 +207,22 @@ impl Finished {
             }
         }
         let out = out.unwrap_or(&self.path).to_owned();
+        // A link keeps pointing to what it names.
+        let target = fs::canonicalize(&out).unwrap_or_else(|_| out.clone());
+        let folder = folder_of(&target);
+        // A folder that is not there yet is nobody else's.
+        let note = |line: &str| eprintln!("{line}");
+        let _lock = folder
+            .is_dir()
+            .then(|| Lock::of(folder, &note))
+            .transpose()?;
+        let is_ours = fs::canonicalize(&self.path).is_ok_and(|ours| ours == target);
+        if is_ours && Self::open(&self.path)?.identity != self.identity {
+            return Err(Error::input(
+                &self.path,
+                "a build has replaced it meanwhile; run the command again",
+            ));
+        }
         // Nothing takes the place of a whole image that is not whole itself.
         match self.store {
             Store::Iso { bytes, .. } | Store::Usb { bytes, .. } => {
@@ -489,7 +505,6 @@ fn save_tree(dir: &Path, changed: &BTreeMap<&'static str, Vec<u8>>, out: &Path) 
     list_tree(&dir, Path::new(""), 0, &mut content)?;
     let parent = folder_of(out);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let _lock = Lock::of(parent, &|line| eprintln!("{line}"))?;
     place::tidy(parent)?;
     let temp = tempfile::Builder::new()
         .prefix(place::CUSTOMIZING)
@@ -563,7 +578,6 @@ fn replace(target: &Path, bytes: &[u8]) -> Result<()> {
     let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
     let mode = old.map_or(0o666, |old| old.permissions().mode());
     let folder = folder_of(target);
-    let _lock = Lock::of(folder, &|line| eprintln!("{line}"))?;
     place::tidy(folder)?;
     let mut temp = tempfile::Builder::new()
         .prefix(place::CUSTOMIZING)

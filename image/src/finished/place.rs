@@ -1,5 +1,5 @@
 //! The output directory from build to build: what was made takes the place of what the build before made, and of nothing
-//! else. Files that others put there stay, and what was customised in place is not lost without a word.
+//! else. Files that others put there stay, and what was customised in place is not replaced without --force.
 //!
 //! The artefacts change places together: one rename of a folder says that all of them are complete, then each is moved to
 //! its place. If the build is killed before that, the old ones stay; after that, the next build moves the rest, and until

@@ -99,13 +99,14 @@ fn package(id: &str, input: &Input) -> Value {
     package
 }
 
-/// What has a licence in the list is in the image; the rest made it.
+/// What has a licence in the list is in the image, and so are the settings and a kernel that was given; the rest made it.
 fn relation(id: &str, input: &Input) -> Value {
-    match input.licence {
-        Some(_) => {
+    let is_given = matches!(input.kind.as_str(), "settings" | "kernel");
+    match input.licence.is_some() || is_given {
+        true => {
             json!({ "spdxElementId": ROOT, "relationshipType": "CONTAINS", "relatedSpdxElement": id })
         }
-        None => {
+        false => {
             json!({ "spdxElementId": id, "relationshipType": "BUILD_TOOL_OF", "relatedSpdxElement": ROOT })
         }
     }

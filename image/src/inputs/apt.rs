@@ -235,7 +235,7 @@ impl Apt {
         command
     }
 
-    /// Asks for the lists if they are not of today. If that fails, older ones serve, with a note.
+    /// Asks for the lists if they are not of today. If that fails, older ones are used, with a note.
     pub fn refresh(&self, note: &dyn Fn(&str)) -> Result<()> {
         let stamp = self.dir.join(STAMP);
         let age = fs::metadata(&stamp)
@@ -334,6 +334,11 @@ fn configuration(dir: &Path) -> String {
         "APT::Architectures { \"amd64\"; };",
         // The user of apt's sandbox may not write here.
         "APT::Sandbox::User \"root\";",
+        // The packages are verified, whatever the machine does with its own.
+        "Acquire::AllowInsecureRepositories \"false\";",
+        "Acquire::AllowDowngradeToInsecureRepositories \"false\";",
+        "Acquire::AllowWeakRepositories \"false\";",
+        "APT::Get::AllowUnauthenticated \"false\";",
         "Acquire::Languages \"none\";",
         "Acquire::Retries \"3\";",
     ]

@@ -97,7 +97,7 @@ pub const LEFT_OUT: &[&str] = &[
     // Offer this machine's disks to others.
     "drivers/nvme/target/",
     "drivers/scsi/qla2xxx/tcm_qla2xxx",
-    // Disks over the network, which nobody here connects. The first brings all of InfiniBand along.
+    // Disks over the network, which this image does not connect. The first depends on all of InfiniBand.
     "drivers/nvme/host/nvme-rdma",
     "drivers/nvme/host/nvme-tcp",
     // A disk that exists in memory only.

@@ -89,7 +89,7 @@ fn load_phys_first(drivers: &mut [Driver]) {
     }
 }
 
-/// Whether a module needs another, at first or second hand.
+/// Whether a module needs another, directly or through others.
 fn needs(depends: &BTreeMap<String, Vec<String>>, name: &str, wanted: &str) -> bool {
     let mut seen = BTreeSet::new();
     let mut todo = vec![name];

@@ -152,7 +152,7 @@ fn release_of(offer: &Offer, package: &str) -> Result<Release> {
     })
 }
 
-/// The packages and all libraries that they depend on, at first or second hand, sorted by name.
+/// The packages and all libraries that they depend on, directly or through other libraries, sorted by name.
 fn with_libraries(offer: &Offer, packages: &[&str]) -> Result<Vec<Release>> {
     let mut todo: Vec<String> = packages.iter().map(|name| (*name).to_owned()).collect();
     let mut seen = BTreeSet::new();

@@ -90,7 +90,7 @@ impl Tools {
             .args(["--inhibit-cache", "--library-path"])
             .arg(libraries.join(":"))
             .arg(self.root.join("usr/bin").join(program));
-        // Nothing of this machine may find its way in.
+        // No library of this machine is loaded by these variables.
         command
             .env_remove("LD_PRELOAD")
             .env_remove("LD_LIBRARY_PATH");

@@ -128,7 +128,7 @@ pub fn write(tree: &Tree<'_>, tools: &Tools, epoch: u64, temp: &Path, out: &Path
     set_times(&root, SystemTime::UNIX_EPOCH + Duration::from_secs(epoch))?;
     let mut command = tools.command("xorriso");
     command
-        // The machine's own settings for xorriso have no say.
+        // The machine's own settings for xorriso are not read.
         .arg("-no_rc")
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("TZ", "UTC")

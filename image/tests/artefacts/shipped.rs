@@ -148,7 +148,7 @@ fn dictionary(initrd: &Path, dir: &Path) -> PathBuf {
 
 /// The kernel package that the image was made from, unpacked: path by the name of the module.
 fn package_modules(dir: &Path) -> BTreeMap<String, String> {
-    let debs = workspace().join(".cache/debs");
+    let debs = workspace().join(".cache/esxi-rescue/debs");
     let script = format!(
         "dpkg-deb --fsys-tarfile '{}'/linux-image-*.deb | tar -x && find . -name '*.ko*' -type f",
         debs.display()

@@ -38,7 +38,7 @@ fn built(folder: &Path, arguments: &[&str]) -> Result<PathBuf> {
 
 /// The kernel package of the last build.
 fn kernel_package() -> Result<PathBuf> {
-    let folder = artefacts::workspace().join(".cache/debs");
+    let folder = artefacts::workspace().join(".cache/esxi-rescue/debs");
     let files = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut packages = files
         .filter_map(|entry| Some(entry.ok()?.path()))

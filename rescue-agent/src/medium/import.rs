@@ -24,8 +24,27 @@ impl Medium {
     /// # Errors
     /// [`MediumError`].
     pub fn archive_for(&self, labels: &[String]) -> Result<Option<(String, Vec<u8>)>, MediumError> {
-        for folder in folders(labels) {
-            let mut names = self.list(&folder)?;
+        for path in self.archives(labels) {
+            let path = path?;
+            if let Some(bytes) = self.read(&path, MAX_BYTES)? {
+                return Ok(Some((path, bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is one, without reading it.
+    pub fn has_archive_for(&self, labels: &[String]) -> bool {
+        self.archives(labels).flatten().next().is_some()
+    }
+
+    /// The archives for a host, the best one first: one of each folder.
+    fn archives(&self, labels: &[String]) -> impl Iterator<Item = Result<String, MediumError>> {
+        let best = |folder: String| {
+            let mut names = match self.list(&folder) {
+                Ok(names) => names,
+                Err(error) => return Some(Err(error)),
+            };
             let is_bundle = |name: &String| {
                 let name = name.to_ascii_lowercase();
                 name.starts_with(BUNDLE.0) && name.ends_with(BUNDLE.1)
@@ -34,14 +53,9 @@ impl Medium {
             let state = state.cloned();
             names.retain(is_bundle);
             names.sort();
-            let Some(name) = state.or(names.pop()) else {
-                continue;
-            };
-            let path = format!("{folder}/{name}");
-            if let Some(bytes) = self.read(&path, MAX_BYTES)? {
-                return Ok(Some((path, bytes)));
-            }
-        }
-        Ok(None)
+            let name = state.or(names.pop())?;
+            Some(Ok(format!("{folder}/{name}")))
+        };
+        folders(labels).into_iter().filter_map(best)
     }
 }

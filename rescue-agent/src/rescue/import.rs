@@ -49,8 +49,7 @@ pub(super) fn given(machine: &Machine, seen: &Findings) -> Result<Given, ImportS
 
 /// Whether the medium has something for this host.
 pub(super) fn is_there(machine: &Machine, seen: &Findings) -> bool {
-    !matches!(
-        given(machine, seen),
-        Err(ImportStop::NoMedium | ImportStop::Nothing { .. } | ImportStop::Medium(_))
-    )
+    let labels = host_labels(&seen.host.name_plate);
+    let medium = machine.medium.as_ref();
+    medium.is_some_and(|medium| medium.has_archive_for(&labels))
 }

@@ -11,11 +11,13 @@
 //! | [`repair`] | the repair of a bank against GNU tools and against bare (de)compression; memory |
 //! | [`transfers`] | bytes read and written, flushes, on disks of growing size |
 //! | [`discovery`] | looking at 1, 16 and 128 disks |
+//! | [`entries`] | archives with very many entries, and what a small archive may cost |
 //! | [`sizes`] | what the image is made of |
 
 pub mod boot;
 pub mod data;
 pub mod discovery;
+pub mod entries;
 pub mod process;
 pub mod repair;
 pub mod sizes;

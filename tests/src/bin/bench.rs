@@ -1,6 +1,6 @@
 //! `make bench`: measures the promised numbers, prints them as a table, and writes `dist/bench.json`.
 //!
-//! usage: bench [--quick] [PART…], with the parts boot, repair, transfers, discovery, sizes. Ends with
+//! usage: bench [--quick] [PART…], with the parts boot, repair, transfers, discovery, entries, sizes. Ends with
 //! status 1 if a promise is missed.
 
 use std::fs;
@@ -9,13 +9,20 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use rescue_tests::artefacts;
 use rescue_tests::bench::table::{Row, Verdict, text};
-use rescue_tests::bench::{Effort, boot, discovery, process, repair, sizes, transfers};
+use rescue_tests::bench::{Effort, boot, discovery, entries, process, repair, sizes, transfers};
 use serde_json::json;
 
 /// The version of the JSON's fields.
 const SCHEMA: &str = "esxi-rescue-bench/1";
 /// All parts; the one that needs the quietest machine comes first.
-const PARTS: [&str; 5] = ["boot", "repair", "transfers", "discovery", "sizes"];
+const PARTS: [&str; 6] = [
+    "boot",
+    "repair",
+    "transfers",
+    "discovery",
+    "entries",
+    "sizes",
+];
 
 fn main() -> Result<ExitCode> {
     let mut arguments = std::env::args_os().skip(1).peekable();
@@ -57,6 +64,7 @@ fn measured(part: &str, effort: Effort) -> Result<Vec<Row>> {
         "repair" => repair::rows(effort),
         "transfers" => transfers::rows(),
         "discovery" => discovery::rows(effort),
+        "entries" => entries::rows(effort),
         _ => sizes::rows(),
     }
 }

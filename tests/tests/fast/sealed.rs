@@ -525,7 +525,7 @@ fn an_archive_that_is_not_sealed_does_not_take_the_place_of_a_sealed_one_by_itse
     })?;
     case.refuses(
         &file,
-        "is not sealed by a TPM, and the archive in the bank is",
+        "is not sealed by a TPM, and an archive of this disk is",
     )
 }
 

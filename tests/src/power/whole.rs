@@ -183,6 +183,12 @@ pub fn disk(archive: &[u8]) -> Result<Bank> {
     table[446 + 12..446 + 16].copy_from_slice(&u32::try_from(sectors)?.to_le_bytes());
     table[510..].copy_from_slice(&[0x55, 0xaa]);
     bank.medium.patch(0, &table)?;
+    // A bank that the loader starts, down to the archive.
+    write_file(&mut bank, "B.B00", b"kernel")?;
+    let text = String::from_utf8(bank.boot_cfg.clone())?;
+    let text = format!("{text}kernel=b.b00\nmodules=state.tgz\n").into_bytes();
+    write_file(&mut bank, "BOOT.CFG", &text)?;
+    bank.boot_cfg = text;
     save(&mut bank, archive)?;
     bank.medium = bank.medium.flattened();
     Ok(bank)

@@ -183,6 +183,7 @@ fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refuse
         bank.ends.push((ShortName::BOOT_CFG, why));
     }
     for file in load.kernel.iter().chain(&load.modules) {
+        let file = &with_prefix(load.prefix.as_deref(), file);
         let name = name_of(file);
         let loaded = match is_archive(name) {
             true => volume.load(name).map(|bytes| {
@@ -201,6 +202,16 @@ fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refuse
         bank.ends.push((name, why));
     }
     Ok(())
+}
+
+/// The path of a file that boot.cfg names: `prefix=` goes before what has neither a leading slash nor a scheme
+/// (`mboot/config.c`).
+fn with_prefix(prefix: Option<&str>, file: &str) -> String {
+    let is_absolute = file.starts_with('/') || file.contains("://");
+    match prefix.filter(|prefix| !prefix.is_empty() && !is_absolute) {
+        Some(prefix) => format!("{prefix}/{file}"),
+        None => file.to_owned(),
+    }
 }
 
 fn is_archive(name: ShortName) -> bool {

@@ -226,11 +226,13 @@ fn the_commands_of_the_page_repair_two_hosts() -> Result<()> {
     println!("{shown}");
     ensure!(!shown.contains(PASSWORD), "the password was shown");
     for (name, judge) in &judges {
-        ensure!(!rack.has_medium(name)?, "the medium is still in {name}");
-        // It was restarted.
+        // It was restarted. What is in the drive of a machine that runs is seen once it is off: the emulator ejects for
+        // the next start.
         if rack.is_on(name)? {
             rack.switch_off(name)?;
+            rack.wait_until_off(name)?;
         }
+        ensure!(!rack.has_medium(name)?, "the medium is still in {name}");
         judge.repaired(&[0, 1], &[SATA])?;
     }
     Ok(())

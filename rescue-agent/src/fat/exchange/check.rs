@@ -260,6 +260,8 @@ pub(super) struct Traces {
     pub(super) aliases: Vec<usize>,
     /// Slots of copies whose place another one takes, and their archives.
     pub(super) superseded: Vec<(usize, ShortName)>,
+    /// Slots of the undo copies.
+    copies: Vec<usize>,
 }
 
 impl Traces {
@@ -273,6 +275,7 @@ impl Traces {
                 if !names::is_copy(&entry, archive) {
                     continue;
                 }
+                traces.copies.push(slot);
                 if volume.is_alias(&entry) {
                     traces.aliases.push(slot);
                 } else if entry.mark() == Some(Mark::Superseded) {
@@ -287,8 +290,13 @@ impl Traces {
         !(self.markers.is_empty() && self.aliases.is_empty() && self.superseded.is_empty())
     }
 
-    /// Clusters that belong to nobody and lie where a marker says that an exchange was at work.
+    /// Clusters that belong to nobody and lie where a marker says that an exchange was at work. None where a chain of
+    /// somebody else's is broken: what follows it, or lies below that directory, only looks as if it were nobody's.
     pub(super) fn in_flux(&self, survey: &Survey) -> Vec<u32> {
+        let mut faults = survey.faults.iter();
+        if faults.any(|fault| !self.copies.contains(&fault.slot)) {
+            return Vec::new();
+        }
         let windows: Vec<Window> = self.markers.iter().filter_map(|(_, one)| *one).collect();
         let is_in = |cluster: &u32| windows.iter().any(|window| window.contains(*cluster));
         survey.lost.iter().copied().filter(is_in).collect()

@@ -120,6 +120,9 @@ fn in_gpt(disk: Sectors<'_>) -> Result<Vec<Partition>, Refused> {
     if !header.starts_with(SIGNATURE) {
         return Err(not("no signature"));
     }
+    if (u32_at(&header, 24), u32_at(&header, 28)) != (1, 0) {
+        return Err(not("a header that says it is for another sector"));
+    }
     let header_bytes = u32_at(&header, 12) as usize;
     let Some(summed) = header.get(..header_bytes.max(HEADER_BYTES)) else {
         return Err(not(format!("a header of {header_bytes} bytes")));

@@ -260,14 +260,17 @@ pub(super) struct Traces {
     pub(super) aliases: Vec<usize>,
     /// Slots of copies whose place another one takes, and their archives.
     pub(super) superseded: Vec<(usize, ShortName)>,
-    /// Slots of the undo copies.
-    copies: Vec<usize>,
+    /// Slots of directories.
+    directories: Vec<usize>,
 }
 
 impl Traces {
     pub(super) fn of(volume: &Volume<'_>) -> Self {
         let mut traces = Self::default();
         for (slot, entry) in directory::live_entries(&volume.root) {
+            if entry.is_directory() {
+                traces.directories.push(slot);
+            }
             for archive in ARCHIVES {
                 if names::is_marker(&entry, archive) {
                     traces.markers.push((slot, Window::of(&entry)));
@@ -275,7 +278,6 @@ impl Traces {
                 if !names::is_copy(&entry, archive) {
                     continue;
                 }
-                traces.copies.push(slot);
                 if volume.is_alias(&entry) {
                     traces.aliases.push(slot);
                 } else if entry.mark() == Some(Mark::Superseded) {
@@ -290,11 +292,11 @@ impl Traces {
         !(self.markers.is_empty() && self.aliases.is_empty() && self.superseded.is_empty())
     }
 
-    /// Clusters that belong to nobody and lie where a marker says that an exchange was at work. None where a chain of
-    /// somebody else's is broken: what follows it, or lies below that directory, only looks as if it were nobody's.
+    /// Clusters that belong to nobody and lie where a marker says that an exchange was at work. None where a
+    /// directory is damaged: what lies in it only looks as if it were nobody's.
     pub(super) fn in_flux(&self, survey: &Survey) -> Vec<u32> {
         let mut faults = survey.faults.iter();
-        if faults.any(|fault| !self.copies.contains(&fault.slot)) {
+        if faults.any(|fault| self.directories.contains(&fault.slot)) {
             return Vec::new();
         }
         let windows: Vec<Window> = self.markers.iter().filter_map(|(_, one)| *one).collect();

@@ -65,6 +65,24 @@ impl Judge {
         BankVolume::new(&self.before, &self.made.layout, index)
     }
 
+    /// These bytes are the archive of both banks, the archives from before are kept, and nothing else has changed.
+    ///
+    /// # Errors
+    /// Says what is not so.
+    pub fn holds_in_both_banks(&self, bytes: &[u8]) -> Result<()> {
+        self.only_banks_changed(&[0, 1])?;
+        for bank in [0, 1] {
+            let (before, now) = (self.bank_before(bank)?, self.bank(bank)?);
+            now.is_no_worse_than(&before)?;
+            ensure!(now.read("STATE.TGZ")? == bytes, "bank {bank}");
+            ensure!(
+                now.read("STATE.ORG")? == before.read("STATE.TGZ")?,
+                "bank {bank}"
+            );
+        }
+        Ok(())
+    }
+
     /// Nothing at all was written.
     ///
     /// # Errors

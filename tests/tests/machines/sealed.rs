@@ -90,20 +90,6 @@ impl Scene {
             .args(["-smbios", &identity])
     }
 
-    fn has_in_both_banks(&self, bytes: &[u8]) -> Result<()> {
-        self.judge.only_banks_changed(&[0, 1])?;
-        for bank in [0, 1] {
-            let (before, now) = (self.judge.bank_before(bank)?, self.judge.bank(bank)?);
-            now.is_no_worse_than(&before)?;
-            ensure!(now.read("STATE.TGZ")? == bytes, "bank {bank}");
-            ensure!(
-                now.read("STATE.ORG")? == before.read("STATE.TGZ")?,
-                "bank {bank}"
-            );
-        }
-        Ok(())
-    }
-
     /// No note has the stick's menu start ESXi.
     fn is_not_handed_over(&self) -> Result<()> {
         let notes = self.stick.files("hosts")?;
@@ -123,7 +109,7 @@ fn an_archive_on_the_stick_goes_into_the_banks_and_the_machine_restarts() -> Res
     scene.put(&given)?;
     let finished = scene.machine(Firmware::Uefi, None).run()?;
     finished.expect(Ending::Rebooted, "restored")?;
-    scene.has_in_both_banks(&given)?;
+    scene.judge.holds_in_both_banks(&given)?;
     scene.is_not_handed_over()?;
     let report = finished.report()?;
     // Firmware without Secure Boot may say nothing at all.
@@ -158,7 +144,7 @@ fn an_archive_of_another_host_on_the_stick_is_taken_only_if_a_person_says_so() -
     let finished = running.finish()?;
     finished.expect(Ending::Rebooted, "restored")?;
     ensure!(plain(&finished.serial).contains("it is of another host, or of another time"));
-    scene.has_in_both_banks(&given)?;
+    scene.judge.holds_in_both_banks(&given)?;
     scene.is_not_handed_over()
 }
 
@@ -188,7 +174,7 @@ fn power_cuts_while_the_archive_of_the_stick_is_put_in_place_lose_nothing() -> R
         "{}",
         tail(&finished.serial)
     );
-    scene.has_in_both_banks(&given)?;
+    scene.judge.holds_in_both_banks(&given)?;
     scene.stick.check()
 }
 

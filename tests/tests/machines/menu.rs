@@ -63,7 +63,7 @@ struct AtTheLine {
 
 impl AtTheLine {
     fn sit_down(machine: Machine) -> Result<Self> {
-        let running = machine.typed().start()?;
+        let mut running = machine.typed().start()?;
         let keyboard = running.serial_keyboard()?;
         Ok(Self {
             running,

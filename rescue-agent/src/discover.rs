@@ -33,10 +33,16 @@ const PARALLEL_DISKS: usize = 64;
 /// Bytes of opened archives that are kept for the planning. What real hosts have is a hundredth of
 /// it; beyond, an archive is opened once more rather than more memory taken.
 const KEPT_BYTES_MAX: usize = 96 << 20;
+/// No archive is kept open that unpacks to more than this many times its size, many times what a real one
+/// does: several small files must not take much memory.
+const KEPT_RATIO_MAX: usize = 64;
 
 /// Bytes of archives up to which those of a disk are opened side by side, since each takes several
 /// times its size of memory meanwhile.
 const OPENED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
+/// Below this sum a thread costs more memory than it saves time: what real hosts have is opened in a few
+/// milliseconds, and something small that unpacks to much is not opened twice at once.
+const OPENED_AT_ONCE_BYTES_MIN: usize = 2 << 20;
 
 /// What archives say whose bytes are known, by the SHA-256 of these bytes in hex.
 pub type Known = HashMap<String, Content>;
@@ -295,7 +301,7 @@ impl Look<'_> {
             .flat_map(|bank| std::mem::take(&mut bank.files))
             .collect();
         let at_once = match files.iter().map(Files::bytes).sum::<usize>() {
-            0..=OPENED_AT_ONCE_BYTES_MAX => parallel::computing(),
+            OPENED_AT_ONCE_BYTES_MIN..=OPENED_AT_ONCE_BYTES_MAX => parallel::computing(),
             _ => 1,
         };
         let mut opened = parallel::map(files, at_once, |files| self.open_files(files))
@@ -365,6 +371,9 @@ impl Look<'_> {
         let archive = StateArchive::open_with(raw, self.recovery_key)?;
         let content = Content::of(&archive, name)?.opened_by(self.recovery_key);
         let bytes = archive.memory_bytes();
+        if bytes > raw.len().saturating_mul(KEPT_RATIO_MAX) {
+            return Ok(content);
+        }
         let kept = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
         if kept.saturating_add(bytes) <= KEPT_BYTES_MAX {
             return Ok(Content {

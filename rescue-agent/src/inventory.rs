@@ -5,7 +5,7 @@ mod no_disk;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::archive::keystore::Mode;
 use crate::archive::{
@@ -13,8 +13,8 @@ use crate::archive::{
 };
 use crate::bank::{BootCfg, Standing, VmfatMarker};
 use crate::config::boot_script::BootMark;
-use crate::config::configstore::StoreOwner;
-use crate::config::esx_conf::{ByteRange, Owner};
+use crate::config::configstore::{StoreDevice, StoreOwner};
+use crate::config::esx_conf::{ByteRange, DeviceLines, Owner};
 use crate::config::pci::{EsxAddress, PciAddress, Reading, VendorDevice};
 use crate::counted::counted;
 use crate::disk::partition::{PartitionKind, PartitionTable};
@@ -451,13 +451,21 @@ impl Content {
             seal: archive.seal().cloned(),
             recovery_key: None,
             uncompressed: archive.is_uncompressed(),
-            devices: devices_of(&configuration),
+            devices: devices_of(
+                configuration.esx_conf.unwrap_or_default(),
+                configuration.store.unwrap_or_default(),
+            ),
             boot_marks: configuration.boot_marks,
             identity: configuration.identity,
             saved: configuration.saved,
             store_bank: configuration.store_bank,
             kept: Kept::default(),
         })
+    }
+
+    /// The devices that are passed through.
+    pub fn passed_through(&self) -> impl Iterator<Item = &DeviceEntry> {
+        self.devices.iter().filter(|entry| entry.passed_through)
     }
 
     /// Notes the recovery key by which it was opened, if it needed one.
@@ -548,7 +556,7 @@ pub struct DeviceEntry {
     /// Where it stands.
     pub place: Place,
     /// Its address as it is spelled there.
-    pub text: String,
+    pub text: Arc<str>,
     /// Its address, where the text is one.
     pub address: Option<PciAddress>,
     /// The number base in which the address was read.
@@ -566,41 +574,38 @@ pub struct DeviceEntry {
 }
 
 /// The devices of a configuration.
-pub fn devices_of(configuration: &Configuration) -> Vec<DeviceEntry> {
-    let from_conf = configuration.esx_conf.iter().flatten().filter_map(|entry| {
+fn devices_of(esx_conf: Vec<DeviceLines>, store: Vec<StoreDevice>) -> Vec<DeviceEntry> {
+    let mut devices = Vec::with_capacity(esx_conf.len() + store.len());
+    let from_conf = esx_conf.into_iter().filter_map(|entry| {
         let ranges: Vec<ByteRange> = entry.passthru_ranges().collect();
-        let owner = entry.owner()?;
+        let passed_through = *entry.owner()? == Owner::Passthru;
         let address = EsxAddress::parse(&entry.address_text);
         Some(DeviceEntry {
-            text: entry.address_text.clone(),
             address: address.as_ref().map(|read| read.address),
             reading: address.as_ref().map_or(Reading::Hex, |read| read.reading),
             alternative: address.and_then(|read| read.alternative),
-            passed_through: *owner == Owner::Passthru,
+            passed_through,
             id: entry
                 .vendor
-                .as_deref()
-                .zip(entry.device.as_deref())
-                .and_then(|(v, d)| VendorDevice::from_parts(v, d)),
+                .zip(entry.device)
+                .map(|(vendor, device)| VendorDevice { vendor, device }),
             class: entry.class.as_deref().and_then(PciClass::from_recorded),
-            vmkname: entry.vmkname.clone(),
+            text: entry.address_text.into(),
+            vmkname: entry.vmkname,
             place: Place::EsxConf(ranges),
         })
     });
-    let from_store = configuration
-        .store
-        .iter()
-        .flatten()
-        .map(|device| DeviceEntry {
-            text: device.identifier.clone(),
-            address: device.identifier.parse().ok(),
-            reading: Reading::Hex,
-            alternative: None,
-            passed_through: device.owner() == StoreOwner::Passthru,
-            id: None,
-            class: None,
-            vmkname: None,
-            place: Place::ConfigStore(device.identifier.clone()),
-        });
-    from_conf.chain(from_store).collect()
+    let from_store = store.into_iter().map(|device| DeviceEntry {
+        address: device.identifier.parse().ok(),
+        reading: Reading::Hex,
+        alternative: None,
+        passed_through: device.owner() == StoreOwner::Passthru,
+        id: None,
+        class: None,
+        vmkname: None,
+        text: device.identifier.as_str().into(),
+        place: Place::ConfigStore(device.identifier),
+    });
+    devices.extend(from_conf.chain(from_store));
+    devices
 }

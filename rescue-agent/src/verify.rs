@@ -434,5 +434,5 @@ fn still_passed_through<'p>(plan: &'p BankPlan, now: &Bank) -> Vec<&'p str> {
             .flat_map(|content| plan::missing_in(&change.devices, content))
     };
     let devices = changes.iter().flat_map(lacking);
-    devices.map(|device| device.text.as_str()).collect()
+    devices.map(|device| &*device.text).collect()
 }

@@ -24,7 +24,7 @@ use super::recovery_key::RecoveryKey;
 use super::tar::{self, Member, TarError};
 use crate::config::boot_script::{self, BootMark};
 use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
-use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConfError};
+use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConf, EsxConfError};
 
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
@@ -382,7 +382,7 @@ impl StateArchive {
                 system_uuid: conf.system_uuid().map(str::to_owned),
                 host_name: conf.host_name().map(str::to_owned),
             });
-        let esx_conf = esx_conf.map(|conf| conf.devices().to_vec());
+        let esx_conf = esx_conf.map(EsxConf::into_devices);
         let store = self
             .content(self.places.store.as_ref())
             .map(Store::open)

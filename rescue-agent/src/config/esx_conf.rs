@@ -14,6 +14,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::pci;
+
 /// Larger than any esx.conf seen (tens of KiB, a few hundred on hosts with many LUNs).
 pub const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
 /// The longest key or value that ESXi reads, in bytes.
@@ -78,18 +80,14 @@ pub struct DeviceLines {
     pub address_text: String,
     /// Every `owner` statement in the order of the file. Usually one; often none.
     pub owners: Vec<OwnerValue>,
-    /// PCI vendor ID, hex text.
-    pub vendor: Option<String>,
-    /// PCI device ID, hex text.
-    pub device: Option<String>,
+    /// PCI vendor ID.
+    pub vendor: Option<u16>,
+    /// PCI device ID.
+    pub device: Option<u16>,
     /// ESXi's name for the adapter, such as `vmhba0`.
     pub vmkname: Option<String>,
     /// PCI class, hex text.
     pub class: Option<String>,
-    /// PCI subsystem vendor ID, hex text.
-    pub subven: Option<String>,
-    /// PCI subsystem ID, hex text.
-    pub subdev: Option<String>,
 }
 
 impl DeviceLines {
@@ -101,8 +99,6 @@ impl DeviceLines {
             device: None,
             vmkname: None,
             class: None,
-            subven: None,
-            subdev: None,
         }
     }
 
@@ -122,17 +118,20 @@ impl DeviceLines {
 
     fn set(&mut self, leaf: &[u8], value: &[u8], range: ByteRange) {
         let text = || Some(String::from_utf8_lossy(value).into_owned());
+        let id = || str::from_utf8(value).ok().and_then(pci::id);
         match leaf {
-            b"owner" => self.owners.push(OwnerValue {
-                range,
-                value: Owner::new(value),
-            }),
-            b"vendor" => self.vendor = text(),
-            b"device" => self.device = text(),
+            b"owner" => {
+                // Nearly every entry has one, and a file may have very many entries.
+                self.owners.reserve_exact(1);
+                self.owners.push(OwnerValue {
+                    range,
+                    value: Owner::new(value),
+                });
+            }
+            b"vendor" => self.vendor = id(),
+            b"device" => self.device = id(),
             b"vmkname" => self.vmkname = text(),
             b"class" => self.class = text(),
-            b"subven" => self.subven = text(),
-            b"subdev" => self.subdev = text(),
             _ => {}
         }
     }
@@ -158,6 +157,11 @@ impl EsxConf {
     /// 7.0U2 and later there are usually none: the ConfigStore holds them.
     pub fn devices(&self) -> &[DeviceLines] {
         &self.devices
+    }
+
+    /// The same, handed out.
+    pub fn into_devices(self) -> Vec<DeviceLines> {
+        self.devices
     }
 
     /// ESXi's own UUID of the system.
@@ -389,13 +393,13 @@ fn is_space(byte: u8) -> bool {
 
 /// Groups device statements by address while the file is read.
 #[derive(Default)]
-struct Collector {
+struct Collector<'a> {
     conf: EsxConf,
-    by_address: std::collections::HashMap<Vec<u8>, usize>,
+    by_address: std::collections::HashMap<&'a [u8], usize>,
 }
 
-impl Collector {
-    fn take(&mut self, key: &[u8], value: &[u8], range: ByteRange) {
+impl<'a> Collector<'a> {
+    fn take(&mut self, key: &'a [u8], value: &[u8], range: ByteRange) {
         self.conf.statements += 1;
         let text = || Some(String::from_utf8_lossy(value).into_owned());
         match key {
@@ -407,7 +411,7 @@ impl Collector {
             return;
         };
         let devices = &mut self.conf.devices;
-        let index = *self.by_address.entry(address.to_vec()).or_insert_with(|| {
+        let index = *self.by_address.entry(address).or_insert_with(|| {
             devices.push(DeviceLines::new(
                 String::from_utf8_lossy(address).into_owned(),
             ));
@@ -550,11 +554,10 @@ mod tests {
             ]
         );
         let sata = &conf.devices()[0];
-        assert_eq!(sata.vendor.as_deref(), Some("8086"));
-        assert_eq!(sata.device.as_deref(), Some("3b25"));
+        assert_eq!(sata.vendor, Some(0x8086));
+        assert_eq!(sata.device, Some(0x3b25));
         assert_eq!(sata.vmkname.as_deref(), Some("vmhba0"));
         assert_eq!(sata.class.as_deref(), Some("0x010601"));
-        assert_eq!(sata.subven, None);
     }
 
     #[test]

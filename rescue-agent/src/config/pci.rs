@@ -269,7 +269,7 @@ impl FromStr for VendorDevice {
 }
 
 /// One ID of up to four hex digits.
-fn id(text: &str) -> Option<u16> {
+pub(super) fn id(text: &str) -> Option<u16> {
     let text = text.trim_ascii_end();
     let digits = text.strip_prefix("0x").unwrap_or(text);
     u16::try_from(field(digits, Reading::Hex)?).ok()

@@ -66,7 +66,7 @@ fn need(mark: &BootMark, judge: &Judge<'_>) -> Option<Need> {
     let address = mark.device?;
     let entry = DeviceEntry {
         place: Place::ConfigStore(address.to_string()),
-        text: address.to_string(),
+        text: address.to_string().into(),
         address: Some(address),
         reading: Reading::Hex,
         alternative: None,

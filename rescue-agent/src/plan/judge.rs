@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::PlanError;
 use super::needs::Needs;
@@ -93,7 +94,7 @@ fn verdict(need: &Need, request: &Request) -> (Verdict, String) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
     /// Its address as it is spelled in the configuration.
-    pub text: String,
+    pub text: Arc<str>,
     /// Its address, where the text is one.
     pub address: Option<PciAddress>,
     /// The number base in which the address was read.
@@ -105,7 +106,7 @@ pub struct Judged {
     /// ESXi's name for it.
     pub vmkname: Option<String>,
     /// What sits at the address now.
-    pub present: Option<PciFunction>,
+    pub present: Option<Box<PciFunction>>,
     /// The address by which a person can choose it: one where a device is, as far as is known.
     pub choose_by: Option<PciAddress>,
     /// How likely it is that ESXi needs a device of this kind.
@@ -261,8 +262,11 @@ impl<'a> Judge<'a> {
     /// All devices that are passed through somewhere, each once: what ESXi most likely needs first, what
     /// is not there last.
     pub(super) fn devices(&self, inventory: &Inventory) -> Vec<Judged> {
-        let mut devices: Vec<Judged> = Vec::new();
-        let mut known: HashMap<(DeviceIdentity, Verdict), usize> = HashMap::new();
+        // Archives of one host name mostly the same devices.
+        let counts = contents(inventory, self.given).map(|one| one.passed_through().count());
+        let number = counts.max().unwrap_or(0);
+        let mut devices: Vec<Judged> = Vec::with_capacity(number);
+        let mut known: HashMap<(DeviceIdentity, Verdict), usize> = HashMap::with_capacity(number);
         for entry in entries(inventory, self.given).filter(|entry| entry.passed_through) {
             let new = self.judged(entry);
             match known.entry((new.identity(), new.verdict)) {
@@ -273,7 +277,7 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        devices.sort_by_key(Judged::usefulness);
+        devices.sort_by_cached_key(Judged::usefulness);
         devices
     }
 
@@ -299,7 +303,7 @@ impl<'a> Judge<'a> {
     fn judged(&self, entry: &DeviceEntry) -> Judged {
         let (need, request) = (self.need(entry), self.request(entry));
         let (verdict, reason) = verdict(&need, &request);
-        let present = self.present(entry).cloned();
+        let present = self.present(entry).cloned().map(Box::new);
         let differs = |id: &VendorDevice| present.as_ref().is_some_and(|there| there.id != *id);
         let was = entry
             .id
@@ -499,16 +503,22 @@ impl Judged {
 }
 
 /// All entries of the banks' archives, and of one that was given.
-fn entries<'i>(
+fn contents<'i>(
     inventory: &'i Inventory,
     given: Option<&'i Content>,
-) -> impl Iterator<Item = &'i DeviceEntry> {
+) -> impl Iterator<Item = &'i Content> {
     inventory
         .banks()
         .flat_map(|(_, bank)| &bank.archives)
         .filter_map(|archive| archive.content.as_ref().ok())
         .chain(given)
-        .flat_map(|content| &content.devices)
+}
+
+fn entries<'i>(
+    inventory: &'i Inventory,
+    given: Option<&'i Content>,
+) -> impl Iterator<Item = &'i DeviceEntry> {
+    contents(inventory, given).flat_map(|content| &content.devices)
 }
 
 /// By what two entries are known to speak of one device.

@@ -15,6 +15,7 @@ mod recipe;
 pub(crate) mod refusal;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use next_start::Needed;
 
@@ -234,7 +235,7 @@ pub enum RestoreFrom {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceChange {
     /// Its address as it is spelled in the configuration.
-    pub text: String,
+    pub text: Arc<str>,
     /// Its address.
     pub address: Option<PciAddress>,
     /// The file that names it.
@@ -255,10 +256,10 @@ pub fn missing_in<'c>(changes: &'c [DeviceChange], content: &Content) -> Vec<&'c
         .devices
         .iter()
         .filter(|entry| entry.passed_through)
-        .map(|entry| (entry.text.as_str(), entry.place.file()))
+        .map(|entry| (&*entry.text, entry.place.file()))
         .collect();
     let lacks = |change: &&DeviceChange| {
-        let entry = (change.text.as_str(), change.file);
+        let entry = (&*change.text, change.file);
         passed_through.contains(&entry)
     };
     changes.iter().filter(lacks).collect()
@@ -483,7 +484,7 @@ fn each_bank(
     for (disk_index, disk) in inventory.disks.iter().enumerate() {
         all.extend((0..disk.banks.len()).map(|index| (disk_index, index)));
     }
-    let at_once = match inventory.banks().map(|(_, bank)| packed_bytes(bank)).sum() {
+    let at_once = match inventory.banks().map(|(_, bank)| bytes_to_plan(bank)).sum() {
         0..=PLANNED_AT_ONCE_BYTES_MAX => parallel::computing(),
         _ => 1,
     };
@@ -526,13 +527,18 @@ fn free_of_users(disk: &Disk, action: Action) -> Action {
     }
 }
 
-/// Bytes of all archives up to which banks are planned side by side, since each takes several times
-/// its archive's size of memory meanwhile.
+/// Up to this sum of [`bytes_to_plan`] banks are planned side by side.
 const PLANNED_AT_ONCE_BYTES_MAX: usize = 16 << 20;
+/// What an entry of a device takes in memory while its bank is planned, in bytes, roughly.
+const ENTRY_BYTES: usize = 1 << 10;
 
-fn packed_bytes(bank: &Bank) -> usize {
-    let raw = bank.archives.iter().flat_map(|archive| &archive.raw);
-    raw.map(Vec::len).sum()
+/// What the planning of a bank takes in memory, roughly: a few times this.
+fn bytes_to_plan(bank: &Bank) -> usize {
+    let of_archive = |archive: &ArchiveFile| {
+        let entries = archive.content.as_ref().map_or(0, |one| one.devices.len());
+        archive.raw.as_ref().map_or(0, Vec::len) + entries * ENTRY_BYTES
+    };
+    bank.archives.iter().map(of_archive).sum()
 }
 
 fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
@@ -688,7 +694,7 @@ fn change_to(
     if let Some(device) = missing_in(&devices, &content).first() {
         return Err(refuse(&BankRefusal::StillPassesThrough {
             name: name.to_string(),
-            device: device.text.clone(),
+            device: device.text.to_string(),
         }));
     }
     Ok(FileChange {
@@ -723,8 +729,9 @@ fn edited(
 
 /// Every edit that the verdicts ask of an archive.
 fn edit(content: &Content, judge: &judge::Judge<'_>) -> (Edit, Vec<DeviceChange>) {
-    let (mut edit, mut devices) = (Edit::default(), Vec::new());
-    for entry in content.devices.iter().filter(|entry| entry.passed_through) {
+    let mut edit = Edit::default();
+    let mut devices = Vec::with_capacity(content.passed_through().count());
+    for entry in content.passed_through() {
         if judge.judge(entry).0 != Verdict::GiveBack {
             continue;
         }

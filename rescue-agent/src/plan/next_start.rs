@@ -18,7 +18,7 @@ pub(super) struct Needed(HashMap<(DeviceIdentity, &'static str), NeededDevice>);
 
 #[derive(Debug, Clone)]
 struct NeededDevice {
-    why: String,
+    why: Box<str>,
     verdict: Verdict,
     choose_by: Option<PciAddress>,
     kind: Kind,
@@ -47,7 +47,7 @@ impl Needed {
         let passed_through = entries.filter(|entry| entry.passed_through);
         let needed = passed_through.filter_map(|entry| {
             let device = NeededDevice {
-                why: judge.why_needed(entry)?,
+                why: judge.why_needed(entry)?.into(),
                 verdict: judge.judge(entry).0,
                 choose_by: judge.choose_by(entry),
                 kind: judge.kind(entry),
@@ -261,7 +261,7 @@ impl NextStart {
             let still = StillPassed {
                 device: DeviceIdentity::of(entry.address, &entry.text).to_string(),
                 choose_by: DeviceIdentity::of(address, &entry.text).to_string(),
-                why_needed: device.why.clone(),
+                why_needed: device.why.to_string(),
                 cause: match device.verdict {
                     Verdict::GiveBack => Cause::NotRepaired,
                     Verdict::Leave => Cause::LeftByRequest,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Line;
+use super::listed::{listed, more_line};
 use crate::config::pci::{PciAddress, Reading};
 use crate::host::{DiskNode, Host};
 use crate::inventory::{Disk, Inventory};
@@ -26,12 +27,10 @@ pub fn explain(inventory: &Inventory, host: Option<&Host>, plan: &Plan) -> Vec<L
     if plan.devices.is_empty() {
         lines.push("           nothing".into());
     }
-    lines.extend(
-        plan.devices
-            .iter()
-            .flat_map(|device| device_lines(device, host)),
-    );
-    lines.iter().map(Line::plain).collect()
+    let (devices, not_listed) = listed(&plan.devices);
+    lines.extend(devices.iter().flat_map(|device| device_lines(device, host)));
+    let lines = lines.iter().map(Line::plain);
+    lines.chain(more_line(not_listed)).collect()
 }
 
 fn disk_lines(disk: &Disk, host: &Host) -> Vec<String> {

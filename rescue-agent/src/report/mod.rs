@@ -7,6 +7,7 @@ mod advice;
 mod explain;
 mod keys;
 mod line;
+mod listed;
 mod model;
 mod text;
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Line;
 use super::advice;
 use super::keys::{KeyGiven, key_given};
+use super::listed::listed;
 use crate::disk::partition::TableKind;
 use crate::firmware::SecureBoot;
 use crate::host::{Host, SystemInfo};
@@ -22,8 +23,8 @@ use crate::report::text::{is_steering, same_installation};
 pub const SCHEMA: &str = "esxi-rescue/1";
 /// How many times fields were added. Since 2 a report knows suspects and the next start;
 /// since 3 all data of ESXi's; since 4 recipes and Secure Boot; since 5 paths, copies and which disk starts;
-/// since 6 boot scripts; since 7 a given archive.
-const REVISION: u32 = 7;
+/// since 6 boot scripts; since 7 a given archive; since 8 how many devices are not listed.
+const REVISION: u32 = 8;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,6 +116,7 @@ pub struct Report {
     starts_first: Option<String>,
     next_starts: Vec<NextStartReport>,
     devices: Vec<DeviceReport>,
+    devices_not_listed: usize,
     recipes: Vec<RecipeReport>,
     source: Option<SourceReport>,
     /// Whether this start ran with Secure Boot.
@@ -195,6 +197,7 @@ struct NextStartReport {
     good: bool,
     ends: Option<String>,
     passed_through: Vec<StillPassedReport>,
+    not_listed: usize,
     unread: Vec<String>,
     unless_partitions: Vec<u32>,
     other_bank: Option<u32>,
@@ -298,6 +301,7 @@ struct ChangeReport {
     before_sha256: String,
     after_sha256: String,
     devices: Vec<DeviceChangeReport>,
+    devices_not_listed: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -377,6 +381,8 @@ impl Report {
         let devices_changed = plan
             .zip(receipt)
             .map_or(0, |(plan, receipt)| devices_changed(plan, receipt));
+        let (devices, devices_not_listed) =
+            listed(plan.map_or(&[], |plan| plan.devices.as_slice()));
         Self {
             schema: SCHEMA,
             revision: REVISION,
@@ -411,9 +417,8 @@ impl Report {
                 .iter()
                 .map(|start| next_start_report(start, now))
                 .collect(),
-            devices: plan
-                .map(|plan| plan.devices.iter().map(device_report).collect())
-                .unwrap_or_default(),
+            devices: devices.iter().map(device_report).collect(),
+            devices_not_listed,
             recipes: plan
                 .map(|plan| plan.recipes.iter().map(recipe_report).collect())
                 .unwrap_or_default(),
@@ -536,7 +541,8 @@ fn is_suspicious(inventory: &Inventory) -> bool {
 }
 
 fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartReport {
-    let still = start.passed_through.iter().map(|still| StillPassedReport {
+    let (still, not_listed) = listed(&start.passed_through);
+    let still = still.iter().map(|still| StillPassedReport {
         device: still.device.clone(),
         why_needed: still.why_needed.clone(),
         cause: match still.cause {
@@ -555,6 +561,7 @@ fn next_start_report(start: &NextStart, inventory: &Inventory) -> NextStartRepor
         good: start.is_good(),
         ends: start.ends.clone(),
         passed_through: still.collect(),
+        not_listed,
         unread: unread.collect(),
         unless_partitions: start.unless.clone(),
         other_bank: start.other,
@@ -901,15 +908,16 @@ fn change_reports(plan: &BankPlan) -> Vec<ChangeReport> {
                 file: change.name.to_string(),
                 before_sha256: change.before.clone(),
                 after_sha256: change.after.clone(),
-                devices: change
-                    .devices
+                devices: listed(&change.devices)
+                    .0
                     .iter()
                     .map(|device| DeviceChangeReport {
                         address: device.address.map(|address| address.to_string()),
-                        text: device.text.clone(),
+                        text: device.text.to_string(),
                         file: device.file,
                     })
                     .collect(),
+                devices_not_listed: listed(&change.devices).1,
             })
             .collect(),
         Action::Restore(restores) => restores
@@ -919,6 +927,7 @@ fn change_reports(plan: &BankPlan) -> Vec<ChangeReport> {
                 before_sha256: restore.before.clone(),
                 after_sha256: restore.after.clone(),
                 devices: Vec::new(),
+                devices_not_listed: 0,
             })
             .collect(),
         Action::Nothing { .. } | Action::Refuse { .. } => Vec::new(),
@@ -950,7 +959,7 @@ fn need_word(need: &Need) -> &'static str {
 fn device_report(device: &Judged) -> DeviceReport {
     DeviceReport {
         address: device.address.map(|address| address.to_string()),
-        text: device.text.clone(),
+        text: device.text.to_string(),
         files: device.files.clone(),
         vmkname: device.vmkname.clone(),
         present_id: device

@@ -6,12 +6,13 @@ use super::ResultWord;
 use super::advice::{BootScript, Unread};
 use super::keys::{KeyGiven, key_given};
 use super::line::{Line, Mood, Tone, WIDTH, laid_out, shortened};
+use super::listed::{listed, more_line};
 use crate::archive::{BackupCounter, Seal};
 use crate::host::{Host, PciFunction};
 use crate::inventory::{ArchiveFile, Bank, Disk, Inventory, SameInstallation, Suspect, UndoCopy};
 use crate::plan::{
-    Action, BankPlan, ComesBack, DeviceChange, FileChange, Imported, Judged, Plan, RestoreFrom,
-    Verdict,
+    Action, BankPlan, ComesBack, DeviceChange, DeviceIdentity, FileChange, Imported, Judged, Plan,
+    RestoreFrom, Verdict,
 };
 use crate::repair::{Outcome, Receipt};
 use crate::report::Report;
@@ -427,16 +428,12 @@ fn plan_lines(disk: &Disk, numbers: &[String], work: &[Line]) -> Vec<Line> {
 
 /// The verdict on every device that is passed through, and the boot scripts that pass some through again.
 pub fn devices(plan: &Plan, detail: Detail) -> Vec<Line> {
+    let (devices, not_listed) = listed(&plan.devices);
     let mut lines = match detail {
-        Detail::Full => laid_out(
-            &plan
-                .devices
-                .iter()
-                .flat_map(device_in_full)
-                .collect::<Vec<_>>(),
-        ),
-        Detail::Brief => devices_briefly(&plan.devices),
+        Detail::Full => laid_out(&devices.iter().flat_map(device_in_full).collect::<Vec<_>>()),
+        Detail::Brief => devices_briefly(devices),
     };
+    lines.extend(more_line(not_listed));
     let scripts = plan.comes_back.iter().flat_map(script_lines);
     lines.extend(laid_out(&scripts.collect::<Vec<_>>()));
     lines
@@ -499,7 +496,7 @@ fn device_in_full(device: &Judged) -> Vec<Line> {
         .map(|function| format!(" {} {}", function.class, function.id))
         .unwrap_or_default();
     let name = function.and_then(|function| function.name.clone());
-    let spelled = match device.text == address {
+    let spelled = match *device.text == *address {
         true => String::new(),
         false => format!(" [{}]", device.text),
     };
@@ -527,7 +524,7 @@ fn moved(device: &Judged) -> Option<Line> {
 
 fn address_of(device: &Judged) -> String {
     let address = device.address.map(|address| address.to_string());
-    address.unwrap_or_else(|| device.text.clone())
+    address.unwrap_or_else(|| device.text.to_string())
 }
 
 /// What sits there: class, IDs and, where known, maker and model.
@@ -537,7 +534,7 @@ pub fn what_it_is(device: &Judged) -> String {
         None => format!("{} {}", function.class, function.id),
     };
     let recorded = || device.recorded.map(|id| format!("{id}, not there now"));
-    let present = device.present.as_ref().map(told);
+    let present = device.present.as_deref().map(told);
     present
         .or_else(recorded)
         .unwrap_or_else(|| "unknown".into())
@@ -613,7 +610,11 @@ fn addresses(devices: &[DeviceChange]) -> Vec<String> {
         .iter()
         .map(DeviceChange::identity)
         .filter(|device| seen.insert(device.clone()));
-    each_once.map(|device| device.to_string()).collect()
+    let each_once: Vec<DeviceIdentity> = each_once.collect();
+    let (devices, more) = listed(&each_once);
+    let mut words: Vec<String> = devices.iter().map(ToString::to_string).collect();
+    words.extend((more > 0).then(|| format!("and {more} more")));
+    words
 }
 
 /// How it ended: failures first, then one plain sentence, then what to do next.

@@ -184,7 +184,7 @@ mod tests {
 
     fn device(address: &str, verdict: Verdict) -> Judged {
         Judged {
-            text: address.to_owned(),
+            text: address.into(),
             address: address.parse().ok(),
             reading: Reading::Hex,
             alternative: None,

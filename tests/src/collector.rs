@@ -299,8 +299,12 @@ impl Start {
         };
         let mut command = Command::new(find("unshare")?);
         let script = format!("mount -t tmpfs -o size={size}k tmpfs \"$0\" && exec \"$@\"");
+        // Root needs no user namespace, and in a chroot there is none to be had.
+        if !nix::unistd::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
         command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .args(["--mount", "sh", "-c", &script])
             .arg(store)
             .arg(builder);
         Ok(command)

@@ -24,8 +24,6 @@ hosts) need='debootstrap git ca-certificates debian-archive-keyring' ;;
 esac
 # What the tests make boot images with; the images that are shipped are made with programs that the builder gets itself.
 case $1 in check | test) need="$need xorriso grub-pc-bin grub-common mtools dosfstools xz-utils" ;; esac
-# Debian 13 does not have the file system over HTTP that BMCs name themselves as.
-apt-cache policy httpfs2 2>/dev/null | grep -q 'Candidate: [0-9]' || need=$(echo "$need" | sed 's/ httpfs2 / httpdirfs /')
 command -v apt-get >/dev/null || { echo "$0: this needs Debian 12 or later (no apt-get here)" >&2; exit 1; }
 
 root=$(dirname "$0")/..
@@ -41,6 +39,16 @@ as_root() {
 updated=
 update() { [ -n "$updated" ] || { echo "setup: refreshing the package lists"; as_root apt-get -q -q update; updated=1; }; }
 installed() { dpkg-query -W -f '${Package} ${Status}\n' 2>/dev/null | sed -n 's/ install ok installed$//p'; }
+
+# Debian 12 and 13 do not have the same packages, and without lists it is not known which they have.
+offered() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'; }
+if [ "$1" = test ]; then
+    offered make || update
+    # The file system over HTTP that BMCs name themselves as.
+    offered httpfs2 || need=$(echo "$need" | sed 's/ httpfs2 / httpdirfs /')
+    # libvirt's storage driver, where it is not in libvirt's own package.
+    ! offered libvirt-daemon-driver-storage || need="$need libvirt-daemon-driver-storage"
+fi
 
 present=" $(installed | tr '\n' ' ')"
 missing=

@@ -50,11 +50,21 @@ if [ "$1" = test ]; then
     ! offered libvirt-daemon-driver-storage || need="$need libvirt-daemon-driver-storage"
 fi
 
-present=" $(installed | tr '\n' ' ')"
-missing=
-for package in $need; do
-    case "$present" in *" $package "*) ;; *) missing="$missing $package" ;; esac
-done
+find_missing() {
+    present=" $(installed | tr '\n' ' ')"
+    missing=
+    for package in $need; do
+        case "$present" in *" $package "*) ;; *) missing="$missing $package" ;; esac
+    done
+}
+install_missing() {
+    echo "setup: installing$missing"
+    update
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+}
+
+find_missing
 
 if [ "$1" != hosts ] && ! { command -v cargo >/dev/null && new_enough "$(cargo --version | cut -d ' ' -f 2)"; }; then
     update
@@ -72,10 +82,10 @@ if [ "$1" != hosts ] && ! { command -v cargo >/dev/null && new_enough "$(cargo -
 fi
 
 if [ -n "$missing" ]; then
-    echo "setup: installing$missing"
-    update
-    # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+    install_missing
+    # apt removes what does not fit what it installs, such as a tool of a newer Debian: that is among the needed.
+    find_missing
+    [ -z "$missing" ] || install_missing
 else
     echo "setup: no packages to install"
 fi

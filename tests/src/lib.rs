@@ -12,6 +12,7 @@ pub mod collector;
 pub mod disk_image;
 pub mod esxi;
 pub mod judge;
+pub mod judged_disk;
 pub mod live;
 pub mod machine;
 pub mod power;

@@ -7,8 +7,9 @@ use rescue_tests::agent::{self, DONE, NONE_FOUND, REFUSED};
 use rescue_tests::artefacts;
 use rescue_tests::esxi::archive::{Dialect, ESX_CONF, Flaw, Member};
 use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
-use rescue_tests::esxi::{Bank, EsxiDisk, Made};
+use rescue_tests::esxi::{Bank, EsxiDisk};
 use rescue_tests::judge::Judge;
+use rescue_tests::judged_disk::JudgedDisk;
 
 /// Spoils a bank before its disk is made.
 type Spoil = fn(&mut Bank);
@@ -16,34 +17,11 @@ type Spoil = fn(&mut Bank);
 /// The boot controller, as a selector.
 const BOOT: &str = "0000:00:1f.2";
 
-struct Case {
-    _folder: tempfile::TempDir,
-    made: Made,
-    judge: Judge,
-}
-
-impl Case {
-    fn new(disk: &EsxiDisk) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let made = disk.make(folder.path(), "disk")?;
-        let judge = Judge::new(&made, folder.path())?;
-        Ok(Self {
-            _folder: folder,
-            made,
-            judge,
-        })
-    }
-
-    fn revert(&self, devices: &str) -> Result<agent::Run> {
-        agent::revert(devices, &self.made.image)
-    }
-}
-
 // --- what is done ------------------------------------------------------------------------------
 
 #[test]
 fn revert_gives_the_boot_controller_back_in_both_banks_and_changes_nothing_else() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let run = case.revert(BOOT)?.expect(DONE)?;
     assert_eq!(run.result()?, "reverted");
     case.judge.repaired(&[0, 1], &[SATA])?;
@@ -60,7 +38,7 @@ fn revert_gives_the_boot_controller_back_in_both_banks_and_changes_nothing_else(
 
 #[test]
 fn nobody_reading_along_does_not_break_a_repair_off() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     // The reader at the other end of the pipe is gone before the first word.
     let (reader, writer) = std::io::pipe()?;
     drop(reader);
@@ -76,28 +54,28 @@ fn nobody_reading_along_does_not_break_a_repair_off() -> Result<()> {
 
 #[test]
 fn a_device_is_selected_by_vendor_and_device() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert("8086:2922")?.expect(DONE)?;
     case.judge.repaired(&[0, 1], &[SATA])
 }
 
 #[test]
 fn all_selects_every_device_that_is_passed_through() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert("all")?.expect(DONE)?;
     case.judge.repaired(&[0, 1], &[SATA, GPU])
 }
 
 #[test]
 fn several_selectors_add_up() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert("0000:01:00.0,8086:2922")?.expect(DONE)?;
     case.judge.repaired(&[0, 1], &[SATA, GPU])
 }
 
 #[test]
 fn a_second_run_finds_nothing_to_do_and_writes_nothing() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert(BOOT)?.expect(DONE)?;
     let folder = tempfile::tempdir()?;
     let again = Judge::new(&case.made, folder.path())?;
@@ -108,15 +86,15 @@ fn a_second_run_finds_nothing_to_do_and_writes_nothing() -> Result<()> {
 
 #[test]
 fn restore_brings_back_the_original_archives_to_the_byte() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert(BOOT)?.expect(DONE)?;
-    agent::run(&["restore", "--yes", "--json"], &case.made.image)?.expect(DONE)?;
+    case.restore(&[])?.expect(DONE)?;
     case.judge.restored(&[0, 1])
 }
 
 #[test]
 fn the_original_of_the_first_repair_survives_a_second_one() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let original = case.judge.bank(0)?.read("STATE.TGZ")?;
     case.revert(BOOT)?.expect(DONE)?;
     case.revert("0000:01:00.0")?.expect(DONE)?;
@@ -125,7 +103,7 @@ fn the_original_of_the_first_repair_survives_a_second_one() -> Result<()> {
         "the way back is lost"
     );
     case.judge.repaired(&[0, 1], &[SATA, GPU])?;
-    agent::run(&["restore", "--yes", "--json"], &case.made.image)?.expect(DONE)?;
+    case.restore(&[])?.expect(DONE)?;
     case.judge.restored(&[0, 1])
 }
 
@@ -152,7 +130,7 @@ fn every_tar_dialect_and_spelling_of_an_address_is_read() -> Result<()> {
                 .members
                 .retain(|member| member.path.len() < 100);
         });
-        let case = Case::new(&disk)?;
+        let case = JudgedDisk::new(&disk)?;
         case.revert(BOOT)?.expect(DONE)?;
         case.judge.repaired(&[0, 1], &[SATA])?;
     }
@@ -163,7 +141,7 @@ fn every_tar_dialect_and_spelling_of_an_address_is_read() -> Result<()> {
 fn archives_that_a_repair_by_hand_left_uncompressed_are_read_and_written_compressed() -> Result<()>
 {
     for flaw in [Flaw::PlainState, Flaw::PlainLocal, Flaw::PlainBoth] {
-        let case = Case::new(&EsxiDisk::v67().bank(0, |bank| {
+        let case = JudgedDisk::new(&EsxiDisk::v67().bank(0, |bank| {
             bank.flaw(flaw);
         }))?;
         // ESXi's loader takes it with a warning: nothing else may be said.
@@ -185,7 +163,7 @@ fn archives_that_a_repair_by_hand_left_uncompressed_are_read_and_written_compres
 
 #[test]
 fn a_bank_that_was_never_booted_gets_no_archive() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67().bank(1, |bank| {
+    let case = JudgedDisk::new(&EsxiDisk::v67().bank(1, |bank| {
         bank.never_booted(3);
     }))?;
     case.revert(BOOT)?.expect(DONE)?;
@@ -203,7 +181,7 @@ fn a_bank_that_was_never_booted_gets_no_archive() -> Result<()> {
 #[test]
 fn banks_are_known_by_their_content_not_by_number_or_label() -> Result<()> {
     let disk = EsxiDisk::v67().bank(1, |bank| bank.marker = false);
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     case.revert(BOOT)?.expect(DONE)?;
     // The second volume lacks VMware's marker: it is not a bank.
     case.judge.repaired(&[0], &[SATA])
@@ -213,7 +191,7 @@ fn banks_are_known_by_their_content_not_by_number_or_label() -> Result<()> {
 
 #[test]
 fn a_dry_run_writes_nothing() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let arguments = ["revert", "--devices", BOOT, "--dry-run", "--json"];
     let run = agent::run(&arguments, &case.made.image)?.expect(DONE)?;
     run.report()?;
@@ -222,7 +200,7 @@ fn a_dry_run_writes_nothing() -> Result<()> {
 
 #[test]
 fn inspect_writes_nothing() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     agent::run(&["inspect", "--json"], &case.made.image)?
         .expect(DONE)?
         .report()?;
@@ -242,7 +220,7 @@ fn names_on_a_disk_cannot_steer_the_terminal() -> Result<()> {
     let build = "6.7.0-\u{1b}[2J\u{7}\u{202e}";
     let address = "00000:000:31.2\u{1b}]0;title\u{7}\u{8}\u{9b}1A";
     let conf = format!("/device/{address}/owner = \"passthru\"\n");
-    let case = Case::new(&EsxiDisk::v67().every_bank(|bank| {
+    let case = JudgedDisk::new(&EsxiDisk::v67().every_bank(|bank| {
         bank.boot_cfg.as_mut().expect("a bank has one").build = build.into();
         bank.archive.esx_conf = false;
         let member = Member::file(ESX_CONF, 0o1644, conf.clone());
@@ -266,7 +244,7 @@ fn names_on_a_disk_cannot_steer_the_terminal() -> Result<()> {
 
 #[test]
 fn without_a_terminal_and_without_yes_nothing_is_written() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let run = agent::run(&["revert", "--devices", BOOT], &case.made.image)?;
     ensure!(
         run.output.code() != DONE && run.said().contains("--yes"),
@@ -278,7 +256,7 @@ fn without_a_terminal_and_without_yes_nothing_is_written() -> Result<()> {
 
 #[test]
 fn auto_asks_for_a_selector_where_the_disk_is_an_image() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let run = agent::run(&["revert", "--yes"], &case.made.image)?;
     ensure!(
         run.output.code() != DONE && run.said().contains("--devices"),
@@ -290,14 +268,14 @@ fn auto_asks_for_a_selector_where_the_disk_is_an_image() -> Result<()> {
 
 #[test]
 fn a_selector_that_is_none_is_a_usage_error() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert("00-1f-2")?.expect(agent::USAGE)?;
     case.judge.nothing_changed()
 }
 
 #[test]
 fn a_disk_with_nothing_to_do_is_a_success_and_is_not_written() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67().nothing_to_do())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67().nothing_to_do())?;
     assert_eq!(case.revert(BOOT)?.expect(DONE)?.result()?, "clean");
     case.judge.nothing_changed()
 }
@@ -308,14 +286,14 @@ fn the_word_under_another_key_is_nothing_to_do() -> Result<()> {
     let disk = EsxiDisk::v67().nothing_to_do().every_bank(|bank| {
         bank.own(GPU, Owner::Vmkernel);
     });
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     assert_eq!(case.revert("all")?.expect(DONE)?.result()?, "clean");
     case.judge.nothing_changed()
 }
 
 #[test]
 fn a_device_that_nothing_knows_is_a_usage_error_that_names_those_passed_through() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let run = case
         .revert(&Address::new(9, 9, 1).to_string())?
         .expect(agent::USAGE)?;
@@ -329,7 +307,7 @@ fn a_device_that_nothing_knows_is_a_usage_error_that_names_those_passed_through(
 
 #[test]
 fn a_disk_without_esxi_is_named_so() -> Result<()> {
-    let case = Case::new(&EsxiDisk::foreign())?;
+    let case = JudgedDisk::new(&EsxiDisk::foreign())?;
     assert_eq!(
         case.revert(BOOT)?.expect(NONE_FOUND)?.result()?,
         "none-found"
@@ -359,7 +337,7 @@ fn a_file_that_is_no_disk_is_named_so() -> Result<()> {
 fn refused(spoil: impl Fn(&mut Bank) + Copy) -> Result<String> {
     let mut said = String::new();
     for bad in [0, 1] {
-        let case = Case::new(&EsxiDisk::v67().bank(bad, spoil))?;
+        let case = JudgedDisk::new(&EsxiDisk::v67().bank(bad, spoil))?;
         let run = case.revert(BOOT)?.expect(REFUSED)?;
         run.result()?;
         case.judge.repaired(&[1 - bad], &[SATA])?;
@@ -418,7 +396,7 @@ fn each_refusal_has_a_message_of_its_own() -> Result<()> {
     ];
     let mut messages: Vec<(&str, String)> = Vec::new();
     for (name, spoil) in spoils {
-        let case = Case::new(&EsxiDisk::v67().every_bank(spoil))?;
+        let case = JudgedDisk::new(&EsxiDisk::v67().every_bank(spoil))?;
         let arguments = ["revert", "--devices", BOOT, "--yes"];
         let run = agent::run(&arguments, &case.made.image)?.expect(REFUSED)?;
         case.judge.nothing_changed()?;

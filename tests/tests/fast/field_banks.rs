@@ -15,110 +15,37 @@ use rescue_agent::policy::Policy;
 use rescue_agent::report::{self, Detail};
 use rescue_tests::agent::{self, DONE, REFUSED};
 use rescue_tests::artefacts;
-use rescue_tests::esxi::archive::{Archive, Flaw, Layers, Seal};
+use rescue_tests::esxi::archive::{Flaw, Layers, Seal};
 use rescue_tests::esxi::config_store::StoreLeft;
-use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::{Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
+use rescue_tests::judged_disk::{JudgedDisk, start_of};
 use rescue_tests::tools::find;
 
 /// The boot controller, as a selector.
 const BOOT: &str = "0000:00:1f.2";
 
-struct Case {
-    folder: tempfile::TempDir,
-    made: Made,
-    judge: Judge,
+/// `revert --source newest`.
+fn newest(case: &JudgedDisk, more: &[&str]) -> Result<agent::Run> {
+    let words = ["revert", "--source", "newest", "--devices", BOOT, "--json"];
+    case.run(&[&words, more].concat())
 }
 
-impl Case {
-    fn new(disk: &EsxiDisk) -> Result<Self> {
-        Self::changed(disk, |_| Ok(()))
-    }
-
-    /// A disk to which something has happened before the judge looks at it.
-    fn changed(disk: &EsxiDisk, change: impl FnOnce(&Made) -> Result<()>) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let made = disk.make(folder.path(), "disk")?;
-        change(&made)?;
-        let judge = Judge::new(&made, folder.path())?;
-        Ok(Self {
-            folder,
-            made,
-            judge,
-        })
-    }
-
-    fn revert(&self) -> Result<agent::Run> {
-        agent::revert(BOOT, &self.made.image)
-    }
-
-    /// `revert --source newest`.
-    fn newest(&self, more: &[&str]) -> Result<agent::Run> {
-        let words = ["revert", "--source", "newest", "--devices", BOOT, "--json"];
-        agent::run(&[&words, more].concat(), &self.made.image)
-    }
-
-    fn restore(&self, more: &[&str]) -> Result<agent::Run> {
-        agent::run(
-            &[&["restore", "--yes", "--json"], more].concat(),
-            &self.made.image,
-        )
-    }
-
-    fn read(&self, bank: usize, name: &str) -> Result<Vec<u8>> {
-        self.judge.bank(bank)?.read(name)
-    }
-
-    /// What ESXi does when it saves its configuration: a new file takes the old one's place.
-    fn save(&self, bank: usize, count: u32, owner: Owner) -> Result<Vec<u8>> {
-        let mut archive = self.made.banks[bank].archive.clone();
-        archive.backup_counter = Some(count);
-        archive.saved += 86_400;
-        for device in &mut archive.devices {
-            if device.address == SATA {
-                device.owner = owner;
-            }
+/// What ESXi does when it saves its configuration: the old file is replaced by a new one.
+fn save(case: &JudgedDisk, bank: usize, count: u32, owner: Owner) -> Result<Vec<u8>> {
+    let mut archive = case.made.banks[bank].archive.clone();
+    archive.backup_counter = Some(count);
+    archive.saved += 86_400;
+    for device in &mut archive.devices {
+        if device.address == SATA {
+            device.owner = owner;
         }
-        self.put_archive(bank, &archive)
     }
-
-    fn put_archive(&self, bank: usize, archive: &Archive) -> Result<Vec<u8>> {
-        let scratch = tempfile::tempdir_in(self.folder.path())?;
-        let packed = archive.pack(scratch.path(), "saved")?.context("a file")?;
-        self.put(bank, &packed, "STATE.TGZ")?;
-        Ok(fs::read(packed)?)
-    }
-
-    fn put(&self, bank: usize, file: &Path, name: &str) -> Result<()> {
-        let volume = volume(&self.made, bank)?;
-        // There may be none yet.
-        let _ = volume.remove(name);
-        volume.put(file, name)
-    }
-
-    fn put_bytes(&self, bank: usize, name: &str, bytes: &[u8]) -> Result<()> {
-        let file = self.folder.path().join("put");
-        fs::write(&file, bytes)?;
-        self.put(bank, &file, name)
-    }
-
-    /// A file of somebody else in a bank, before anything is done.
-    fn judged_anew(mut self) -> Result<Self> {
-        self.judge = Judge::new(&self.made, self.folder.path())?;
-        Ok(self)
-    }
-}
-
-fn start_of(made: &Made, bank: usize) -> Result<u64> {
-    let partitions = made.layout.banks();
-    let partition = partitions.get(bank).context("no such bank")?;
-    Ok(made.layout.bytes(partition).start)
-}
-
-fn volume(made: &Made, bank: usize) -> Result<Volume<'_>> {
-    Ok(Volume::at(&made.image, start_of(made, bank)?))
+    let scratch = tempfile::tempdir_in(case.folder.path())?;
+    let packed = archive.pack(scratch.path(), "saved")?.context("a file")?;
+    case.put(bank, &packed, "STATE.TGZ")?;
+    Ok(fs::read(packed)?)
 }
 
 /// The fields of a bank's first sector that say where its tables are: bytes of a sector, and the
@@ -152,10 +79,10 @@ fn notes(run: &agent::Run, bank: usize) -> Result<String> {
 
 #[test]
 fn banks_marked_as_not_cleanly_unmounted_are_repaired_and_keep_the_mark() -> Result<()> {
-    let case = Case::changed(&EsxiDisk::v67(), |made| {
+    let case = JudgedDisk::changed(&EsxiDisk::v67(), |made| {
         (0..2).try_for_each(|bank| mark_dirty(made, bank))
     })?;
-    let run = case.revert()?.expect(DONE)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(run.result()? == "reverted");
     ensure!(
         notes(&run, 0)?.contains("not cleanly unmounted"),
@@ -170,7 +97,7 @@ fn banks_marked_as_not_cleanly_unmounted_are_repaired_and_keep_the_mark() -> Res
 
 #[test]
 fn tables_that_differ_where_no_archive_lies_do_not_stop_a_repair() -> Result<()> {
-    let case = Case::changed(&EsxiDisk::v67(), |made| {
+    let case = JudgedDisk::changed(&EsxiDisk::v67(), |made| {
         for bank in 0..2 {
             let [_, second] = tables(made, bank)?;
             // Cluster 40 000 is free, cluster 2 belongs to a file of the installation.
@@ -179,7 +106,7 @@ fn tables_that_differ_where_no_archive_lies_do_not_stop_a_repair() -> Result<()>
         }
         Ok(())
     })?;
-    let run = case.revert()?.expect(DONE)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(
         notes(&run, 0)?.contains("tables differ in 2 entries"),
         "{}",
@@ -190,13 +117,13 @@ fn tables_that_differ_where_no_archive_lies_do_not_stop_a_repair() -> Result<()>
 
 #[test]
 fn lost_clusters_do_not_stop_a_repair_and_stay_lost() -> Result<()> {
-    let case = Case::changed(&EsxiDisk::v67(), |made| {
+    let case = JudgedDisk::changed(&EsxiDisk::v67(), |made| {
         for table in tables(made, 0)? {
             poke(made, table + 40_000 * 2, &[0x41, 0x9c, 0xff, 0xff])?;
         }
         Ok(())
     })?;
-    let run = case.revert()?.expect(DONE)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(
         notes(&run, 0)?.contains("2 clusters in use belong to no file"),
         "{}",
@@ -210,10 +137,10 @@ fn lost_clusters_do_not_stop_a_repair_and_stay_lost() -> Result<()> {
 #[test]
 fn a_configuration_saved_since_the_repair_is_not_restored_away_unless_a_person_insists()
 -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let original = case.read(0, "STATE.TGZ")?;
-    case.revert()?.expect(DONE)?;
-    let newer = case.save(0, 48, Owner::Vmkernel)?;
+    case.revert(BOOT)?.expect(DONE)?;
+    let newer = save(&case, 0, 48, Owner::Vmkernel)?;
     let folder = tempfile::tempdir()?;
     let before = Judge::new(&case.made, folder.path())?;
 
@@ -250,13 +177,13 @@ fn a_configuration_saved_since_the_repair_is_not_restored_away_unless_a_person_i
 
 #[test]
 fn a_second_accident_has_an_original_of_its_own() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
-    case.revert()?.expect(DONE)?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    case.revert(BOOT)?.expect(DONE)?;
     let second = [
-        case.save(0, 60, Owner::Passthru)?,
-        case.save(1, 60, Owner::Passthru)?,
+        save(&case, 0, 60, Owner::Passthru)?,
+        save(&case, 1, 60, Owner::Passthru)?,
     ];
-    let run = case.revert()?.expect(DONE)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(run.result()? == "reverted");
     for bank in [0, 1] {
         let names = case.judge.bank(bank)?.names()?;
@@ -275,18 +202,18 @@ fn a_second_accident_has_an_original_of_its_own() -> Result<()> {
 
 #[test]
 fn an_upgrade_in_place_makes_the_archive_in_place_the_original() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
-    case.revert()?.expect(DONE)?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    case.revert(BOOT)?.expect(DONE)?;
     let upgraded: Vec<Vec<u8>> = [0, 1]
         .into_iter()
         .map(|bank| {
             let text = String::from_utf8(case.read(bank, "BOOT.CFG")?)?;
             let text = text.replace("6.7.0-8169922", "8.0.2-0.0.22380479");
             case.put_bytes(bank, "BOOT.CFG", text.as_bytes())?;
-            case.save(bank, 70, Owner::Passthru)
+            save(&case, bank, 70, Owner::Passthru)
         })
         .collect::<Result<_>>()?;
-    case.revert()?.expect(DONE)?;
+    case.revert(BOOT)?.expect(DONE)?;
     case.restore(&[])?.expect(DONE)?;
     for bank in [0, 1] {
         ensure!(
@@ -300,9 +227,9 @@ fn an_upgrade_in_place_makes_the_archive_in_place_the_original() -> Result<()> {
 
 #[test]
 fn an_original_of_another_build_does_not_go_back_by_itself() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let original = case.read(0, "STATE.TGZ")?;
-    case.revert()?.expect(DONE)?;
+    case.revert(BOOT)?.expect(DONE)?;
     let text = String::from_utf8(case.read(0, "BOOT.CFG")?)?;
     let text = text.replace("6.7.0-8169922", "8.0.2-0.0.22380479");
     case.put_bytes(0, "BOOT.CFG", text.as_bytes())?;
@@ -317,9 +244,9 @@ fn an_original_of_another_build_does_not_go_back_by_itself() -> Result<()> {
 #[test]
 fn a_bank_whose_files_were_copied_by_hand_still_knows_its_original() -> Result<()> {
     for disk in [EsxiDisk::v67(), EsxiDisk::v700()] {
-        let case = Case::new(&disk)?;
+        let case = JudgedDisk::new(&disk)?;
         let original = case.read(0, "STATE.TGZ")?;
-        case.revert()?.expect(DONE)?;
+        case.revert(BOOT)?.expect(DONE)?;
         for name in ["STATE.TGZ", "STATE.ORG"] {
             let bytes = case.read(0, name)?;
             case.put_bytes(0, name, &bytes)?;
@@ -335,7 +262,7 @@ fn a_bank_whose_files_were_copied_by_hand_still_knows_its_original() -> Result<(
 
 #[test]
 fn files_of_other_people_with_our_names_are_left_alone_and_not_taken_for_ours() -> Result<()> {
-    let mut case = Case::new(&EsxiDisk::v67())?;
+    let mut case = JudgedDisk::new(&EsxiDisk::v67())?;
     let foreign = [
         ("STATE.ORG", fs::read("/bin/true")?),
         ("STATE.NEW", b"notes".to_vec()),
@@ -344,14 +271,14 @@ fn files_of_other_people_with_our_names_are_left_alone_and_not_taken_for_ours() 
     for (name, bytes) in &foreign {
         case.put_bytes(0, name, bytes)?;
     }
-    case = case.judged_anew()?;
+    case = case.judged_from_here()?;
     let original = case.read(0, "STATE.TGZ")?;
     // Nothing to restore: none of them is an undo copy.
     let run = case.restore(&[])?.expect(DONE)?;
     ensure!(run.result()? == "clean", "{}", run.said());
     case.judge.nothing_changed()?;
 
-    let run = case.revert()?.expect(DONE)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(
         notes(&run, 0)?.contains("STATE.ORG is not a file of this program's"),
         "{}",
@@ -379,11 +306,11 @@ fn a_damaged_archive_is_replaced_by_the_newest_and_kept_to_the_byte() -> Result<
         let disk = EsxiDisk::v67().bank(0, |bank| {
             bank.flaw(flaw);
         });
-        let case = Case::new(&disk)?;
+        let case = JudgedDisk::new(&disk)?;
         let damaged = case.read(0, "STATE.TGZ")?;
-        let said = case.revert()?.expect(REFUSED)?.said();
+        let said = case.revert(BOOT)?.expect(REFUSED)?.said();
         ensure!(said.contains("revert --source newest"), "{flaw:?}: {said}");
-        let run = case.newest(&["--yes"])?.expect(DONE)?;
+        let run = newest(&case, &["--yes"])?.expect(DONE)?;
         ensure!(run.result()? == "reverted", "{flaw:?}: {}", run.said());
         let owners = case.judge.owners(0)?;
         ensure!(
@@ -402,11 +329,11 @@ fn a_damaged_archive_is_replaced_by_the_newest_and_kept_to_the_byte() -> Result<
 
 #[test]
 fn nul_bytes_behind_the_gzip_member_are_cured_by_the_newest() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let mut padded = case.read(0, "STATE.TGZ")?;
     padded.extend([0; 512]);
     case.put_bytes(0, "STATE.TGZ", &padded)?;
-    let run = case.newest(&["--yes"])?.expect(DONE)?;
+    let run = newest(&case, &["--yes"])?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     ensure!(case.read(0, "STATE.ORG")? == padded);
     ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
@@ -421,8 +348,8 @@ fn without_archive(bank: usize) -> EsxiDisk {
 
 #[test]
 fn a_missing_archive_of_the_bank_that_boots_next_is_made_from_the_newest() -> Result<()> {
-    let case = Case::new(&without_archive(0))?;
-    let run = case.revert()?.expect(REFUSED)?;
+    let case = JudgedDisk::new(&without_archive(0))?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     let said = run.said();
     ensure!(said.contains("does not start from this bank"), "{said}");
     ensure!(said.contains("revert --source newest"), "{said}");
@@ -432,12 +359,12 @@ fn a_missing_archive_of_the_bank_that_boots_next_is_made_from_the_newest() -> Re
     );
 
     // A dry run says what the next start comes to with the archive that would be made.
-    let run = case.newest(&["--dry-run"])?.expect(DONE)?;
+    let run = newest(&case, &["--dry-run"])?.expect(DONE)?;
     let report = run.report()?;
     ensure!(report["next_starts"][0]["good"] == true, "{report}");
     ensure!(!case.judge.bank(0)?.names()?.contains(&"STATE.TGZ".into()));
 
-    let run = case.newest(&["--yes"])?.expect(DONE)?;
+    let run = newest(&case, &["--yes"])?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     ensure!(case.judge.owners(0)?["00000:000:31.2"] == "vmkernel");
     case.judge.bank(0)?.check()?;
@@ -455,15 +382,15 @@ fn a_missing_archive_of_the_bank_that_boots_next_is_made_from_the_newest() -> Re
 
 #[test]
 fn a_missing_archive_of_the_other_bank_is_named_and_stops_nothing() -> Result<()> {
-    let case = Case::new(&without_archive(1))?;
-    let run = case.revert()?.expect(DONE)?;
+    let case = JudgedDisk::new(&without_archive(1))?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     let why = run.report()?["disks"][0]["banks"][1].to_string();
     ensure!(why.contains("STATE.TGZ is missing"), "{why}");
     ensure!(why.contains("revert --source newest"), "{why}");
     ensure!(!why.contains("fresh installation"), "{why}");
     case.judge.repaired(&[0], &[SATA])?;
-    let run = case.newest(&["--yes"])?.expect(DONE)?;
+    let run = newest(&case, &["--yes"])?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     ensure!(case.judge.owners(1)?["00000:000:31.2"] == "vmkernel");
     case.judge.bank(1)?.check()
@@ -471,10 +398,10 @@ fn a_missing_archive_of_the_other_bank_is_named_and_stops_nothing() -> Result<()
 
 #[test]
 fn a_bank_that_its_bootstate_rules_out_gets_no_archive() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67().bank(1, |bank| {
+    let case = JudgedDisk::new(&EsxiDisk::v67().bank(1, |bank| {
         bank.never_booted(9);
     }))?;
-    for run in [case.revert()?, case.newest(&["--yes"])?] {
+    for run in [case.revert(BOOT)?, newest(&case, &["--yes"])?] {
         let why = run.expect(DONE)?.report()?["disks"][0]["banks"][1].to_string();
         ensure!(why.contains("its bootstate rules it out"), "{why}");
     }
@@ -486,7 +413,7 @@ fn a_dry_run_foresees_the_bank_that_shift_r_starts() -> Result<()> {
     let disk = EsxiDisk::v67().bank(0, |bank| {
         bank.flaw(Flaw::Garbage);
     });
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     let words = ["revert", "--devices", BOOT, "--dry-run", "--json"];
     let report = agent::run(&words, &case.made.image)?.report()?;
     ensure!(report["next_starts"][0]["good"] == false, "{report}");
@@ -499,10 +426,11 @@ fn a_dry_run_foresees_the_bank_that_shift_r_starts() -> Result<()> {
 #[test]
 fn a_config_store_with_a_write_ahead_log_is_edited_and_stays_one() -> Result<()> {
     for disk in [EsxiDisk::v700(), EsxiDisk::v80()] {
-        let case =
-            Case::new(&disk.every_bank(|bank| bank.archive.store_left = StoreLeft::WalClosed))?;
+        let case = JudgedDisk::new(
+            &disk.every_bank(|bank| bank.archive.store_left = StoreLeft::WalClosed),
+        )?;
         ensure!(case.judge.store_journal_mode(0)? == "wal", "the fixture");
-        let run = case.revert()?.expect(DONE)?;
+        let run = case.revert(BOOT)?.expect(DONE)?;
         ensure!(run.result()? == "reverted", "{}", run.said());
         // Compares the stores row by row, with their modes, by sqlite3.
         case.judge.repaired(&[0, 1], &[SATA])?;
@@ -520,8 +448,8 @@ fn a_config_store_that_was_in_use_when_it_was_saved_is_refused() -> Result<()> {
         (StoreLeft::WalOpen, "-wal"),
     ] {
         let disk = EsxiDisk::v80().every_bank(|bank| bank.archive.store_left = left);
-        let case = Case::new(&disk)?;
-        let said = case.revert()?.expect(REFUSED)?.said();
+        let case = JudgedDisk::new(&disk)?;
+        let said = case.revert(BOOT)?.expect(REFUSED)?.said();
         ensure!(
             said.contains(&format!("current-store-1{end} lies beside it")),
             "{said}"
@@ -540,18 +468,18 @@ fn a_plain_archive_beside_the_sealed_one_is_refused_with_advice_that_can_be_foll
         ..Seal::default()
     });
     let disk = EsxiDisk::v80().every_bank(|bank| bank.archive.layers = both.clone());
-    let case = Case::new(&disk)?;
-    let said = case.revert()?.expect(REFUSED)?.said();
+    let case = JudgedDisk::new(&disk)?;
+    let said = case.revert(BOOT)?.expect(REFUSED)?.said();
     ensure!(said.contains("both local.tgz and local.tgz.ve"), "{said}");
     has_a_remedy_without_another_bank(&said)?;
     case.judge.nothing_changed()?;
 
     // In one bank only, the other bank's takes its place.
     let disk = EsxiDisk::v80().bank(0, |bank| bank.archive.layers = both.clone());
-    let case = Case::new(&disk)?;
-    let said = case.revert()?.expect(REFUSED)?.said();
+    let case = JudgedDisk::new(&disk)?;
+    let said = case.revert(BOOT)?.expect(REFUSED)?.said();
     ensure!(said.contains("revert --source newest"), "{said}");
-    case.newest(&["--yes"])?.expect(DONE)?;
+    newest(&case, &["--yes"])?.expect(DONE)?;
     ensure!(case.judge.store_owners(0)?[&SATA.to_string()] == "OWNER_VMKERNEL");
     case.judge.bank(0)?.check()
 }
@@ -592,7 +520,7 @@ impl Drop for Holder {
 
 #[test]
 fn an_image_on_which_another_run_works_is_refused_under_any_name() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let (hard, soft) = (
         case.folder.path().join("hard.img"),
         case.folder.path().join("soft.img"),
@@ -615,13 +543,13 @@ fn an_image_on_which_another_run_works_is_refused_under_any_name() -> Result<()>
     }
     case.judge.nothing_changed()?;
     drop(holder);
-    case.revert()?.expect(DONE)?;
+    case.revert(BOOT)?.expect(DONE)?;
     case.judge.repaired(&[0, 1], &[SATA])
 }
 
 #[test]
 fn several_names_of_one_image_are_one_disk() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let hard = case.folder.path().join("hard.img");
     fs::hard_link(&case.made.image, &hard)?;
     let hard = hard.to_string_lossy().into_owned();
@@ -660,7 +588,7 @@ fn machine_with_mount(made: &Made) -> Result<tempfile::TempDir> {
 
 #[test]
 fn a_mounted_bank_is_named_with_its_mount_point_and_no_bank_of_its_disk_written() -> Result<()> {
-    let case = Case::changed(&EsxiDisk::v67(), |made| mark_dirty(made, 0))?;
+    let case = JudgedDisk::changed(&EsxiDisk::v67(), |made| mark_dirty(made, 0))?;
     let root = machine_with_mount(&case.made)?;
     let open = |path: &Path| -> std::io::Result<Box<dyn BlockDevice>> {
         let access = rescue_agent::disk::Access::Read;

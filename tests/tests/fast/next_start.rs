@@ -7,58 +7,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::agent::{self, DONE, REFUSED, USAGE};
+use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::Flaw;
-use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::layout::Layout;
-use rescue_tests::esxi::{EsxiDisk, Made};
-use rescue_tests::judge::Judge;
+use rescue_tests::judged_disk::JudgedDisk;
 use rescue_tests::tools::Tool;
 use serde_json::Value;
 
 /// The boot controller, as a selector.
 const BOOT: &str = "0000:00:1f.2";
-
-struct Case {
-    folder: tempfile::TempDir,
-    made: Made,
-    judge: Judge,
-}
-
-impl Case {
-    fn new(disk: &EsxiDisk) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let made = disk.make(folder.path(), "disk")?;
-        let judge = Judge::new(&made, folder.path())?;
-        Ok(Self {
-            folder,
-            made,
-            judge,
-        })
-    }
-
-    /// The disk as it is now is what is judged against.
-    fn judged_from_here(mut self) -> Result<Self> {
-        self.judge = Judge::new(&self.made, self.folder.path())?;
-        Ok(self)
-    }
-
-    fn image(&self) -> Result<File> {
-        Ok(File::options()
-            .read(true)
-            .write(true)
-            .open(&self.made.image)?)
-    }
-
-    /// Where a bank begins on the disk.
-    fn start(&self, bank: usize) -> Result<u64> {
-        Ok(self.judge.bank(bank)?.bytes().start)
-    }
-
-    fn volume(&self, bank: usize) -> Result<Volume<'_>> {
-        Ok(Volume::at(&self.made.image, self.start(bank)?))
-    }
-}
 
 fn le16(bytes: &[u8], at: usize) -> u64 {
     u64::from(bytes[at]) | u64::from(bytes[at + 1]) << 8
@@ -96,7 +54,7 @@ impl Places {
 }
 
 /// Makes boot.cfg's chain go on behind its end: to `next`, given the cluster that ends it.
-fn lengthen_boot_cfg(case: &Case, next: fn(u16) -> u16) -> Result<()> {
+fn lengthen_boot_cfg(case: &JudgedDisk, next: fn(u16) -> u16) -> Result<()> {
     let image = case.image()?;
     let places = Places::of(&image, case.start(0)?)?;
     let (_, entry) = places.entry(&image, |slot| slot.starts_with(b"BOOT    CFG"))?;
@@ -113,7 +71,7 @@ fn lengthen_boot_cfg(case: &Case, next: fn(u16) -> u16) -> Result<()> {
 }
 
 /// Damage of the first bank, which boots next, after which VMware's loader boots it all the same.
-type Damage = fn(&Case) -> Result<()>;
+type Damage = fn(&JudgedDisk) -> Result<()>;
 
 const STILL_BOOTED: [(&str, Damage); 5] = [
     ("no signature in the boot sector", |case| {
@@ -186,10 +144,10 @@ fn ends_honestly(what: &str, run: &agent::Run, repaired: &dyn Fn() -> Result<()>
 #[test]
 fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<()> {
     for (what, damage) in STILL_BOOTED {
-        let case = Case::new(&EsxiDisk::v67())?;
+        let case = JudgedDisk::new(&EsxiDisk::v67())?;
         damage(&case)?;
         let case = case.judged_from_here()?;
-        let run = agent::revert(BOOT, &case.made.image)?;
+        let run = case.revert(BOOT)?;
         let devices = case.judge.bank(0);
         ends_honestly(what, &run, &|| {
             devices
@@ -207,7 +165,7 @@ fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<
 fn a_bank_that_another_partition_overlaps_is_no_success() -> Result<()> {
     // (sectors behind its start, where the other partition begins): the same sectors, or some of them.
     for behind in [0, 4096] {
-        let case = Case::new(&EsxiDisk::v67().layout(Layout::mbr_5()))?;
+        let case = JudgedDisk::new(&EsxiDisk::v67().layout(Layout::mbr_5()))?;
         let image = case.image()?;
         let bank = case.judge.bank(0)?.bytes();
         let first = u32::try_from(bank.start / 512)? + behind;
@@ -221,7 +179,7 @@ fn a_bank_that_another_partition_overlaps_is_no_success() -> Result<()> {
         ];
         image.write_all_at(&entry.concat(), 446 + 2 * 16)?;
         let case = case.judged_from_here()?;
-        let run = agent::revert(BOOT, &case.made.image)?;
+        let run = case.revert(BOOT)?;
         ends_honestly("an overlapped bank", &run, &|| {
             let owners = case.judge.owners(0)?;
             ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
@@ -238,10 +196,10 @@ fn a_bank_that_another_partition_overlaps_is_no_success() -> Result<()> {
 
 #[test]
 fn an_image_that_ends_inside_the_bank_is_no_success() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let end = case.start(0)? + (1 << 20);
     case.image()?.set_len(end)?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     ensure!(
         run.report()?["disks"][0]["suspects"][0]["partition"] == 5
             || run.said().contains("partition 5"),
@@ -253,7 +211,7 @@ fn an_image_that_ends_inside_the_bank_is_no_success() -> Result<()> {
 
 #[test]
 fn a_choice_of_banks_that_names_none_is_a_usage_error() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     for command in [&["revert", "--devices", BOOT][..], &["restore"]] {
         for banks in ["99", "5,99"] {
             let words = [command, &["--yes", "--banks", banks]].concat();
@@ -266,7 +224,7 @@ fn a_choice_of_banks_that_names_none_is_a_usage_error() -> Result<()> {
 
 #[test]
 fn a_bank_that_boots_next_and_was_not_chosen_is_no_success() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     let words = [
         "revert",
         "--devices",
@@ -294,10 +252,10 @@ fn a_bank_that_boots_next_and_was_not_chosen_is_no_success() -> Result<()> {
 
 #[test]
 fn an_archive_that_is_a_directory_is_refused() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.volume(0)?.remove("STATE.TGZ")?;
     case.volume(0)?.make_directory("STATE.TGZ")?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     ensure!(
         run.said()
             .contains("a directory stands where ESXi's loader looks for STATE.TGZ"),
@@ -309,9 +267,9 @@ fn an_archive_that_is_a_directory_is_refused() -> Result<()> {
 
 #[test]
 fn an_archive_that_is_missing_where_the_loader_wants_it_is_no_success() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.volume(0)?.remove("STATE.TGZ")?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     let report = run.report()?;
     ensure!(
         report["summary"].to_string().contains("is missing"),
@@ -326,8 +284,8 @@ fn the_archive_that_boot_cfg_loads_is_the_one_that_is_repaired() -> Result<()> {
     let stray = b"not what the loader loads".to_vec();
     let disk = EsxiDisk::v41_embedded()
         .every_bank(|bank| bank.files.push(("state.tgz".into(), stray.clone())));
-    let case = Case::new(&disk)?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(DONE)?;
+    let case = JudgedDisk::new(&disk)?;
+    let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(run.result()? == "reverted", "{}", run.said());
     for bank in [0, 1] {
         ensure!(case.judge.bank(bank)?.read("STATE.TGZ")? == stray);
@@ -346,7 +304,7 @@ fn what_has_the_archives_name_before_it_is_refused() -> Result<()> {
         (0x10, "a directory"),
     ];
     for (attributes, said) in cases {
-        let case = Case::new(&EsxiDisk::v67())?;
+        let case = JudgedDisk::new(&EsxiDisk::v67())?;
         let image = case.image()?;
         let places = Places::of(&image, case.start(0)?)?;
         // The archive moves to a slot further back, and what is called like it stays in its place.
@@ -354,7 +312,7 @@ fn what_has_the_archives_name_before_it_is_refused() -> Result<()> {
         let (end, _) = places.entry(&image, |slot| slot[0] == 0)?;
         image.write_all_at(&archive, end)?;
         image.write_all_at(&[attributes], at + 11)?;
-        let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+        let run = case.revert(BOOT)?.expect(REFUSED)?;
         ensure!(run.said().contains(said), "{said}: {}", run.said());
         let next = &run.report()?["next_starts"][0];
         ensure!(next["good"] == false, "{said}: {next}");
@@ -375,12 +333,12 @@ fn a_damaged_archive_is_refused_with_a_remedy_that_can_be_followed() -> Result<(
         bank.flaw(Flaw::Truncated);
     };
     // The other bank has a sound archive of the same build: that is the cure.
-    let case = Case::new(&EsxiDisk::v67().bank(0, damaged))?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let case = JudgedDisk::new(&EsxiDisk::v67().bank(0, damaged))?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     ensure!(run.said().contains("--source newest"), "{}", run.said());
     // Both are damaged: neither is of any use to the other.
-    let case = Case::new(&EsxiDisk::v67().every_bank(damaged))?;
-    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let case = JudgedDisk::new(&EsxiDisk::v67().every_bank(damaged))?;
+    let run = case.revert(BOOT)?.expect(REFUSED)?;
     let banks = run.report()?["disks"][0]["banks"].clone();
     for bank in banks.as_array().context("banks")? {
         let remedy = bank["remedy"].to_string();
@@ -394,7 +352,7 @@ fn a_damaged_archive_is_refused_with_a_remedy_that_can_be_followed() -> Result<(
 
 #[test]
 fn a_small_archive_that_unpacks_without_end_takes_little_memory() -> Result<()> {
-    let case = Case::new(&EsxiDisk::v67())?;
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
     // 300 MiB of zeros.
     let bomb = case.folder.path().join("bomb");
     Tool::new("sh")?

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::host::Host;
-use rescue_tests::agent::{self, DONE, REFUSED, Run, USAGE};
+use rescue_tests::agent::{DONE, REFUSED, Run, USAGE};
+use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::{self, Archive, Dialect, Layers, RecoveryKey, Seal};
 use rescue_tests::esxi::host::{Owner, SATA};
-use rescue_tests::esxi::{EsxiDisk, Made};
-use rescue_tests::judge::Judge;
+use rescue_tests::judged_disk::JudgedDisk;
 use rescue_tests::sysfs::Description;
 use serde_json::{Value, json};
 
@@ -37,33 +37,6 @@ fn sealed(host: &'static str) -> EsxiDisk {
     EsxiDisk::v80().every_bank(|bank| bank.archive.layers = Layers::Sealed(Seal::by_tpm(host)))
 }
 
-struct Case {
-    folder: tempfile::TempDir,
-    made: Made,
-    judge: Judge,
-}
-
-impl Case {
-    fn new(disk: &EsxiDisk) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let made = disk.make(folder.path(), "disk")?;
-        let judge = Judge::new(&made, folder.path())?;
-        Ok(Self {
-            folder,
-            made,
-            judge,
-        })
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<Run> {
-        agent::run(arguments, &self.made.image)
-    }
-}
-
 /// The first archive of each bank, by a report.
 fn archives(report: &Value) -> Result<Vec<&Value>> {
     let banks = report["disks"][0]["banks"].as_array().context("banks")?;
@@ -77,30 +50,28 @@ fn plain(text: &str) -> String {
 
 // --- the recovery key ----------------------------------------------------------------------------
 
-impl Case {
-    /// A file with the recovery key of a host, as ESXi prints it.
-    fn key_file(&self, text: &str) -> Result<String> {
-        let file = self.file("key");
-        let table = format!(
-            "Recovery ID                             Key\n--------------------------------------  ---\n{{2DDD5424-7F3F-406A-8DA8-D62630F6C8BC}}  {text}\n"
-        );
-        fs::write(&file, table)?;
-        Ok(file.display().to_string())
-    }
+/// A file with the recovery key of a host, as ESXi prints it.
+fn key_file(case: &JudgedDisk, text: &str) -> Result<String> {
+    let file = case.file("key");
+    let table = format!(
+        "Recovery ID                             Key\n--------------------------------------  ---\n{{2DDD5424-7F3F-406A-8DA8-D62630F6C8BC}}  {text}\n"
+    );
+    fs::write(&file, table)?;
+    Ok(file.display().to_string())
+}
 
-    fn revert_with(&self, key: &str) -> Result<Run> {
-        let key = self.key_file(key)?;
-        let revert = ["revert", "--devices", BOOT, "--yes", "--json"];
-        self.run(&[&revert[..], &["--recovery-key-file", &key]].concat())
-    }
+fn revert_with(case: &JudgedDisk, key: &str) -> Result<Run> {
+    let key = key_file(case, key)?;
+    let revert = ["revert", "--devices", BOOT, "--yes", "--json"];
+    case.run(&[&revert[..], &["--recovery-key-file", &key]].concat())
 }
 
 #[test]
 fn the_right_key_repairs_in_either_order_of_its_bytes() -> Result<()> {
     for order in ["big", "little"] {
-        let case = Case::new(&sealed("a"))?;
+        let case = JudgedDisk::new(&sealed("a"))?;
         let key = RecoveryKey::of("a", order)?;
-        let report = case.revert_with(&key.groups)?.expect(DONE)?.report()?;
+        let report = revert_with(&case, &key.groups)?.expect(DONE)?.report()?;
         assert_eq!(report["result"], "reverted", "{order}");
         for archive in archives(&report)? {
             assert_eq!(archive["recovery_key"], "opens");
@@ -108,7 +79,7 @@ fn the_right_key_repairs_in_either_order_of_its_bytes() -> Result<()> {
         // By dissect.hypervisor, with that key.
         case.judge.repaired(&[0, 1], &[SATA])?;
         // Nothing is left to do, and the original comes back without any key.
-        let again = case.revert_with(&key.groups)?.expect(DONE)?;
+        let again = revert_with(&case, &key.groups)?.expect(DONE)?;
         assert_eq!(again.result()?, "clean");
         assert_eq!(
             case.run(&["restore", "--yes", "--json"])?
@@ -124,7 +95,7 @@ fn the_right_key_repairs_in_either_order_of_its_bytes() -> Result<()> {
 #[test]
 fn a_wrong_group_swapped_groups_and_the_key_of_another_host_have_their_own_messages() -> Result<()>
 {
-    let case = Case::new(&sealed("a"))?;
+    let case = JudgedDisk::new(&sealed("a"))?;
     let right = RecoveryKey::of("a", "big")?.groups;
     let groups: Vec<&str> = right.split('-').collect();
     let with = |index: usize, group: &str| {
@@ -144,7 +115,7 @@ fn a_wrong_group_swapped_groups_and_the_key_of_another_host_have_their_own_messa
         (swapped.join("-"), "groups 4 and 10 are swapped"),
         (groups[1..].join("-"), "has 15 groups of digits, not 16"),
     ] {
-        let run = case.revert_with(&key)?.expect(USAGE)?;
+        let run = revert_with(&case, &key)?.expect(USAGE)?;
         ensure!(
             run.said().contains(said),
             "{said:?} is not in {}",
@@ -153,7 +124,7 @@ fn a_wrong_group_swapped_groups_and_the_key_of_another_host_have_their_own_messa
         case.judge.nothing_changed()?;
     }
     let other = RecoveryKey::of("b", "big")?.groups;
-    let run = case.revert_with(&other)?.expect(REFUSED)?;
+    let run = revert_with(&case, &other)?.expect(REFUSED)?;
     let report = run.report()?;
     for bank in report["disks"][0]["banks"].as_array().context("banks")? {
         let why = bank["why"].as_str().unwrap_or_default();
@@ -195,8 +166,8 @@ fn forms(key: &RecoveryKey) -> Result<Vec<(&'static str, Vec<u8>)>> {
 fn no_form_of_the_key_is_in_anything_that_a_run_leaves() -> Result<()> {
     let key = RecoveryKey::of("a", "little")?;
     for host in ["a", "b"] {
-        let case = Case::new(&sealed(host))?;
-        let file = case.key_file(&key.groups)?;
+        let case = JudgedDisk::new(&sealed(host))?;
+        let file = key_file(&case, &key.groups)?;
         let mut left: Vec<(String, Vec<u8>)> = Vec::new();
         for command in [
             &["inspect", "--explain"][..],
@@ -244,7 +215,7 @@ fn the_commands_have_the_addresses_of_the_machine_and_the_uuid_of_the_bank() -> 
             boot_cfg.updated = updated.into();
         }
     }
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     let (text, root) = (case.file("machine.toml"), case.file("machine"));
     fs::write(&text, MACHINE)?;
     let size = case.made.image.metadata()?.len();
@@ -289,7 +260,7 @@ fn the_commands_have_the_addresses_of_the_machine_and_the_uuid_of_the_bank() -> 
 
 #[test]
 fn without_the_machine_the_commands_say_how_to_find_the_address() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
+    let case = JudgedDisk::new(&sealed("a"))?;
     let report = case
         .run(&["inspect", "--json"])?
         .expect(REFUSED)?
@@ -310,7 +281,7 @@ fn each_bank_shows_its_mode_its_key_and_whether_a_key_was_given() -> Result<()> 
     let disk = sealed("a").bank(1, |bank| {
         bank.archive.layers = Layers::Sealed(Seal::default());
     });
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     let report = case.run(&["inspect", "--json"])?.report()?;
     let [first, second] = archives(&report)?[..] else {
         anyhow::bail!("two banks: {report:#}");
@@ -343,7 +314,7 @@ fn the_newest_archive_does_not_take_the_place_of_a_sealed_one() -> Result<()> {
         bank.archive.layers = Layers::Sealed(Seal::default());
         bank.archive.backup_counter = Some(90);
     });
-    let case = Case::new(&disk)?;
+    let case = JudgedDisk::new(&disk)?;
     let newest = ["revert", "--devices", BOOT, "--source", "newest", "--yes"];
     let said = plain(&case.run(&newest)?.expect(REFUSED)?.said());
     ensure!(
@@ -356,58 +327,56 @@ fn the_newest_archive_does_not_take_the_place_of_a_sealed_one() -> Result<()> {
 
 // --- an archive that was given -------------------------------------------------------------------
 
-impl Case {
-    /// An archive like that of the first bank, with a change, packed as a file.
-    fn given(&self, name: &str, change: impl FnOnce(&mut Archive)) -> Result<PathBuf> {
-        let mut archive = self.made.banks[0].archive.clone();
-        archive.backup_counter = Some(99);
-        change(&mut archive);
-        let folder = self.file(name);
-        fs::create_dir(&folder)?;
-        let packed = archive.pack(&folder, name)?;
-        packed.context("an archive")
-    }
+/// An archive like that of the first bank, with a change, packed as a file.
+fn given(case: &JudgedDisk, name: &str, change: impl FnOnce(&mut Archive)) -> Result<PathBuf> {
+    let mut archive = case.made.banks[0].archive.clone();
+    archive.backup_counter = Some(99);
+    change(&mut archive);
+    let folder = case.file(name);
+    fs::create_dir(&folder)?;
+    let packed = archive.pack(&folder, name)?;
+    packed.context("an archive")
+}
 
-    fn import(&self, file: &Path, more: &[&str]) -> Result<Run> {
-        let file = file.display().to_string();
-        let revert = [
-            "revert",
-            "--devices",
-            BOOT,
-            "--yes",
-            "--json",
-            "--source",
-            &file,
-        ];
-        self.run(&[&revert[..], more].concat())
-    }
+fn import(case: &JudgedDisk, file: &Path, more: &[&str]) -> Result<Run> {
+    let file = file.display().to_string();
+    let revert = [
+        "revert",
+        "--devices",
+        BOOT,
+        "--yes",
+        "--json",
+        "--source",
+        &file,
+    ];
+    case.run(&[&revert[..], more].concat())
+}
 
-    /// It is not taken, for a reason that has these words, and nothing was written.
-    fn refuses(&self, file: &Path, words: &str) -> Result<()> {
-        let report = self.import(file, &[])?.expect(REFUSED)?.report()?;
-        for bank in report["disks"][0]["banks"].as_array().context("banks")? {
-            let why = bank["why"].as_str().unwrap_or_default();
-            ensure!(why.contains(words), "{words:?} is not in {why:?}");
-            let remedy = bank["remedy"].as_str().unwrap_or_default();
-            ensure!(remedy.contains("--trust-source"), "{remedy:?}");
-        }
-        self.judge.nothing_changed()
+/// It is not taken, for a reason that has these words, and nothing was written.
+fn refuses(case: &JudgedDisk, file: &Path, words: &str) -> Result<()> {
+    let report = import(case, file, &[])?.expect(REFUSED)?.report()?;
+    for bank in report["disks"][0]["banks"].as_array().context("banks")? {
+        let why = bank["why"].as_str().unwrap_or_default();
+        ensure!(why.contains(words), "{words:?} is not in {why:?}");
+        let remedy = bank["remedy"].as_str().unwrap_or_default();
+        ensure!(remedy.contains("--trust-source"), "{remedy:?}");
     }
+    case.judge.nothing_changed()
+}
 
-    /// A configBundle around a state archive.
-    fn bundle(&self, state: &Path, manifest: Option<&str>) -> Result<PathBuf> {
-        let folder = tempfile::Builder::new().tempdir_in(self.folder.path())?;
-        fs::copy(state, folder.path().join("state.tgz"))?;
-        let mut names = vec!["state.tgz".to_owned()];
-        if let Some(text) = manifest {
-            fs::write(folder.path().join("Manifest.txt"), text)?;
-            names.push("Manifest.txt".into());
-        }
-        let tar = archive::tar(folder.path(), &names, Dialect::OldGnu, 1_700_000_000)?;
-        let file = self.file("configBundle-esx01.tgz");
-        fs::write(&file, archive::gzip(tar)?)?;
-        Ok(file)
+/// A configBundle around a state archive.
+fn config_bundle(case: &JudgedDisk, state: &Path, manifest: Option<&str>) -> Result<PathBuf> {
+    let folder = tempfile::Builder::new().tempdir_in(case.folder.path())?;
+    fs::copy(state, folder.path().join("state.tgz"))?;
+    let mut names = vec!["state.tgz".to_owned()];
+    if let Some(text) = manifest {
+        fs::write(folder.path().join("Manifest.txt"), text)?;
+        names.push("Manifest.txt".into());
     }
+    let tar = archive::tar(folder.path(), &names, Dialect::OldGnu, 1_700_000_000)?;
+    let file = case.file("configBundle-esx01.tgz");
+    fs::write(&file, archive::gzip(tar)?)?;
+    Ok(file)
 }
 
 /// The boot controller is given back.
@@ -426,9 +395,9 @@ fn unsealed() -> EsxiDisk {
 
 #[test]
 fn a_sealed_archive_of_the_same_host_is_taken_as_it_is_and_can_be_undone() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
-    let file = case.given("given", given_back)?;
-    let report = case.import(&file, &[])?.expect(DONE)?.report()?;
+    let case = JudgedDisk::new(&sealed("a"))?;
+    let file = given(&case, "given", given_back)?;
+    let report = import(&case, &file, &[])?.expect(DONE)?.report()?;
     assert_eq!(report["result"], "restored");
     assert_eq!(report["source"]["as_it_is"], true);
     assert_eq!(report["source"]["trusted"], false);
@@ -438,20 +407,19 @@ fn a_sealed_archive_of_the_same_host_is_taken_as_it_is_and_can_be_undone() -> Re
         case.judge.store_owners(0)?["0000:00:1f.2"],
         "OWNER_VMKERNEL"
     );
-    assert_eq!(case.import(&file, &[])?.expect(DONE)?.result()?, "clean");
+    assert_eq!(import(&case, &file, &[])?.expect(DONE)?.result()?, "clean");
     case.run(&["restore", "--yes"])?.expect(DONE)?;
     case.judge.restored(&[0, 1])
 }
 
 #[test]
 fn a_sealed_archive_of_another_host_is_taken_only_if_a_person_vouches_for_it() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
-    let file = case.given("given", |archive| {
+    let case = JudgedDisk::new(&sealed("a"))?;
+    let file = given(&case, "given", |archive| {
         archive.layers = Layers::Sealed(Seal::by_tpm("b"));
     })?;
-    case.refuses(&file, "it is of another host, or of another time")?;
-    let report = case
-        .import(&file, &["--trust-source"])?
+    refuses(&case, &file, "it is of another host, or of another time")?;
+    let report = import(&case, &file, &["--trust-source"])?
         .expect(DONE)?
         .report()?;
     assert_eq!(report["source"]["trusted"], true);
@@ -460,9 +428,9 @@ fn a_sealed_archive_of_another_host_is_taken_only_if_a_person_vouches_for_it() -
 
 #[test]
 fn a_readable_archive_is_edited_like_any_other() -> Result<()> {
-    let case = Case::new(&unsealed())?;
-    let file = case.given("given", |_| ())?;
-    let report = case.import(&file, &[])?.expect(DONE)?.report()?;
+    let case = JudgedDisk::new(&unsealed())?;
+    let file = given(&case, "given", |_| ())?;
+    let report = import(&case, &file, &[])?.expect(DONE)?.report()?;
     assert_eq!(report["result"], "reverted");
     assert_eq!(report["source"]["as_it_is"], false);
     for bank in [0, 1] {
@@ -484,7 +452,7 @@ fn a_readable_archive_is_edited_like_any_other() -> Result<()> {
     // The second run finds it there, although the ConfigStore has noted when it was changed.
     let there = [read(0)?, read(1)?];
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    assert_eq!(case.import(&file, &[])?.expect(DONE)?.result()?, "clean");
+    assert_eq!(import(&case, &file, &[])?.expect(DONE)?.result()?, "clean");
     ensure!(there == [read(0)?, read(1)?]);
     // A device that nobody asked for stays as it is.
     assert_eq!(
@@ -496,19 +464,20 @@ fn a_readable_archive_is_edited_like_any_other() -> Result<()> {
 
 #[test]
 fn a_readable_archive_of_another_host_is_refused() -> Result<()> {
-    let case = Case::new(&unsealed())?;
+    let case = JudgedDisk::new(&unsealed())?;
     let other = "11111111-2222-3333-4444-555555555555";
-    let file = case.given("given", |archive| archive.system_uuid = Some(other))?;
-    case.refuses(&file, &format!("its system UUID is {other}"))
+    let file = given(&case, "given", |archive| archive.system_uuid = Some(other))?;
+    refuses(&case, &file, &format!("its system UUID is {other}"))
 }
 
 #[test]
 fn an_archive_that_is_not_sealed_does_not_take_the_place_of_a_sealed_one_by_itself() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
-    let file = case.given("given", |archive| {
+    let case = JudgedDisk::new(&sealed("a"))?;
+    let file = given(&case, "given", |archive| {
         archive.layers = Layers::Sealed(Seal::default());
     })?;
-    case.refuses(
+    refuses(
+        &case,
         &file,
         "is not sealed by a TPM, and an archive of this disk is",
     )
@@ -516,27 +485,31 @@ fn an_archive_that_is_not_sealed_does_not_take_the_place_of_a_sealed_one_by_itse
 
 #[test]
 fn a_config_bundle_gives_its_archive_if_its_manifest_names_the_build() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
-    let state = case.given("given", given_back)?;
-    let bundle = case.bundle(&state, Some("RELEASELEVEL=8.0.1\nBUILD=21495797\n"))?;
-    case.refuses(&bundle, "its manifest does not name 8.0.2-0.0.22380479")?;
-    let bundle = case.bundle(&state, None)?;
-    case.refuses(&bundle, "its manifest")?;
-    let bundle = case.bundle(&state, Some("RELEASELEVEL=8.0.2\nBUILD=22380479\n"))?;
-    case.import(&bundle, &[])?.expect(DONE)?;
+    let case = JudgedDisk::new(&sealed("a"))?;
+    let state = given(&case, "given", given_back)?;
+    let bundle = config_bundle(&case, &state, Some("RELEASELEVEL=8.0.1\nBUILD=21495797\n"))?;
+    refuses(
+        &case,
+        &bundle,
+        "its manifest does not name 8.0.2-0.0.22380479",
+    )?;
+    let bundle = config_bundle(&case, &state, None)?;
+    refuses(&case, &bundle, "its manifest")?;
+    let bundle = config_bundle(&case, &state, Some("RELEASELEVEL=8.0.2\nBUILD=22380479\n"))?;
+    import(&case, &bundle, &[])?.expect(DONE)?;
     case.judge.holds_in_both_banks(&fs::read(&state)?)
 }
 
 #[test]
 fn what_is_cut_short_or_no_archive_is_refused() -> Result<()> {
-    let case = Case::new(&sealed("a"))?;
-    let whole = fs::read(case.given("given", given_back)?)?;
+    let case = JudgedDisk::new(&sealed("a"))?;
+    let whole = fs::read(given(&case, "given", given_back)?)?;
     let file = case.file("state.tgz");
     let page = b"<html>Not found</html>".to_vec();
     let [half, most] = [whole.len() / 2, whole.len() - 1].map(|end| whole[..end].to_vec());
     for bytes in [half, most, page, Vec::new()] {
         fs::write(&file, bytes)?;
-        let run = case.import(&file, &["--trust-source"])?.expect(USAGE)?;
+        let run = import(&case, &file, &["--trust-source"])?.expect(USAGE)?;
         ensure!(
             run.said()
                 .contains("is no state archive that ESXi could load"),
@@ -545,7 +518,7 @@ fn what_is_cut_short_or_no_archive_is_refused() -> Result<()> {
         );
         case.judge.nothing_changed()?;
     }
-    let none = case.import(&case.file("none"), &[])?.expect(USAGE)?;
+    let none = import(&case, &case.file("none"), &[])?.expect(USAGE)?;
     ensure!(none.said().contains("cannot be read"), "{}", none.said());
     Ok(())
 }
@@ -557,9 +530,9 @@ fn a_bank_of_another_build_is_left_as_it_is() -> Result<()> {
             boot_cfg.build = "7.0.3-0.0.18644231".into();
         }
     });
-    let case = Case::new(&disk)?;
-    let file = case.given("given", given_back)?;
-    case.import(&file, &[])?.expect(DONE)?;
+    let case = JudgedDisk::new(&disk)?;
+    let file = given(&case, "given", given_back)?;
+    import(&case, &file, &[])?.expect(DONE)?;
     case.judge.only_banks_changed(&[0])?;
     ensure!(case.judge.bank(0)?.read("STATE.TGZ")? == fs::read(&file)?);
     Ok(())

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::SATA;
-use rescue_tests::esxi::{EsxiDisk, Made};
-use rescue_tests::judge::Judge;
+use rescue_tests::judged_disk::JudgedDisk;
 use rescue_tests::machine::SerialKeyboard;
 use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Running};
 
@@ -17,52 +17,26 @@ use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Ru
 const COUNTDOWN: &str = "open the menu.";
 const MENU: &str = "A letter, or Enter for: ";
 
-/// A disk, a machine around it, and who judges the disk.
-struct Scene {
-    folder: tempfile::TempDir,
-    made: Made,
-}
-
-impl Scene {
-    fn new() -> Result<Self> {
-        Self::with(&EsxiDisk::v67())
-    }
-
-    fn with(disk: &EsxiDisk) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let made = disk.make(folder.path(), "disk")?;
-        Ok(Self { folder, made })
-    }
-
-    fn judge(&self) -> Result<Judge> {
-        Judge::new(&self.made, self.folder.path())
-    }
-
-    /// A person has time to press a key before the repair, and none afterwards is needed.
-    fn machine(&self, settings: &[&str]) -> Result<Machine> {
-        let iso = self.folder.path().join("rescue.iso");
-        artefacts::customized("esxi-rescue.iso", settings, &iso)?;
-        Ok(Machine::new(Firmware::Bios)
-            .medium(Medium::Cd(iso))
-            .disk(Bus::Ahci, &self.made.image))
-    }
-
-    fn repaired_without_a_person(&self) -> Result<()> {
-        let finished = self.machine(&["countdown=0"])?.run()?;
-        finished.expect(Ending::Rebooted, "reverted")
-    }
+/// The machine around a disk: a person has time to press a key before the repair, and none afterwards
+/// is needed.
+fn machine(disk: &JudgedDisk, settings: &[&str]) -> Result<Machine> {
+    let iso = disk.file("rescue.iso");
+    artefacts::customized("esxi-rescue.iso", settings, &iso)?;
+    Ok(Machine::new(Firmware::Bios)
+        .medium(Medium::Cd(iso))
+        .disk(Bus::Ahci, &disk.made.image))
 }
 
 /// A person at the serial line, and the machine.
-struct AtTheLine {
+struct SerialUser {
     running: Running,
     keyboard: SerialKeyboard,
     /// How much of what the line shows has been read.
     read: usize,
 }
 
-impl AtTheLine {
-    fn sit_down(machine: Machine) -> Result<Self> {
+impl SerialUser {
+    fn start(machine: Machine) -> Result<Self> {
         let mut running = machine.typed().start()?;
         let keyboard = running.serial_keyboard()?;
         Ok(Self {
@@ -97,9 +71,8 @@ fn photograph(running: &mut Running, name: &str) -> Result<()> {
 
 #[test]
 fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=12"])?)?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let mut person = SerialUser::start(machine(&disk, &["countdown=12"])?)?;
     person.on(COUNTDOWN, " ")?;
     // The details, page by page and back, and then the first entry by arrows and Enter.
     person.on(MENU, "d")?;
@@ -110,17 +83,16 @@ fn apply_from_the_menu_repairs_by_keys_of_the_serial_line() -> Result<()> {
     finished.expect(Ending::Rebooted, "reverted")?;
     // Both archives are of use, so that none has to take another one's place.
     ensure!(!finished.serial.contains("newest configuration"));
-    judge.repaired(&[0, 1], &[SATA])
+    disk.judge.repaired(&[0, 1], &[SATA])
 }
 
 #[test]
 fn the_newest_archive_takes_the_place_of_a_damaged_one_that_boots_next() -> Result<()> {
-    let scene = Scene::with(&EsxiDisk::v67().bank(0, |bank| {
+    let disk = JudgedDisk::new(&EsxiDisk::v67().bank(0, |bank| {
         bank.flaw(Flaw::Garbage);
     }))?;
-    let judge = scene.judge()?;
-    let damaged = judge.bank(0)?.read("STATE.TGZ")?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=1"])?)?;
+    let damaged = disk.judge.bank(0)?.read("STATE.TGZ")?;
+    let mut person = SerialUser::start(machine(&disk, &["countdown=1"])?)?;
     // The other bank is repaired; that the next start is not, is said, and the machine waits.
     person.on("press Shift+R at ESXi's loader", "")?;
     person.on("Press any key for the menu.", " ")?;
@@ -131,14 +103,14 @@ fn the_newest_archive_takes_the_place_of_a_damaged_one_that_boots_next() -> Resu
     person.on("Carry this out? y: yes.", "y")?;
     person.on("Restarting in", "")?;
     person.finish()?.expect(Ending::Rebooted, "reverted")?;
-    judge.only_banks_changed(&[0, 1])?;
+    disk.judge.only_banks_changed(&[0, 1])?;
     for bank in [0, 1] {
-        let owners = judge.owners(bank)?;
+        let owners = disk.judge.owners(bank)?;
         ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
-        judge.bank(bank)?.check()?;
+        disk.judge.bank(bank)?.check()?;
     }
     ensure!(
-        judge.bank(0)?.read("STATE.ORG")? == damaged,
+        disk.judge.bank(0)?.read("STATE.ORG")? == damaged,
         "what was in place is kept"
     );
     Ok(())
@@ -146,9 +118,8 @@ fn the_newest_archive_takes_the_place_of_a_damaged_one_that_boots_next() -> Resu
 
 #[test]
 fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    let mut running = scene.machine(&["countdown=12"])?.start()?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let mut running = machine(&disk, &["countdown=12"])?.start()?;
     running.wait_for(COUNTDOWN)?;
     photograph(&mut running, "plan")?;
     running.press("ret")?;
@@ -173,9 +144,9 @@ fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
     running.wait_for_after(read, MENU)?;
     running.press("r")?;
     running.finish()?.expect(Ending::Rebooted, "refused")?;
-    judge.only_banks_changed(&[0, 1])?;
+    disk.judge.only_banks_changed(&[0, 1])?;
     for bank in [0, 1] {
-        let owners = judge.owners(bank)?;
+        let owners = disk.judge.owners(bank)?;
         ensure!(owners["00000:001:00.0"] == "vmkernel", "{owners:?}");
         ensure!(owners["00000:000:31.2"] == "passthru", "{owners:?}");
     }
@@ -184,11 +155,11 @@ fn chosen_devices_and_no_others_go_back_by_keys_of_the_screen() -> Result<()> {
 
 #[test]
 fn restore_from_the_menu_brings_the_original_bytes_back() -> Result<()> {
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    scene.repaired_without_a_person()?;
-    judge.repaired(&[0, 1], &[SATA])?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=5", "finish=stay"])?)?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let finished = machine(&disk, &["countdown=0"])?.run()?;
+    finished.expect(Ending::Rebooted, "reverted")?;
+    disk.judge.repaired(&[0, 1], &[SATA])?;
+    let mut person = SerialUser::start(machine(&disk, &["countdown=5", "finish=stay"])?)?;
     person.on("Press any key for the menu.", "\r")?;
     person.on(MENU, "o")?;
     person.on("Carry this out? y: yes.", "n")?;
@@ -197,14 +168,13 @@ fn restore_from_the_menu_brings_the_original_bytes_back() -> Result<()> {
     person.on("Press any key for the menu.", "x")?;
     person.on(MENU, "r")?;
     person.finish()?.expect(Ending::Rebooted, "restored")?;
-    judge.restored(&[0, 1])
+    disk.judge.restored(&[0, 1])
 }
 
 #[test]
 fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["mode=inspect"])?)?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let mut person = SerialUser::start(machine(&disk, &["mode=inspect"])?)?;
     person.on("Press any key for the menu.", " ")?;
     // Every letter that would write, each answered as if somebody meant it.
     person.on(MENU, "aycy1\ryoysybq")?;
@@ -214,14 +184,13 @@ fn inspecting_offers_nothing_that_writes_and_writes_nothing() -> Result<()> {
     let finished = person.finish()?;
     finished.expect(Ending::SwitchedOff, "inspected")?;
     ensure!(!finished.serial.contains("apply the plan"));
-    judge.nothing_changed()
+    disk.judge.nothing_changed()
 }
 
 #[test]
 fn a_key_stops_the_countdown_and_power_off_from_the_menu_writes_nothing() -> Result<()> {
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    let mut running = scene.machine(&["countdown=12"])?.start()?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let mut running = machine(&disk, &["countdown=12"])?.start()?;
     running.wait_for(COUNTDOWN)?;
     running.press("esc")?;
     running.wait_for(MENU)?;
@@ -234,7 +203,7 @@ fn a_key_stops_the_countdown_and_power_off_from_the_menu_writes_nothing() -> Res
         "{:?}",
         finished.ending
     );
-    judge.nothing_changed()
+    disk.judge.nothing_changed()
 }
 
 #[test]
@@ -242,31 +211,28 @@ fn words_added_to_an_entry_of_the_boot_menu_count() -> Result<()> {
     const DOWN: char = '\u{e}';
     const LINE_END: char = '\u{5}';
     const START: char = '\u{18}';
-    let scene = Scene::new()?;
-    let judge = scene.judge()?;
-    let mut person = AtTheLine::sit_down(scene.machine(&["countdown=1"])?)?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
+    let mut person = SerialUser::start(machine(&disk, &["countdown=1"])?)?;
     person.on("ESXi rescue: repair", "e")?;
     // The kernel's line is the third, below GRUB's own and a blank one.
     let words = "rescue.wait=77 rescue.mode=inspect rescue.finish=poweroff";
     person.on("vmlinuz", &format!("{DOWN}{DOWN}{LINE_END} {words}{START}"))?;
     let finished = person.finish()?;
     finished.expect(Ending::SwitchedOff, "inspected")?;
-    judge.nothing_changed()
+    disk.judge.nothing_changed()
 }
 
 /// A person asked to only look, and wrote the word as the kernel's own are written.
 #[test]
 fn a_misspelled_setting_on_the_kernel_command_line_stops_before_any_write() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let made = EsxiDisk::v67().make(folder.path(), "disk")?;
-    let judge = Judge::new(&made, folder.path())?;
+    let disk = JudgedDisk::new(&EsxiDisk::v67())?;
     let medium = Medium::Kernel {
         kernel: artefacts::dist("netboot/vmlinuz")?,
         initramfs: artefacts::dist("netboot/initrd.img")?,
         command_line: "console=ttyS0,115200 rescue.countdown=0 Rescue_mode=inspect".into(),
     };
     let machine = Machine::new(Firmware::Bios).medium(medium);
-    let mut running = machine.disk(Bus::Ahci, &made.image).start()?;
+    let mut running = machine.disk(Bus::Ahci, &disk.made.image).start()?;
     running.wait_for("esxi-rescue: result=refused")?;
     let said = running.serial()?;
     running.cut_power()?;
@@ -275,5 +241,5 @@ fn a_misspelled_setting_on_the_kernel_command_line_stops_before_any_write() -> R
         said.contains("write rescue.mode, or leave it out"),
         "{said}"
     );
-    judge.nothing_changed()
+    disk.judge.nothing_changed()
 }

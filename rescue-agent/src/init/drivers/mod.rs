@@ -294,7 +294,8 @@ mod tests {
         (Drivers::new(Catalog::parse(table).unwrap(), loader), log)
     }
 
-    fn machine() -> Machine {
+    /// A machine with one controller.
+    fn with_ahci() -> Machine {
         let machine = Machine::new();
         machine.pci(
             "0000:00:1f.2",
@@ -302,6 +303,11 @@ mod tests {
             "0x010601",
             "pci:ahci1",
         );
+        machine
+    }
+
+    fn machine() -> Machine {
+        let machine = with_ahci();
         machine.pci(
             "0000:00:01.0",
             ("0x1000", "0x005d"),
@@ -361,13 +367,7 @@ mod tests {
         let (let_go, held) = std::sync::mpsc::channel();
         let loader = Box::new(Slow(Mutex::new(held)));
         let mut drivers = Drivers::new(Catalog::parse(table).unwrap(), loader);
-        let machine = Machine::new();
-        machine.pci(
-            "0000:00:1f.2",
-            ("0x8086", "0x2922"),
-            "0x010601",
-            "pci:ahci1",
-        );
+        let machine = with_ahci();
         drivers.start_for_present(machine.root());
         let said = || drivers.without_driver(machine.root())[0].to_string();
         assert_eq!(

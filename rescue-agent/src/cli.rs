@@ -162,7 +162,7 @@ struct Revert {
     /// state.tgz or a configBundle-*.tgz), repaired if it can be read, and otherwise as it is.
     #[arg(long, value_name = "own|newest|FILE", default_value = "own")]
     source: SourceName,
-    /// Take the archive of --source FILE also where it cannot be shown that it is of this host.
+    /// Use the archive of --source FILE even if it cannot be shown that it is from this host.
     #[arg(long)]
     trust_source: bool,
     /// Make and show the plan, then stop: nothing is written.
@@ -203,7 +203,7 @@ struct Restore {
     /// medium, or that of one host in it.
     #[arg(long, value_name = "DIR")]
     originals: Option<PathBuf>,
-    /// Restore the original also where ESXi has saved its configuration since the repair, or was
+    /// Restore the original even if ESXi has saved its configuration since the repair, or was
     /// upgraded. What is in place is not lost: it is kept in the bank as STATE.ORG (or STATE.OR1 to
     /// STATE.OR9), and restoring with this option once more brings it back.
     #[arg(long)]
@@ -233,8 +233,7 @@ impl InvalidRequest {
 }
 
 /// Why nothing is written without a terminal.
-pub(crate) const NOBODY_TO_ASK: &str =
-    "there is no terminal to ask on; use --yes to write without a question. Nothing was written.";
+pub(crate) const NOBODY_TO_ASK: &str = "there is no terminal to confirm on; use --yes to write without a confirmation. Nothing was written.";
 
 /// Runs a command; returns the exit status.
 ///

@@ -81,7 +81,7 @@ fn look_at(
     };
     let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
     let failed = |path: &PathBuf| {
-        let why = "looking at it failed unexpectedly".to_owned();
+        let why = "examining it failed unexpectedly".to_owned();
         without_table(path, 0, NoTable::Closed(why))
     };
     Inventory {
@@ -506,7 +506,7 @@ impl Found<'_> {
 }
 
 /// What the loader's rule is applied to: every partition that it takes for a bank, whether it was
-/// taken for one here or not.
+/// accepted as one here or not.
 fn candidates<'c>(found: &'c [Found<'_>], view: &'c LoaderView) -> Vec<Candidate<'c>> {
     let number = |bank: &&Found<'_>| bank.partition.number;
     let of_loader = |partition: u32| view.bank(partition).map(|bank| &bank.boot_cfg);
@@ -540,7 +540,7 @@ fn unlisted(view: &LoaderView, table: &PartitionTable) -> Vec<Suspect> {
     banks
         .map(|bank| Suspect {
             partition: bank.partition,
-            why: "ESXi's loader finds a bank there, by its own reading of the table".into(),
+            why: "ESXi's loader finds a bank there, by its own rules for the table".into(),
             may_boot: true,
         })
         .collect()
@@ -553,13 +553,13 @@ fn unread(view: &LoaderView, known: &[(u32, String)]) -> Vec<(u32, String)> {
     new.cloned().collect()
 }
 
-/// Why a partition that may hold a bank is not taken for one.
+/// Why a partition that may hold a bank is not accepted as one.
 enum NoBank {
     /// Nothing of VMware's is in it.
     Not,
     /// It is none.
     Is(String),
-    /// It looks like one, or the loader takes it for one, and it is not a sound one.
+    /// It looks like one, or the loader accepts it as one, and it is not a sound one.
     MayBe(String),
     /// It looks like one if it has the size of another one: scratch and locker can look the same.
     IfOfSize(String),
@@ -673,7 +673,7 @@ fn unmarked(volume: &Volume<'_>) -> NoBank {
         .is_some_and(|cfg| cfg.has_build());
     match has_build && holds_archive(volume) {
         true => NoBank::Is(
-            "boot.cfg and a state archive as in a boot bank, but not VMware's mark, without which ESXi's loader passes over it".into(),
+            "boot.cfg and a state archive as in a boot bank, but not VMware's mark, without which ESXi's loader ignores it".into(),
         ),
         false => NoBank::Not,
     }

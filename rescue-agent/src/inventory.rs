@@ -87,7 +87,7 @@ impl Inventory {
         })
     }
 
-    /// Partitions that may be banks and are not taken for banks, each with its disk.
+    /// Partitions that may be banks and are not accepted as banks, each with its disk.
     pub fn suspects(&self) -> impl Iterator<Item = (&Disk, &Suspect)> {
         self.disks
             .iter()
@@ -152,14 +152,14 @@ pub struct Disk {
     pub in_use: Vec<InUse>,
 }
 
-/// A partition that may be a boot bank and is not taken for one.
+/// A partition that may be a boot bank but is not accepted as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
     /// Its number.
     pub partition: u32,
     /// What was found, and why it is not taken.
     pub why: String,
-    /// Whether ESXi's loader takes it for a bank that it may boot.
+    /// Whether ESXi's loader accepts it as a bank that it may boot.
     pub may_boot: bool,
 }
 
@@ -207,7 +207,7 @@ pub enum NoTable {
     Absent(String),
     /// It is no disk, but something that a disk can be made of, or found by.
     NoDisk(NoDisk),
-    /// There may be one all the same: the disk failed, or both copies of its GPT are damaged.
+    /// There may still be one: the disk failed, or both copies of its GPT are damaged.
     Unreadable(String),
 }
 
@@ -288,7 +288,7 @@ impl Disk {
                 )
             }
             Ok(_) if !self.suspects.is_empty() => {
-                "what may be a boot bank is not taken for one".into()
+                "a partition that may be a boot bank is not accepted as one".into()
             }
             Ok(_) if !self.unreadable.is_empty() => {
                 "cannot be read where boot banks may lie".into()
@@ -369,7 +369,7 @@ pub struct ArchiveFile {
     pub content: Result<Content, ContentError>,
     /// The copy that a repair kept.
     pub undo: Option<UndoCopy>,
-    /// Newer archives that a person let an original take the place of, the latest first.
+    /// Newer archives that a person let an original replace, the latest first.
     pub set_aside: Vec<UndoCopy>,
     /// Whether a repair put it where there was none.
     pub made_anew: bool,

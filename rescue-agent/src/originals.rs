@@ -281,7 +281,7 @@ impl Collection<'static> {
     /// The copies in a folder: that of one host, or that of all (`originals` on the medium).
     ///
     /// # Errors
-    /// In words, if there is no index, or one that makes no sense.
+    /// In words, if there is no index, or one that is not valid.
     pub fn in_folder(folder: &Path) -> Result<Self, String> {
         let entries = fs::read_dir(folder)
             .map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;

@@ -20,14 +20,14 @@ use crate::fat::exchange::{
 use crate::inventory::{Bank, Disk, Inventory};
 use crate::plan::{Action, BankPlan, FileChange, FileRestore, Plan, RestoreFrom};
 
-/// What became of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub struct Receipt {
     /// One for every bank of the plan, in its order.
     pub banks: Vec<BankReceipt>,
 }
 
-/// What became of a bank.
+/// The result of a bank.
 #[derive(Debug)]
 pub struct BankReceipt {
     /// Clusters freed while settling an interrupted repair; `None` where there was none.
@@ -73,7 +73,7 @@ pub(crate) enum Trouble<'e> {
         error: io::Error,
     },
     /// The disk has failed already.
-    #[error("{bank}: not begun, because writing to another bank of this disk failed")]
+    #[error("{bank}: not started, because writing to another bank of this disk failed")]
     NotBegun {
         /// Which bank, in words.
         bank: String,
@@ -87,7 +87,7 @@ pub(crate) enum Trouble<'e> {
         error: &'e ExchangeError,
     },
     /// Some archives of the bank are exchanged, the next one is not.
-    #[error("{bank}: {names} was exchanged, then {file} was not: {error}")]
+    #[error("{bank}: {names} was replaced, but {file} was not: {error}")]
     HalfWay {
         /// Which bank, in words.
         bank: String,

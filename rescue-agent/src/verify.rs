@@ -34,9 +34,9 @@ pub(crate) enum Broken<'n> {
         what: String,
         in_force: &'static str,
     },
-    /// What was taken for two paths to one disk.
+    /// What was treated as two paths to one disk.
     #[error(
-        "{other} does not show what was written by way of {path}, although both have the same identity and had the same content: they are two disks, and {other} is as it was"
+        "{other} does not show what was written through {path}, although both have the same identity and had the same content: they are two disks, and {other} is as it was"
     )]
     TwoDisks { path: String, other: String },
     /// The very thing that was asked for.
@@ -72,7 +72,7 @@ impl<F: FnMut(&Event)> Watcher for F {
     }
 }
 
-/// Carries a plan out, and proves it where it writes anything. Returns what became of the plan, and
+/// Carries a plan out, and proves it where it writes anything. Returns the result of the plan, and
 /// what a fresh look showed.
 pub fn repair_and_verify(
     plan: &Plan,

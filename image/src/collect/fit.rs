@@ -96,7 +96,7 @@ fn wrong_pin(pin: &str, fingerprint: Option<&str>) -> Option<String> {
     let wanted = format!("customize it with --set report_pin={fingerprint}");
     if pin.is_empty() {
         return Some(format!(
-            "it has no 'report_pin': its hosts believe this receiver only if a public authority vouches for its certificate; else {wanted}"
+            "it has no 'report_pin': its hosts accept this receiver only if its certificate is from a public authority; otherwise {wanted}"
         ));
     }
     (!pin.eq_ignore_ascii_case(fingerprint)).then(|| {

@@ -184,7 +184,7 @@ fn note_fetches(service: &Service, store: &Path) {
         return;
     };
     if let Err(error) = fetches::write(store, &content) {
-        let text = format!("Who read the image could not be written down: {error}");
+        let text = format!("The list of who read the image could not be saved: {error}");
         service.state.problem(&text);
     }
 }
@@ -223,7 +223,7 @@ fn introduction(
         Access::ThisMachine => format!("The page for a browser: {here} on this machine only"),
         Access::Token(_) => format!("The page for a browser: {here}, with the token as password"),
         Access::Everybody => {
-            format!("The page for a browser: {here}, for everybody who reaches it")
+            format!("The page for a browser: {here}, for everybody who can connect")
         }
     });
     for image in &service.images {

@@ -131,7 +131,7 @@ pub fn run(query: &Query, out: &mut impl io::Write) -> Result<Found> {
     if let Some(matching) = &query.matching {
         ensure!(
             !matching.is_empty(),
-            "--match names no host: its UUID and serial numbers are empty, or texts that makers leave in place of them. \
+            "--match names no host: its UUID and serial numbers are empty, or placeholders of the manufacturer. \
              Give the host an image of its own whose 'report' has a path, and match by path=/THAT-PATH"
         );
     }

@@ -277,7 +277,7 @@ async fn report(request: Request<Incoming>, from: SocketAddr, service: &Arc<Serv
     let bytes = match timeout(REPORT_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return too_large(),
-        Ok(Err(_)) => return say(StatusCode::BAD_REQUEST, "The request broke off.\n"),
+        Ok(Err(_)) => return say(StatusCode::BAD_REQUEST, "The request was interrupted.\n"),
         Err(_) => return say(StatusCode::REQUEST_TIMEOUT, "The report took too long.\n"),
     };
     let service = Arc::clone(service);

@@ -18,7 +18,7 @@ use super::view::{Message, View};
 const MAX_PROBLEMS: usize = 20;
 /// Longest text of a problem, in characters.
 const MAX_TEXT: usize = 300;
-/// Changes that wait for a page that is slow to take them; after that it gets everything anew.
+/// Changes that wait for a page that is slow to take them; after that it gets everything again.
 const WAITING: usize = 256;
 
 /// Something that changed.

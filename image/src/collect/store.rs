@@ -75,7 +75,7 @@ pub struct Store {
     gone: usize,
 }
 
-/// What became of a report.
+/// The result of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// Its file, relative to the folder.

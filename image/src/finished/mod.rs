@@ -223,7 +223,7 @@ impl Finished {
                 "a build has replaced it meanwhile; run the command again",
             ));
         }
-        // Nothing takes the place of a whole image that is not whole itself.
+        // An intact image is replaced only by an intact image.
         match self.store {
             Store::Iso { bytes, .. } | Store::Usb { bytes, .. } => {
                 let changed = Self::of_bytes(&self.path, bytes)?;

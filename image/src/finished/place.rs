@@ -1,4 +1,4 @@
-//! The output directory from build to build: what was made takes the place of what the build before made, and of nothing
+//! The output directory from build to build: what was made replaces what the build before made, and of nothing
 //! else. Files that others put there stay, and what was customised in place is not replaced without --force.
 //!
 //! The artefacts change places together: one rename of a folder says that all of them are complete, then each is moved to

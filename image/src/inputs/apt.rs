@@ -288,7 +288,7 @@ impl Apt {
         let mut command = self.command("apt-cache");
         command.args(["show", "--all-versions"]);
         command.args(releases.iter().map(|release| &release.package));
-        // It fails if it knows one of the names not; what it prints of the others is right all the same.
+        // It fails if it knows one of the names not; what it prints of the others is still right.
         let output = command
             .env("LC_ALL", "C.UTF-8")
             .output()

@@ -38,7 +38,7 @@ pub fn of_package(name: &str) -> Option<&'static str> {
         .map(|(_, licence)| *licence)
 }
 
-/// Where Debian keeps every version of every source package for good.
+/// Where Debian keeps every version of every source package permanently.
 #[must_use]
 pub fn source_of_package(source: &str, version: &str) -> String {
     format!("https://snapshot.debian.org/package/{source}/{version}/")

@@ -25,7 +25,7 @@ pub const BUSYBOX: &str = "busybox-static";
 const ALWAYS: [&str; 5] = [SHIM, SHIM_HELPERS, GRUB_EFI, GRUB_BIOS, PCI_IDS];
 /// The packages of the programs that write bytes of the artefacts.
 const TOOLS: [&str; 2] = ["grub-common", "xorriso"];
-/// Starts of the names of packages that hold the libraries of these. What else they depend on is of no use here.
+/// Starts of the names of packages that hold the libraries of these. What else they depend on is not needed here.
 const LIBRARIES: [&str; 2] = ["lib", "zlib"];
 
 /// Longest manifest that is read, in bytes.

@@ -77,9 +77,9 @@ struct Attributes<'a> {
 /// Why an envelope cannot be opened or made.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EnvelopeError {
-    /// The size rules it out.
+    /// The size excludes it.
     #[error(
-        "the encrypted archive has {bytes} bytes; a whole one is a multiple of {BLOCK}, at least \
+        "the encrypted archive has {bytes} bytes; a complete one is a multiple of {BLOCK}, at least \
          three blocks and at most {ENVELOPE_BYTES_MAX} bytes. It is truncated or damaged, and is \
          left as it is"
     )]
@@ -198,7 +198,7 @@ impl<'a> Envelope<'a> {
 
     /// An envelope like this one around `data`: header block, key and IV stay as they are, and
     /// with them `encryption.info`. Using an IV twice would be wrong if the key were secret; in
-    /// mode `NONE` it lies beside the archive.
+    /// mode `NONE` it is next to the archive.
     ///
     /// The filler is this envelope's own, so that unchanged data gives an identical file. Where
     /// `data` needs another amount of filler before the last block, that part is zeroes. The

@@ -43,7 +43,7 @@ pub enum GzipError {
         /// Bytes there are.
         size: usize,
     },
-    /// The compressed data makes no sense.
+    /// The compressed data is not valid.
     #[error("the gzip data is damaged: it cannot be decompressed beyond byte {offset}")]
     Corrupt {
         /// Where, roughly: bytes from the start that were taken in.

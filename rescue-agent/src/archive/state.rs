@@ -98,7 +98,7 @@ pub enum ArchiveError {
     UnknownMode(Seal),
     /// A recovery key was given, and it is the key of something else.
     #[error(
-        "the recovery key that was given is not the key of this archive{}: it is of another host, or of another time, or ESXi uses it for something else",
+        "the recovery key that was given is not the key of this archive{}: it is from another host, or this host had another key then, or ESXi uses it for something else",
         .0.named()
     )]
     OtherRecoveryKey(Seal),
@@ -126,7 +126,7 @@ pub enum ArchiveError {
     #[error("ConfigStore: {0}")]
     ConfigStore(#[from] ConfigStoreError),
     /// The ConfigStore was in use when it was saved.
-    #[error("the ConfigStore was in use when it was saved: current-store-1{0} lies beside it")]
+    #[error("the ConfigStore was in use when it was saved: current-store-1{0} is next to it")]
     StoreNotClosed(&'static str),
     /// The result is not what it should be. Nothing was written.
     #[error("the new archive, opened again, does not have the intended content: {0}")]
@@ -411,7 +411,7 @@ impl StateArchive {
     /// is kept.
     ///
     /// # Errors
-    /// [`ArchiveError`] when a place does not hold what `edit` says. The archive is of no use then.
+    /// [`ArchiveError`] when a place does not hold what `edit` says. The archive cannot be used then.
     pub fn edit(&mut self, edit: &Edit) -> Result<(), ArchiveError> {
         if let Some(member) = &self.places.esx_conf {
             esx_conf::give_back(&mut self.etc[member.data.clone()], &edit.esx_conf).map_err(
@@ -602,7 +602,7 @@ fn unseal(
         let mut candidates = given.candidates().iter();
         candidates.find(|key| envelope.fits(key)).cloned()
     };
-    // One that is damaged is of no use to its own host either.
+    // One that is damaged cannot be used by its own host either.
     let envelope = envelope?;
     let key = match (keystore.own_key(), given) {
         (Some(key), _) => key,

@@ -45,7 +45,7 @@ pub enum Verdict {
     NoUpdateNumber,
     /// It does not say which build it holds: nothing is installed there.
     NoBuild,
-    /// Its `bootstate` rules it out.
+    /// Its `bootstate` excludes it.
     BadState(BootState),
     /// It was made for one Quick Boot and has served.
     QuickBoot,
@@ -104,7 +104,7 @@ impl fmt::Display for Verdict {
             Self::QuickBoot => f.write_str("not eligible: it was made for one Quick Boot only"),
             Self::StateNotRewritable => write!(
                 f,
-                "not eligible: bootstate {}, which ESXi's loader has to change and cannot, for it looks for the digit in the first 512 bytes of boot.cfg",
+                "not eligible: bootstate {}, which ESXi's loader has to change but cannot, because it looks for the digit in the first 512 bytes of boot.cfg",
                 BootState::Upgrading
             ),
         }
@@ -125,7 +125,7 @@ fn meaning(state: BootState) -> &'static str {
     match state {
         BootState::Dirty => "its first boot after an upgrade was never confirmed",
         BootState::Invalid => "as on a freshly installed disk's spare bank, or after a roll-back",
-        BootState::Other(_) => "which ESXi's loader takes for damaged",
+        BootState::Other(_) => "which ESXi's loader treats as damaged",
         BootState::Valid | BootState::Upgrading => "which is in order",
     }
 }
@@ -138,7 +138,7 @@ pub struct Election {
     /// One verdict per candidate, in their order.
     pub verdicts: Vec<Verdict>,
     /// The bank that boots when somebody presses Shift+R at the loader, which then gives the
-    /// current one up for good. `None` where that is refused: there is no other eligible bank, or
+    /// current one up permanently. `None` where that is refused: there is no other eligible bank, or
     /// the current one's state cannot be changed.
     pub after_shift_r: Option<usize>,
 }

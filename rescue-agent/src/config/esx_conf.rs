@@ -1,7 +1,7 @@
 //! `etc/vmware/esx.conf`: which devices it gives away, and the one edit that takes them back.
 //!
 //! In scope: the grammar, the entries under `/device/`, and overwriting an owner in place. Not in
-//! scope: any other key, and writing the file anew. ESXi refuses a malformed esx.conf as a whole,
+//! scope: any other key, and writing the file again. ESXi refuses a malformed esx.conf as a whole,
 //! so nothing here ever adds, drops or reorders text.
 //!
 //! The grammar is the one of ESXi's own reader, a stream of characters rather than of lines: TAB,

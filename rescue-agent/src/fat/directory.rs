@@ -294,7 +294,7 @@ impl Entry {
     }
 
     /// The same entry, naming other content. The upper half of the cluster number, which FAT12
-    /// and FAT16 do not have, becomes zero: VMware's loader reads it all the same (esx-boot
+    /// and FAT16 do not have, becomes zero: VMware's loader still reads it (esx-boot
     /// `libfat/searchdir.c`).
     pub(super) fn naming(mut self, first_cluster: u16, size: u32) -> Self {
         self.0[20..22].fill(0);

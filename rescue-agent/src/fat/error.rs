@@ -28,7 +28,7 @@ pub enum FatError {
     NotFound(String),
     /// What the loader takes for the file is none.
     #[error(
-        "{what} stands where ESXi's loader looks for {name}, which takes the first entry of that name whatever it is"
+        "{what} has the name {name}, and ESXi's loader uses the first entry of that name, whatever its type"
     )]
     InTheWay {
         /// The name.
@@ -135,7 +135,7 @@ pub enum Note {
     MarkedDirty,
     /// Clusters in use that belong to nobody.
     #[error(
-        "{} in use {} to no file; left as found",
+        "{} in use {} to no file; not changed",
         counted(*.clusters, "cluster", "clusters"),
         if *.clusters == 1 { "belongs" } else { "belong" }
     )]
@@ -145,7 +145,7 @@ pub enum Note {
     },
     /// The tables disagree where it does not matter.
     #[error(
-        "its allocation tables differ in {}, not of a state archive; left as found", counted(*.entries, "entry", "entries")
+        "its allocation tables differ in {}, not of a state archive; not changed", counted(*.entries, "entry", "entries")
     )]
     TablesDiffer {
         /// How many entries.
@@ -163,10 +163,10 @@ pub enum Note {
     #[error("a copy that an earlier repair kept is damaged: {0}. It stays as it is")]
     Copy(Damage),
     /// A file that has one of our names.
-    #[error("{0} is not a file of this program's. It stays as it is, and another name is used")]
+    #[error("{0} is not a file of this program. It stays as it is, and another name is used")]
     ForeignName(String),
     /// The first sector has no signature.
-    #[error("its first sector does not end with 55 aa, which ESXi's loader does not mind")]
+    #[error("its first sector does not end with 55 aa, which ESXi's loader accepts")]
     Unsigned,
 }
 

@@ -13,10 +13,10 @@ pub(super) const MARK_BITS: u8 = 0xc4;
 pub enum Mark {
     /// The original that a repair kept, or the note that an exchange is under way.
     Kept,
-    /// A newer configuration that a person let an original take the place of, or what had the name of
+    /// A newer configuration that a person let an original replace, or what had the name of
     /// the archive and was none. Never replaced.
     SetAside,
-    /// The original of an earlier accident, while the one of the next takes its place.
+    /// The original of an earlier repair, while a new one replaces it.
     Superseded,
 }
 

@@ -70,7 +70,7 @@ pub struct DevicePath {
     pub file: Option<String>,
 }
 
-/// Why a device path makes no sense.
+/// Why a device path is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DevicePathError {
     /// It stops without its end node.

@@ -26,7 +26,7 @@ pub struct LoadOption {
     pub path: DevicePath,
 }
 
-/// Why a boot entry makes no sense.
+/// Why a boot entry is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LoadOptionError {
     /// The variable ends before its fixed fields.
@@ -46,7 +46,7 @@ pub enum LoadOptionError {
         /// The bytes behind the description.
         left: usize,
     },
-    /// The first device path makes no sense.
+    /// The first device path is not valid.
     #[error(transparent)]
     Path(#[from] DevicePathError),
 }

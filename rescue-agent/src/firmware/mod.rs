@@ -157,7 +157,7 @@ pub enum Way {
         why: String,
     },
     /// A setting said so.
-    #[error("left to the firmware, as bootnext=off says.")]
+    #[error("left to the firmware (bootnext=off).")]
     Off,
 }
 

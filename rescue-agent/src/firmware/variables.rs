@@ -119,8 +119,8 @@ impl Variables {
         self.number("BootNext")
     }
 
-    /// All entries that can be read, by number, also those that are in no order. One that makes no
-    /// sense is the firmware's affair and is left out.
+    /// All entries that can be read, by number, also those that are in no order. One that is not
+    /// valid is left to the firmware and is not returned.
     ///
     /// # Errors
     /// [`VariableError`] when the variables cannot be listed.

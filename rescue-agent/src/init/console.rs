@@ -42,7 +42,7 @@ const QUEUE_TEXTS: usize = 4096;
 /// How often a console that takes nothing is tried again. Waiting for it by `poll` would not do:
 /// a terminal reports itself writable only once its buffer is nearly empty.
 const WRITE_RETRY: Duration = Duration::from_millis(10);
-/// How much of what was said is kept, in bytes of text.
+/// How much of the output is kept, in bytes of text.
 pub const TRANSCRIPT_BYTES: usize = 256 * 1024;
 /// Longest wait handed to `poll` in one go.
 const POLL_SLICE: Duration = Duration::from_secs(30);
@@ -93,7 +93,7 @@ struct Inner {
     transcript_bytes: usize,
 }
 
-/// What a serial line, which cannot redraw, gets of a picture that takes the place of another.
+/// What a serial line, which cannot redraw, gets of a picture that replaces another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnSerial {
     /// All of it, below the other.
@@ -171,7 +171,7 @@ impl Consoles {
         }
     }
 
-    /// Speaks through `other`'s terminals from now on, in every clone. What was said is kept.
+    /// Speaks through `other`'s terminals from now on, in every clone. The output so far is kept.
     pub fn replace_with(&self, other: Consoles) {
         let consoles = std::mem::take(&mut other.lock().consoles);
         let mut inner = self.lock();
@@ -266,7 +266,7 @@ impl Consoles {
         self.lock().status(text);
     }
 
-    /// What was said so far, without the status lines; the oldest lines are forgotten beyond
+    /// The output so far, without the status lines; the oldest lines are forgotten beyond
     /// [`TRANSCRIPT_BYTES`].
     #[must_use]
     pub fn transcript(&self) -> String {

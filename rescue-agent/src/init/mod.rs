@@ -245,7 +245,7 @@ pub fn run(rescue: &mut dyn Rescue) -> Result<Infallible, InitError> {
 }
 
 /// What a person reads after a defect of this program; before it stands what it was.
-pub(crate) const PROGRAM_STOPPED: &str = "The program stopped because of an error in itself.";
+pub(crate) const PROGRAM_STOPPED: &str = "The program stopped because of an internal error.";
 
 /// What a person reads last when the machine halts.
 pub(crate) const HALTED: &str = "Halted. Press any key to restart the machine.";

@@ -13,19 +13,19 @@ const BORDER_SECTORS: u64 = 2048;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NoDisk {
     /// A file with the disk of a virtual machine, in a format of its own. The name is qemu-img's.
-    #[error("it is a virtual disk in the format {0}, not the bytes of the disk as they are")]
+    #[error("it is a virtual disk in the format {0}, not a raw disk image")]
     VirtualDisk(&'static str),
     /// The text that belongs to a virtual disk, whose bytes are in a file beside it.
-    #[error("it is the description of a virtual disk, whose bytes are in {}", .0.display())]
+    #[error("it is the descriptor of a virtual disk, whose data is in {}", .0.display())]
     VmdkText(PathBuf),
     /// A packed file.
     #[error("it is a file packed by {}, which may hold a disk image", .0.name())]
     Packed(Packing),
     /// A boot bank alone.
-    #[error("it is a boot bank without the disk around it, so which bank boots next is not known")]
+    #[error("it is a single boot bank, not a whole disk, so it is not known which bank boots next")]
     LoneBank,
     /// A datastore alone.
-    #[error("it is a VMFS datastore without the disk around it")]
+    #[error("it is a single VMFS datastore, not a whole disk")]
     LoneVmfs,
     /// A partition of a disk of this machine.
     #[error("it is partition {number} of {}, not a whole disk", .disk.display())]
@@ -102,7 +102,7 @@ impl NoDisk {
                 Some(format!("qemu-img convert -f {format} -O raw {it} {raw}")),
             ),
             Self::VmdkText(file) => (
-                "Name the file with the bytes instead".into(),
+                "Name the data file instead".into(),
                 Some(format!("rescue-agent inspect {}", quoted(file))),
             ),
             Self::Packed(packing) => packing.remedy(path),

@@ -148,7 +148,7 @@ pub fn look(device: &dyn BlockDevice, known: &PartitionTable) -> LoaderView {
 /// The bank that begins at a sector.
 fn bank(disk: Sectors<'_>, first: u64) -> Result<LoaderBank, Refused> {
     let second = disk.read(first.saturating_add(1), 1, "the second sector")?;
-    VmfatMarker::parse(&second).ok_or_else(|| not("it does not carry VMware's mark"))?;
+    VmfatMarker::parse(&second).ok_or_else(|| not("it does not have VMware's mark"))?;
     let volume = Volume::open(disk, first)?;
     let bytes = volume
         .load(ShortName::BOOT_CFG)?
@@ -165,8 +165,8 @@ fn bank(disk: Sectors<'_>, first: u64) -> Result<LoaderBank, Refused> {
     Ok(bank)
 }
 
-/// What the start of a bank loads. The first file that is missing ends it; the rest is looked for all
-/// the same, because a repair may bring the first.
+/// What the start of a bank loads. The first file that is missing ends it; the others are still
+/// looked for, because a repair may bring the first.
 fn load_modules(volume: &Volume<'_>, bank: &mut LoaderBank) -> Result<(), Refused> {
     let load = match &bank.boot_cfg.load {
         Ok(load) => load,

@@ -76,7 +76,7 @@ fn why_not_found(known: &PartitionTable) -> Option<String> {
                 .into(),
         ),
         TableKind::Gpt { .. } => {
-            Some("ESXi's loader does not find it: it does not take the GPT as it is".into())
+            Some("ESXi's loader does not find it: it does not accept this GPT".into())
         }
     }
 }
@@ -102,7 +102,7 @@ fn behind_protective_mbr(disk: Sectors<'_>) -> Result<Vec<Partition>, Refused> {
         match in_gpt(disk) {
             Ok(partitions) => return Ok(partitions),
             Err(unread @ Refused::Unread { .. }) => return Err(unread),
-            Err(why) => log::debug!("the loader does not take the primary GPT: {why}"),
+            Err(why) => log::debug!("the loader does not accept the primary GPT: {why}"),
         }
     }
     let own = (1..).zip(entries);

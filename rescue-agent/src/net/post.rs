@@ -66,9 +66,7 @@ pub enum PostError {
     #[error(transparent)]
     Distrust(#[from] Distrust),
     /// TLS failed for another reason than the certificate.
-    #[error(
-        "{at} does not speak TLS as it should ({problem}); should the URL begin with http:// ?"
-    )]
+    #[error("{at} does not use TLS correctly ({problem}); should the URL begin with http:// ?")]
     Tls {
         /// Where.
         at: String,

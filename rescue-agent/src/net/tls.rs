@@ -6,7 +6,7 @@
 //!
 //! A pin is the hash of the server's certificate. Who shows that certificate must also sign the
 //! handshake with its key, so a copy of the certificate is worth nothing. Name and dates of a pinned
-//! certificate do not matter: a host with a dead battery can report all the same.
+//! certificate do not matter: a host with a dead battery can still report.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -58,9 +58,9 @@ pub enum Distrust {
         /// This machine's date.
         date: String,
     },
-    /// Nobody whom the image trusts vouches for it.
+    /// No authority that the image trusts has issued it.
     #[error(
-        "no public authority vouches for the receiver's certificate; set its SHA-256 as report_pin"
+        "the receiver's certificate is not from a public authority; set its SHA-256 as report_pin"
     )]
     Issuer,
     /// It is for another name.

@@ -7,7 +7,7 @@ use thiserror::Error;
 pub enum Doubt {
     /// Sealed under another key.
     #[error(
-        "{place} is sealed under the key {given}, and the archives of this disk under {here}: it is of another host, or of another time"
+        "{place} is sealed under the key {given}, and the archives of this disk under {here}: it is from another host, or this host had another key then"
     )]
     OtherKey {
         /// The archive.
@@ -18,7 +18,7 @@ pub enum Doubt {
         here: String,
     },
     /// It says that it is of another host.
-    #[error("{place} is of another host: its {what} is {given}, that of this host is {here}")]
+    #[error("{place} is from another host: its {what} is {given}, that of this host is {here}")]
     OtherHost {
         /// The archive.
         place: String,
@@ -47,14 +47,14 @@ pub enum Doubt {
     },
     /// Not sealed, for a disk with an archive that is.
     #[error(
-        "{place} is not sealed by a TPM, and an archive of this disk is: no report says that ESXi starts with it"
+        "{place} is not sealed by a TPM, and an archive of this disk is: it is not known whether ESXi starts with it"
     )]
     NotSealed {
         /// The archive.
         place: String,
     },
     /// Nothing says anything.
-    #[error("{place}: nothing in it, or nothing in the banks, says which host it is of")]
+    #[error("{place}: nothing in it, or nothing in the banks, shows which host it is from")]
     Unknown {
         /// The archive.
         place: String,

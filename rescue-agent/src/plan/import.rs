@@ -14,7 +14,7 @@ use crate::archive::{Seal, StateArchive};
 use crate::import::Given;
 use crate::inventory::{ArchiveFile, Bank, Content, Disk};
 
-/// A given archive, and whether a person vouches for it.
+/// A given archive, and whether a person confirms that it is from this host.
 #[derive(Debug, Clone, Copy)]
 pub struct Import<'g> {
     /// The archive.

@@ -166,7 +166,7 @@ pub(super) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// # Errors
-    /// [`PlanError`] when the selection makes no sense for this configuration and machine.
+    /// [`PlanError`] when the selection does not fit this configuration and machine.
     pub(super) fn new(
         inventory: &Inventory,
         selection: &'a Selection,
@@ -295,8 +295,8 @@ impl<'a> Judge<'a> {
             .flat_map(|content| &content.devices);
         match entries.filter(|entry| entry.passed_through).count() {
             0 => "nothing is passed through".into(),
-            1 => "the one device that is passed through stays so".into(),
-            n => format!("the {n} devices that are passed through stay so"),
+            1 => "the one device that is passed through stays passed through".into(),
+            n => format!("the {n} devices that are passed through stay passed through"),
         }
     }
 

@@ -56,7 +56,7 @@ pub struct Plan {
     pub comes_back: Vec<ComesBack>,
     /// The archive that was given for all banks.
     pub import: Option<Box<Imported>>,
-    /// What ESXi needs, for the question what the next start comes to.
+    /// What ESXi needs, for the question the result of the next start.
     needed: Needed,
 }
 
@@ -117,7 +117,7 @@ impl Plan {
         self.banks.iter().filter(replaced).count()
     }
 
-    /// Whether carrying it out lets an original take the place of something newer.
+    /// Whether carrying it out lets an original replace something newer.
     pub fn sets_aside(&self) -> bool {
         let restores = self.banks.iter().flat_map(|bank| match &bank.action {
             Action::Restore(restores) => restores.as_slice(),
@@ -178,7 +178,7 @@ pub struct FileChange {
     pub name: ShortName,
     /// The new bytes.
     pub new: Vec<u8>,
-    /// What becomes of what is in place.
+    /// What happens to what is in place.
     pub replaced: Replaced,
     /// SHA-256 of the bytes in place, hex; of nothing where there are none.
     pub before: String,
@@ -290,7 +290,7 @@ pub enum PlanError {
     },
     /// A choice of banks that names nothing.
     #[error(
-        "--banks {banks} names no boot bank, or one that is not there. Boot banks lie on partitions {there}"
+        "--banks {banks} names no boot bank, or one that is not there. Boot banks are on partitions {there}"
     )]
     NoSuchBank {
         /// The choice.
@@ -549,7 +549,7 @@ fn is_chosen(choice: &BankChoice, disk: &Disk, index: usize) -> bool {
     }
 }
 
-/// What cures a bank whose own archive is of no use, if another bank of the same build has a sound one.
+/// What cures a bank whose own archive cannot be used, if another bank of the same build has a sound one.
 const TAKE_NEWEST: &str = "take the newest configuration of this disk, repaired: n in the menu of the image, or `rescue-agent revert --source newest`";
 
 /// A remedy that can be followed: other banks are named only where one of them is of use.
@@ -576,7 +576,7 @@ fn with_true_remedy(disk: &Disk, bank: &Bank, action: Action) -> Action {
     Action::Refuse { why, remedy }
 }
 
-/// Whether a bank's own archive is of no use, and the newest one of its disk can take its place.
+/// Whether a bank's own archive cannot be used, and the newest one of its disk can replace it.
 pub fn newest_cures(inventory: &Inventory) -> bool {
     let mut banks = inventory.banks();
     banks.any(|(disk, bank)| newest::cures(disk, bank))
@@ -625,7 +625,7 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
     finish(bank, judge, vec![change])
 }
 
-/// Whether an archive that its host's TPM does not seal would take the place of one that it does. No
+/// Whether an archive that its host's TPM does not seal would replace one that it does. No
 /// report says that ESXi starts with it.
 fn is_unsealed(new: &Content, in_place: &ArchiveFile) -> bool {
     let is_closed = |seal: Option<&Seal>| seal.is_some_and(Seal::is_closed);
@@ -807,7 +807,7 @@ fn why_nothing_to_restore(bank: &Bank) -> String {
             archive.name
         ),
         (None, Some(copy)) => format!(
-            "it holds no undo copy. {copy} is what an earlier restore set aside; `restore --discard-newer` puts it back"
+            "it holds no undo copy. {copy} was kept by an earlier restore; `restore --discard-newer` puts it back"
         ),
         (None, None) => {
             "it holds no undo copy: no repair has changed it, or it was restored already".into()
@@ -904,7 +904,7 @@ fn no_archive(disk: &Disk, bank: &Bank) -> Action {
     let boots_next = disk.boots_next.map(|next| disk.banks[next].partition) == Some(bank.partition);
     match bank.missing.first() {
         Some(_) if !newest::may_start(bank) => nothing(
-            "it holds no state archive and needs none: its bootstate rules it out, as in the spare bank of a fresh installation",
+            "it holds no state archive and needs none: its bootstate excludes it, as in the spare bank of a fresh installation",
         ),
         Some(name) if boots_next => refuse(&BankRefusal::MissingArchive {
             name: name.to_string(),

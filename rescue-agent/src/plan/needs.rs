@@ -302,11 +302,11 @@ fn why_unseen(node: &DiskNode, inventory: &Inventory, host: &Host) -> Option<Str
             node.name()
         )),
         Some(disk) if !disk.suspects.is_empty() => Some(format!(
-            "leads to {}, of which a partition that may be a boot bank is not taken for one",
+            "leads to {}, where a partition that may be a boot bank is not accepted as one",
             node.name()
         )),
         Some(disk) if !disk.unreadable.is_empty() => Some(format!(
-            "leads to {}, of which a partition that may be a boot bank cannot be read",
+            "leads to {}, where a partition that may be a boot bank cannot be read",
             node.name()
         )),
         Some(_) => None,

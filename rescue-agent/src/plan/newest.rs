@@ -14,7 +14,7 @@ pub(super) struct Newest<'d> {
     pub(super) content: &'d Content,
 }
 
-/// The archive that takes the place `name` in every bank of the disk.
+/// The archive that replaces `name` in every bank of the disk.
 pub(super) fn of(disk: &Disk, name: ShortName) -> Decision<Newest<'_>> {
     let mut builds = disk.banks.iter().map(|bank| &bank.boot_cfg.build);
     let first = builds.next();
@@ -58,7 +58,7 @@ pub(super) fn may_start(bank: &Bank) -> bool {
     !matches!(bank.standing, Standing::BadState(_))
 }
 
-/// Whether the bank's own archive is of no use, and the newest one can take its place.
+/// Whether the bank's own archive cannot be used, and the newest one can replace it.
 pub fn cures(disk: &Disk, bank: &Bank) -> bool {
     let Some(name) = place(bank) else {
         return false;

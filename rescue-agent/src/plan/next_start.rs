@@ -1,4 +1,4 @@
-//! What the next start comes to: which bank ESXi's loader boots, and which devices that ESXi needs are
+//! The result of the next start: which bank ESXi's loader boots, and which devices that ESXi needs are
 //! passed through there.
 //!
 //! Success is claimed by this and by nothing else: by what the loader reads ([`crate::loader`]), for
@@ -74,7 +74,7 @@ pub struct NextStart {
     pub disk: usize,
     /// Number of the partition of the bank that boots; `None`: the loader finds none.
     pub partition: Option<u32>,
-    /// Whether that bank is one that was taken for a bank.
+    /// Whether that bank is one that was accepted as a bank.
     pub is_known_bank: bool,
     /// Why its start ends with an error of the loader.
     pub ends: Option<String>,

@@ -5,7 +5,7 @@
 //! that ESXi keeps anything on, by the machine.
 //!
 //! Sources: VMware's documentation of esxcli 7.0 for the first command, one detailed report that it
-//! rebinds a controller in use at once; that `/bootbank` must be linked anew follows from what ESXi
+//! rebinds a controller in use at once; that `/bootbank` must be linked again follows from what ESXi
 //! does when it starts without its bank, and has not been seen by this project.
 
 use std::collections::BTreeSet;
@@ -119,12 +119,12 @@ impl Recipe {
         ));
         steps.push(step(
             "/sbin/auto-backup.sh".into(),
-            "has ESXi save its configuration, sealed by its own TPM, to that bank.".into(),
+            "saves ESXi's configuration, sealed by its own TPM, to that bank.".into(),
             "documented by VMware",
         ));
         steps.push(step(
             "ls -l /bootbank/state.tgz".into(),
-            "must show the time of a moment ago (UTC). If it does not, the change is not saved: do not restart.".into(),
+            "must show the current time (UTC). If it does not, the change is not saved: do not restart.".into(),
             "",
         ));
         steps.push(step("reboot".into(), "restarts the host.".into(), ""));
@@ -159,9 +159,9 @@ impl Recipe {
             }
         }
         lines.push(String::new());
-        lines.push("If the controller is not given back, or no file shows up: take the mark away without -a, run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
+        lines.push("If the controller is not given back, or no file shows up: remove the passthrough mark without -a, run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
         lines.push(String::new());
-        lines.push("More about it, and what is proven by whom: docs/sealed.md.".into());
+        lines.push("Details, and what is proven: docs/sealed.md.".into());
         lines
     }
 }

@@ -9,12 +9,12 @@ use crate::fat::exchange;
 use crate::originals::Objection;
 
 /// What is left where no bank of a disk has an archive that can be read.
-pub(super) const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read. If ESXi starts and is 7.0 or newer, it can give the device back itself: docs/troubleshooting.md, \"ESXi gives a device back itself\". Else install ESXi anew, preserving the datastore, and restore a backup of its configuration";
+pub(super) const NO_OTHER_BANK: &str = "no other bank of this disk has an archive that can be read. If ESXi starts and is 7.0 or newer, it can give the device back itself: docs/troubleshooting.md, \"ESXi gives a device back itself\". Otherwise reinstall ESXi, preserving the datastore, and restore a backup of its configuration";
 
 /// A reason not to write to a bank that something should be done about.
 #[derive(Debug, Error)]
 pub(crate) enum BankRefusal {
-    /// The archive makes no sense, or could not be made anew.
+    /// The archive is not valid, or could not be made again.
     #[error("{name}: {error}")]
     Archive {
         /// The archive.
@@ -70,7 +70,7 @@ pub(crate) enum BankRefusal {
         original: String,
     },
     /// A part of the disk is mounted, or otherwise in use.
-    #[error("{used}, so that its driver would write over what is written here")]
+    #[error("{used}, so that its driver could overwrite the repair")]
     InUse {
         /// Which part, and by what.
         used: String,
@@ -92,13 +92,11 @@ pub(crate) enum BankRefusal {
         remedy: &'static str,
     },
     /// The newest archive does not fit every bank.
-    #[error(
-        "the banks hold different builds of ESXi, and an archive of one need not fit the other"
-    )]
+    #[error("the banks hold different builds of ESXi, and an archive of one may not fit the other")]
     BuildsDiffer,
     /// An archive that is not sealed, for a bank whose own is.
     #[error(
-        "{name} is sealed by the host's TPM and the archive to take its place is not: no report says that ESXi starts with it"
+        "{name} is sealed by the host's TPM and the archive that would replace it is not: it is not known whether ESXi starts with it"
     )]
     PlainOverSealed {
         /// The archive in the bank.
@@ -172,20 +170,20 @@ impl BankRefusal {
                 "start any Linux, mount this partition, delete what a repair by hand has left there, unmount it, and run the rescue again"
             }
             Self::SavedSince { .. } => {
-                "keep what is in place; to go back all the same, run `restore --discard-newer` (in the menu, Restore asks): what is in place is then kept beside it"
+                "keep the current archive; to restore the original anyway, run `restore --discard-newer` (in the menu, Restore asks): the current archive is then kept as a copy"
             }
             Self::InUse { .. } => {
                 "unmount it (`umount` with that folder, or Eject in the file manager), then run this again"
             }
             Self::BrokenUndo { .. } => {
-                "`rescue-agent inspect` shows whether the archive in place can be read; if it can, keep it, and set in ESXi again what was set before"
+                "`rescue-agent inspect` shows whether the archive in place can be read; if it can, keep it, and make the missing settings in ESXi again"
             }
             Self::BuildsDiffer => "use --source own, which edits each bank's own archive",
             Self::PlainOverSealed { .. } => {
                 "let ESXi itself give the devices back: the commands for this host are described in docs/sealed.md"
             }
             Self::Doubtful(_) => {
-                "if you know that it is this host's own, use it anyway: --trust-source on the command line; in the menu i, then t"
+                "if you know that it is from this host, use it anyway: --trust-source on the command line; in the menu i, then t"
             }
             Self::OtherKind { .. } => "give an archive that this version of ESXi saved",
             Self::NoReadableArchive => NO_OTHER_BANK,

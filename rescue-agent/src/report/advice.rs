@@ -29,7 +29,7 @@ pub(crate) enum Sentence {
     )]
     Restored { banks: usize },
     #[error(
-        "{place} is in {} as it is, written and verified. What it says only ESXi on this host can read.",
+        "{place} was copied unchanged into {}, and verified. Only ESXi on this host can read it.",
         counted(*banks, "bank", "banks")
     )]
     Imported { place: String, banks: usize },
@@ -42,12 +42,12 @@ pub(crate) enum Sentence {
     )]
     RepairedBefore,
     #[error(
-        "Nothing was written: no passed-through device is certainly needed by ESXi, but not all are certain."
+        "Nothing was written: no passed-through device is known to be needed by ESXi, but at least one is unsure."
     )]
     NothingCertain,
     #[error("{start}. {}", written(*banks))]
     BadStart { start: BadStart, banks: usize },
-    #[error("What may be a boot bank was not understood, so nothing is certain. {}", written(*banks))]
+    #[error("A partition that may be a boot bank could not be read as one, so the result is not certain. {}", written(*banks))]
     Suspicious { banks: usize },
     #[error("Refused. Nothing was written.")]
     Refused,
@@ -80,15 +80,15 @@ pub(crate) enum Unread {
     #[error("REFUSED  {name} cannot be read ({why}). It may be a boot bank; it was not written")]
     Partition { name: String, why: String },
     #[error(
-        "REFUSED  {name} could not be read as ESXi's loader reads it ({why}); what it starts from there is not known. Its archive is active as described above, or was not written"
+        "REFUSED  {name} could not be read the way ESXi's loader reads it ({why}), so it is not known what the loader starts from it. Its archive is active as described above, or was not written"
     )]
     Loader { name: String, why: String },
     #[error(
-        "REFUSED  {name} may be a boot bank and was not taken for one ({why}); it was not written"
+        "REFUSED  {name} may be a boot bank but was not accepted as one ({why}); it was not written"
     )]
     Suspect { name: String, why: String },
     #[error(
-        "REFUSED  {name} is a boot bank to ESXi's loader, and was not taken for one ({why}); it was not written"
+        "REFUSED  {name} is a boot bank for ESXi's loader, but was not accepted as one ({why}); it was not written"
     )]
     BootableSuspect { name: String, why: String },
 }
@@ -178,7 +178,7 @@ pub(crate) enum BadStart {
     #[error("The next start fails: {bank} boots next, and {why}")]
     Ends { bank: String, why: String },
     #[error(
-        "What the next start comes to is not known: {bank} boots next, and its {name} cannot be read ({why})"
+        "The result of the next start is not known: {bank} boots next, and its {name} cannot be read ({why})"
     )]
     Unread {
         bank: String,
@@ -186,7 +186,7 @@ pub(crate) enum BadStart {
         why: String,
     },
     #[error(
-        "What the next start comes to is not known: {bank} boots next, which was not taken for a boot bank"
+        "The result of the next start is not known: {bank} boots next, which was not accepted as a boot bank"
     )]
     Suspect { bank: String },
     #[error("{bank} boots next, unless {others}, which cannot be read")]
@@ -414,10 +414,10 @@ fn steps_after(
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
             return how_to_choose(plan).into_iter().chain(recipes).collect();
         }
-        ResultWord::Started => &["Run the rescue again: it cleans up what was interrupted."],
+        ResultWord::Started => &["Run the rescue again: it cleans up the interrupted repair."],
         ResultWord::Failed => &[
-            "Run the rescue again: it cleans up what was interrupted.",
-            "If it fails again, the disk itself is failing: image it first.",
+            "Run the rescue again: it cleans up the interrupted repair.",
+            "If it fails again, the disk itself is failing: copy it first.",
         ],
         ResultWord::NoneFound => {
             &["Check that the disk is connected and its controller has a driver."]
@@ -426,7 +426,7 @@ fn steps_after(
             let mut steps = bad_start.map(cures).unwrap_or_default();
             steps.extend(recipes);
             if steps.is_empty() && bad_start.is_some() {
-                steps.push(LEFT_TO_ITSELF.into());
+                steps.push(UNATTENDED.into());
             }
             return steps;
         }
@@ -454,7 +454,7 @@ fn cures(start: &NextStart) -> Vec<String> {
     };
     if causes(Cause::LeftByRequest) {
         steps.push(format!(
-            "Run it again without that exception, or choose what is left: --devices={} on the command line, rescue.devices= in the boot menu.",
+            "Run it again without that exception, or choose what is still passed through: --devices={} on the command line, rescue.devices= in the boot menu.",
             devices(&|_| true)
         ));
     } else if causes(Cause::Unsure) {
@@ -471,14 +471,14 @@ fn cures(start: &NextStart) -> Vec<String> {
     }
     if let (Some(next), Some(other)) = (start.partition, start.other) {
         steps.push(format!(
-            "To start the other bank: press Shift+R at ESXi's loader and confirm. It boots partition {other}, where nothing that ESXi needs is passed through, and gives partition {next} up for good."
+            "To start the other bank: press Shift+R at ESXi's loader and confirm. It boots partition {other}, where nothing that ESXi needs is passed through, and permanently stops using partition {next}."
         ));
     }
     steps
 }
 
 /// What is left to say of a next start that nothing here can improve.
-const LEFT_TO_ITSELF: &str = "Do not leave the host to itself: it starts as it did before. `rescue-agent inspect` shows each bank; docs/troubleshooting.md says what can be done.";
+const UNATTENDED: &str = "Do not let the host restart unattended: it starts as it did before. `rescue-agent inspect` shows each bank; docs/troubleshooting.md says what can be done.";
 
 /// What has to be done in the firmware before a host starts whose configuration is sealed by its TPM.
 pub(super) fn before_esxi_starts(secure_boot: SecureBoot) -> Option<String> {
@@ -513,7 +513,7 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
         _ => " (or several, by commas)".into(),
     };
     Some(format!(
-        "To give back what is left, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
+        "To give back one of the other devices, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
     ))
 }
 

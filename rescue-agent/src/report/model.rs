@@ -533,7 +533,7 @@ fn loader_unread(inventories: [Option<&Inventory>; 2]) -> Vec<String> {
     lines.collect()
 }
 
-/// Whether there is something that may be a bank and is not taken for one.
+/// Whether there is something that may be a bank and is not accepted as one.
 fn is_suspicious(inventory: &Inventory) -> bool {
     inventory.suspects().next().is_some()
         || inventory.unreadable().next().is_some()
@@ -821,7 +821,7 @@ fn bank_report(
                 exchanged,
                 ..
             } => Some(format!(
-                "{}: exchanged; the other archive: {in_force}",
+                "{}: replaced; the other archive: {in_force}",
                 exchanged.join(", ")
             )),
             _ => None,

@@ -108,7 +108,7 @@ fn start_line(inventory: &Inventory) -> Option<Line> {
     let disk = &inventory.disks[inventory.starts_first.filter(|_| several.count() > 1)?];
     let (path, entry) = (disk.path.display(), disk.boot_entry.as_ref()?);
     Some(Line::plain(format!(
-        "Start    of these disks the firmware's boot order comes to {path} first: {entry}"
+        "Start    of these disks, the firmware starts {path} first: {entry}"
     )))
 }
 
@@ -160,11 +160,11 @@ fn paths_line(disk: &Disk) -> Option<Line> {
 fn suspect_line(suspect: &Suspect) -> Line {
     let (partition, why) = (suspect.partition, &suspect.why);
     let loader = match suspect.may_boot {
-        true => "; ESXi's loader takes it for one",
+        true => "; ESXi's loader accepts it",
         false => "",
     };
     warning(format!(
-        "partition {partition} may be a boot bank and is not taken for one: {why}{loader}"
+        "partition {partition} may be a boot bank but is not accepted as one: {why}{loader}"
     ))
 }
 
@@ -341,7 +341,7 @@ fn undo_lines(archive: &ArchiveFile) -> impl Iterator<Item = Line> {
     let undo = archive.undo.iter().map(|undo| {
         let what = match undo.belongs {
             true => "original of",
-            false => "original of an earlier accident, of",
+            false => "original from before an earlier repair, of",
         };
         copy_line(undo, what)
     });
@@ -405,7 +405,7 @@ pub fn intentions(inventory: &Inventory, plan: &Plan, detail: Detail) -> Vec<Lin
 fn source_line(import: &Imported) -> Line {
     let hash = &import.sha256[..12.min(import.sha256.len())];
     let trusted = match import.trusted {
-        true => ", taken without a check that it is of this host",
+        true => ", used without a check that it is from this host",
         false => "",
     };
     Line::plain(format!("Source   {} ({hash}){trusted}", import.place))
@@ -580,10 +580,10 @@ fn work_lines(plan: &BankPlan) -> Vec<Line> {
                 RestoreFrom::UndoCopy {
                     sets_aside: false, ..
                 } => String::new(),
-                RestoreFrom::UndoCopy { .. } => ", what is in place set aside".into(),
+                RestoreFrom::UndoCopy { .. } => ", keep the current archive as a copy".into(),
                 RestoreFrom::Copy { place, .. } => format!(", from {place}"),
             };
-            let text = format!("{} back to its original{from}", restore.name);
+            let text = format!("{}: restore its original{from}", restore.name);
             Line::new(Tone::Good, text)
         })),
     }
@@ -594,11 +594,13 @@ fn change_in_words(change: &FileChange) -> String {
     let name = change.name;
     let devices = addresses(&change.devices).join(", ");
     match (change.taken_from, devices.is_empty()) {
-        (None, true) => format!("{name} becomes another archive, as that is"),
+        (None, true) => format!("{name} is replaced by the given archive, unchanged"),
         (None, false) => format!("{name} gives {devices} back to ESXi"),
-        (Some(from), true) => format!("{name} becomes the one of bank {from}"),
+        (Some(from), true) => format!("{name} is replaced by the one of bank {from}"),
         (Some(from), false) => {
-            format!("{name} becomes the one of bank {from}, and gives {devices} back to ESXi")
+            format!(
+                "{name} is replaced by the one of bank {from}, and gives {devices} back to ESXi"
+            )
         }
     }
 }

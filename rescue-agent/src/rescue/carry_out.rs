@@ -69,7 +69,7 @@ struct Watch<'m> {
 }
 
 impl Watcher for Watch<'_> {
-    /// What is under way stands in one line that what is done takes the place of.
+    /// What is under way stands in one line that what is done replaces.
     fn event(&mut self, event: &Event) {
         let text = format!("Write    {event}");
         match event {

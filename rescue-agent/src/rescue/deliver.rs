@@ -36,12 +36,13 @@ fn to_receiver(machine: &mut Machine, report: &Report) {
     let to = target.without_query();
     let line = match over_network(machine, &report.to_json()) {
         None => return,
-        Some(Ok(delivered)) => {
-            Line::new(Tone::Good, format!("Report   taken by {to} ({delivered})"))
-        }
+        Some(Ok(delivered)) => Line::new(
+            Tone::Good,
+            format!("Report   received by {to} ({delivered})"),
+        ),
         Some(Err(error)) => Line::new(
             Tone::Warning,
-            format!("Report   ! not taken by {to}: {error}. The result is not affected."),
+            format!("Report   ! not received by {to}: {error}. The result is not affected."),
         ),
     };
     let lines: Vec<Line> = line.folded(HEAD).collect();

@@ -34,11 +34,11 @@ pub(super) struct Task {
 pub(super) enum Trust {
     /// It is not.
     Checked,
-    /// A person vouches for it.
+    /// A person confirms that it is from this host.
     Vouched,
 }
 
-/// What becomes of an archive that is newer than the repair whose original is to come back.
+/// What happens to an archive that is newer than the repair whose original is to come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Newer {
     /// It stays in place, and its bank is refused.
@@ -98,7 +98,7 @@ impl Task {
     /// To give back what a person chose, in archives from the source that a person chose.
     ///
     /// # Errors
-    /// [`PlanError`] when the choice makes no sense on this machine.
+    /// [`PlanError`] when the choice does not fit this machine.
     pub(super) fn revert(
         machine: &Machine,
         seen: &Findings,

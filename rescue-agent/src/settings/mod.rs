@@ -167,7 +167,7 @@ impl Key {
                 "the SHA-256 of the receiver's certificate in 64 hex digits, or nothing"
             }
             Key::Network => {
-                "dhcp, or an address as the kernel's ip= has it: ADDRESS::GATEWAY:NETMASK::INTERFACE:none:NAMESERVER"
+                "dhcp, or an address in the form of the kernel's ip=: ADDRESS::GATEWAY:NETMASK::INTERFACE:none:NAMESERVER"
             }
             Key::Console => {
                 "up to 8 comma-separated names of terminals, such as tty0,ttyS1, or nothing"

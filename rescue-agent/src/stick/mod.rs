@@ -1,5 +1,5 @@
 //! A FAT volume that somebody else made, on a stick or in an image of one: its files read, listed, and
-//! put in place of others. Nothing is taken for granted about it.
+//! put there in place of others. Nothing is taken for granted about it.
 //!
 //! Not for: boot banks, whose volumes have a reader and a writer of their own ([`crate::fat`]).
 //!

@@ -153,7 +153,7 @@ impl<'w, 'd> Volume<'w, 'd> {
                 Link::End if size.is_none() => return Ok(bytes),
                 _ => {
                     return Err(ReadError::Damaged(format!(
-                        "a chain breaks off at cluster {next}"
+                        "a chain ends early at cluster {next}"
                     )));
                 }
             }
@@ -405,7 +405,7 @@ impl Walk<'_, '_> {
                 Link::Next(number) => next = number,
                 Link::End => return Ok(chain),
                 Link::Free | Link::None => {
-                    return Err(format!("{name} breaks off at cluster {next}"));
+                    return Err(format!("{name} ends early at cluster {next}"));
                 }
             }
         }

@@ -23,7 +23,7 @@ pub struct StickFile {
     pub content: Vec<u8>,
 }
 
-/// Most files that wait in one folder to take the place of others.
+/// Most files that wait in one folder to replace others.
 const MAX_TEMPORARY: u32 = 1000;
 /// Clusters that the folders of one file may grow by.
 const FOLDER_CLUSTERS: u64 = 4;
@@ -104,7 +104,7 @@ fn with_root(
     volume.unmount()
 }
 
-/// Writes a file; one that takes the place of another gets a name for the time being, which is
+/// Writes a file; one that replaces another gets a name for the time being, which is
 /// added to `replacing` with the other's.
 fn put_file(
     root: &Dir<'_, &mut Window<'_>>,

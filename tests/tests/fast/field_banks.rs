@@ -280,7 +280,7 @@ fn files_of_other_people_with_our_names_are_left_alone_and_not_taken_for_ours() 
 
     let run = case.revert(BOOT)?.expect(DONE)?;
     ensure!(
-        notes(&run, 0)?.contains("STATE.ORG is not a file of this program's"),
+        notes(&run, 0)?.contains("STATE.ORG is not a file of this program"),
         "{}",
         run.said()
     );
@@ -358,7 +358,7 @@ fn a_missing_archive_of_the_bank_that_boots_next_is_made_from_the_newest() -> Re
         "{said}"
     );
 
-    // A dry run says what the next start comes to with the archive that would be made.
+    // A dry run says the result of the next start with the archive that would be made.
     let run = newest(&case, &["--dry-run"])?.expect(DONE)?;
     let report = run.report()?;
     ensure!(report["next_starts"][0]["good"] == true, "{report}");
@@ -403,7 +403,7 @@ fn a_bank_that_its_bootstate_rules_out_gets_no_archive() -> Result<()> {
     }))?;
     for run in [case.revert(BOOT)?, newest(&case, &["--yes"])?] {
         let why = run.expect(DONE)?.report()?["disks"][0]["banks"][1].to_string();
-        ensure!(why.contains("its bootstate rules it out"), "{why}");
+        ensure!(why.contains("its bootstate excludes it"), "{why}");
     }
     case.judge.repaired(&[0], &[SATA])
 }
@@ -451,7 +451,7 @@ fn a_config_store_that_was_in_use_when_it_was_saved_is_refused() -> Result<()> {
         let case = JudgedDisk::new(&disk)?;
         let said = case.revert(BOOT)?.expect(REFUSED)?.said();
         ensure!(
-            said.contains(&format!("current-store-1{end} lies beside it")),
+            said.contains(&format!("current-store-1{end} is next to it")),
             "{said}"
         );
         has_a_remedy_without_another_bank(&said)?;

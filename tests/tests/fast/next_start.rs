@@ -257,8 +257,7 @@ fn an_archive_that_is_a_directory_is_refused() -> Result<()> {
     case.volume(0)?.make_directory("STATE.TGZ")?;
     let run = case.revert(BOOT)?.expect(REFUSED)?;
     ensure!(
-        run.said()
-            .contains("a directory stands where ESXi's loader looks for STATE.TGZ"),
+        run.said().contains("a directory has the name STATE.TGZ"),
         "{}",
         run.said()
     );

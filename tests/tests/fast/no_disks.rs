@@ -178,7 +178,7 @@ fn a_boot_bank_alone_is_named_and_can_be_repaired_with_the_commands_that_are_sai
     part(&made.image, &bank, "skip", bytes.start / 512)?;
     let (what, command) = said_of(&bank)?;
     ensure!(
-        what.contains("a boot bank without the disk around it"),
+        what.contains("a single boot bank, not a whole disk"),
         "{what}"
     );
     run(&command, folder.path())?;

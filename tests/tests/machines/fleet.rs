@@ -358,7 +358,7 @@ fn eight_bmcs_at_once_and_none_is_forgotten() -> Result<()> {
     plays.host("fake0", wrong);
     let told = plays.play("repair.yml", &["--limit", "fake0,fake1,fake2"])?;
     told.row_has("fake0", &["error", "401"])?;
-    told.row_has("fake2", &["not started", "fake0 was to go first"])?;
+    told.row_has("fake2", &["not started", "fake0 is the first host"])?;
     ensure!(
         told.code == 2 && !plays.collect.store().join("started").exists(),
         "{}",

@@ -31,11 +31,11 @@ struct Step {
     file: String,
 }
 
-/// The steps below "Two hosts, from nothing".
+/// The steps below "Example: two hosts, step by step".
 fn steps() -> Result<Vec<Step>> {
     let page = fs::read_to_string(artefacts::workspace().join("docs/fleet.md"))?;
     let (_, part) = page
-        .split_once("\n## Two hosts, from nothing\n")
+        .split_once("\n## Example: two hosts, step by step\n")
         .context("no such part")?;
     let (part, _) = part.split_once("\n## ").context("the part has no end")?;
     part.split("\n### ").skip(1).map(step).collect()

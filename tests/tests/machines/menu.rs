@@ -99,7 +99,7 @@ fn the_newest_archive_takes_the_place_of_a_damaged_one_that_boots_next() -> Resu
     person.on(MENU, "n")?;
     person.on("Carry this out? y: yes.", "n")?;
     person.on(MENU, "n")?;
-    person.on("STATE.TGZ becomes the one of bank 6", "")?;
+    person.on("STATE.TGZ is replaced by the one of bank 6", "")?;
     person.on("Carry this out? y: yes.", "y")?;
     person.on("Restarting in", "")?;
     person.finish()?.expect(Ending::Rebooted, "reverted")?;

@@ -133,7 +133,7 @@ fn an_archive_of_another_host_on_the_stick_is_taken_only_if_a_person_says_so() -
     for (text, keys) in [
         ("", " "),
         (MENU, "i"),
-        ("t: it is this host's own", "t"),
+        ("t: it is from this host", "t"),
         ("Carry this out? y: yes.", "y"),
     ] {
         if !text.is_empty() {
@@ -143,7 +143,10 @@ fn an_archive_of_another_host_on_the_stick_is_taken_only_if_a_person_says_so() -
     }
     let finished = running.finish()?;
     finished.expect(Ending::Rebooted, "restored")?;
-    ensure!(plain(&finished.serial).contains("it is of another host, or of another time"));
+    ensure!(
+        plain(&finished.serial)
+            .contains("it is from another host, or this host had another key then")
+    );
     scene.judge.holds_in_both_banks(&given)?;
     scene.is_not_handed_over()
 }

@@ -140,7 +140,7 @@ pub enum PartitionProblem {
     },
 }
 
-/// What is wrong with a table that could be read all the same.
+/// What is wrong with a table that could still be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TableWarning {
     /// The backup GPT was used.

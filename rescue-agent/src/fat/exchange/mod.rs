@@ -20,7 +20,7 @@
 //! copy belongs to the archive in place by a digest ([`Link`]) that the commit writes with it. While
 //! they belong together the original stays, and a later repair frees the chain that it replaces. Once
 //! they do not, because ESXi has saved its configuration or was upgraded, the archive in place is the
-//! new original: the copy of the older accident is marked as superseded first, then the exchange is
+//! new original: the copy of the earlier repair is marked as superseded first, then the exchange is
 //! that of a first repair, and then the superseded copy is freed.
 //!
 //! Restoring is the same exchange backwards: the archive's entry takes back everything the undo
@@ -65,13 +65,13 @@ pub struct Replacement<'r> {
     pub old: Option<&'r [u8]>,
     /// Its content afterwards.
     pub new: &'r [u8],
-    /// What becomes of the content that is replaced.
+    /// What happens to the content that is replaced.
     pub replaced: Replaced,
     /// The build of ESXi in this bank.
     pub build: &'r str,
 }
 
-/// What becomes of the content that is replaced.
+/// What happens to the content that is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
     /// It becomes the undo copy.
@@ -82,7 +82,7 @@ pub enum Replaced {
     Freed,
 }
 
-/// What becomes of an undo copy of an earlier accident when another one takes its place.
+/// What happens to the undo copy of an earlier repair when another one replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
     /// It is freed: the archive in place is what ESXi has made of it since.

@@ -69,7 +69,7 @@ impl fmt::Display for Stage {
             Self::Tables => "writing its cluster chain",
             Self::Commit => "switching the directory entry",
             Self::Release => "freeing unused clusters",
-            Self::Cleanup => "removing the intent note",
+            Self::Cleanup => "removing the marker",
             Self::Verify => "reading the result back",
         })
     }
@@ -95,7 +95,7 @@ pub enum Refusal {
     },
     /// Too few slots left in the root directory.
     #[error(
-        "the root directory has no free entry for the undo copy: it is full, or what stands behind its end is not empty"
+        "the root directory has no free entry for the undo copy: it is full, or the entries after its end are not empty"
     )]
     NoSlot,
     /// There is nothing to exchange, or nothing that an undo copy could keep.

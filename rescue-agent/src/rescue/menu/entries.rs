@@ -22,7 +22,7 @@ pub(super) enum Choice {
     Import,
     /// Bring the originals back.
     Restore,
-    /// What was said so far, and the kernel's own messages.
+    /// The output so far, and the kernel's own messages.
     Log,
     /// A shell on this console.
     Shell,
@@ -103,7 +103,7 @@ pub(super) struct Offer {
     pub(super) recipe: bool,
     /// Whether the medium has an archive for this host.
     pub(super) import: bool,
-    /// Whether a bank's own archive is of no use, and the newest one of the disk can take its place.
+    /// Whether a bank's own archive cannot be used, and the newest one of the disk can replace it.
     pub(super) newest: bool,
     /// Whether any bank has its original.
     pub(super) originals: bool,

@@ -192,9 +192,8 @@ impl Dialogue<'_> {
         )]);
         self.say(&task.lines(self.seen));
         let consoles = &self.machine.consoles;
-        consoles.status(
-            "d: go back to the older one, keep the newer one beside it. Any other key: no.",
-        );
+        consoles
+            .status("d: restore the older one, keep the newer one as a copy. Any other key: no.");
         let key = self.keyboard.next_key().0;
         consoles.status("");
         match (key == Key::Character('d'), task.writes()) {
@@ -220,11 +219,11 @@ impl Dialogue<'_> {
         }
         self.begin_page(&[Line::new(
             Tone::Title,
-            "It is not certain that this archive is of this host",
+            "It is not certain that this archive is from this host",
         )]);
         self.say(&checked.lines(self.seen));
         let consoles = &self.machine.consoles;
-        consoles.status("t: it is this host's own, take it. Any other key: no.");
+        consoles.status("t: it is from this host, use it. Any other key: no.");
         let key = self.keyboard.next_key().0;
         consoles.status("");
         match (key == Key::Character('t'), checked.writes()) {
@@ -300,7 +299,7 @@ impl Dialogue<'_> {
     fn log(&self) -> Vec<Line> {
         let mut lines = vec![Line::new(Tone::Title, "The kernel's messages")];
         lines.extend(kernel_messages(&self.machine.root));
-        lines.push(Line::new(Tone::Title, "What was said on the consoles"));
+        lines.push(Line::new(Tone::Title, "The output on the consoles"));
         lines.extend(self.machine.consoles.transcript().lines().map(Line::plain));
         lines
     }

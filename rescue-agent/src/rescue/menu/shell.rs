@@ -26,7 +26,7 @@ fn program(root: &Path) -> PathBuf {
 }
 
 /// Runs a shell on the console `name` until it ends. Its terminal is hung up then, as that of every
-/// session is (Linux `disassociate_ctty`): whoever has it open must open it anew, and finds it set
+/// session is (Linux `disassociate_ctty`): whoever has it open must open it again, and finds it set
 /// as it was before.
 ///
 /// # Errors
@@ -49,7 +49,7 @@ pub(super) fn run(root: &Path, name: &str) -> io::Result<()> {
     ended
 }
 
-/// Opened anew, because a shell must be able to wait for its input and the consoles never do.
+/// Opened again, because a shell must be able to wait for its input and the consoles never do.
 fn open(path: &Path) -> io::Result<File> {
     // Not waiting for a carrier, which a serial line might do.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;

@@ -59,7 +59,7 @@ impl Disk<'_> {
     }
 }
 
-/// What the next start comes to.
+/// The result of the next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextStart {
     /// No bank may be started.

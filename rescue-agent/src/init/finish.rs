@@ -41,9 +41,10 @@ pub fn finish(consoles: &Consoles, how: Finish) -> ! {
 
 /// Shows `invitation`, waits for a key as long as it takes, and restarts. Does not come back.
 pub fn halt_until_key(consoles: &Consoles, invitation: &str) -> ! {
-    consoles.line(invitation);
     allow_ctrl_alt_del(true);
+    // Before the line is shown: who answers it at once must be heard.
     consoles.forget_keys();
+    consoles.line(invitation);
     let _ = consoles.wait_key(None);
     leave(consoles, RebootMode::RB_AUTOBOOT)
 }

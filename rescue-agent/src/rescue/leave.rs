@@ -81,8 +81,9 @@ fn wait_for_a_person(machine: &Machine) {
 /// Nothing is written while it waits, so Ctrl-Alt-Del restarts at once.
 fn wait_for_a_key(machine: &Machine, invitation: &str) {
     finish::allow_ctrl_alt_del(true);
-    machine.consoles.line(invitation);
+    // Before the line is shown: who answers it at once must be heard.
     machine.consoles.forget_keys();
+    machine.consoles.line(invitation);
     // Without a time limit it comes back with a key only.
     let _ = machine.consoles.wait_key(None);
     finish::allow_ctrl_alt_del(false);

@@ -50,7 +50,7 @@ use crate::secret::SecretError;
 use crate::settings::addressing::{AddressingError, FixedAddress};
 use crate::settings::target::Pin;
 use crate::settings::{Key, Origin, Place, SettingsError, SettingsErrors};
-use crate::stick::StickError;
+use crate::stick::{ReadError, StickError};
 use crate::verify::Broken;
 
 const DOC: &str = include_str!("../../docs/troubleshooting.md");
@@ -275,14 +275,14 @@ fn medium() -> Vec<String> {
     let mut messages = samples![
         MediumError::Ambiguous(_) => MediumError::Ambiguous(vec![text(), text()]),
         MediumError::File { .. } => MediumError::File { file: text(), why: text() },
-        MediumError::Stick(_) => MediumError::Stick(StickError::Unsound { why: text() }),
+        MediumError::Stick(_) => MediumError::Stick(StickError::Unsound(ReadError::Device(io::Error::other(text())))),
         MediumError::Gone => MediumError::Gone,
         MediumError::Slow(_) => MediumError::Slow(Duration::from_secs(1)),
         MediumError::Defect => MediumError::Defect,
     ];
     messages.extend(samples![
         StickError::Read { .. } => StickError::Read { what: text(), source: failure() },
-        StickError::Unsound { .. } => StickError::Unsound { why: text() },
+        StickError::Unsound(_) => StickError::Unsound(ReadError::Device(io::Error::other(text()))),
         StickError::Full { .. } => StickError::Full { needed: 2, free: 1 },
         StickError::Prepare(_) => StickError::Prepare(text()),
         StickError::Write(_) => StickError::Write(failure()),

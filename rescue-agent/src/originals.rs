@@ -8,8 +8,8 @@
 //! Values and rules only, except [`Collection::in_folder`]. Not for: the undo copy in the bank, which
 //! comes first and is [`crate::fat::exchange`]'s.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -207,11 +207,11 @@ impl Index {
     /// Reads an index.
     ///
     /// # Errors
-    /// In words, what is wrong with it.
-    pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let index: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    /// [`IndexError`].
+    pub fn parse(json: &[u8]) -> Result<Self, IndexError> {
+        let index: Self = serde_json::from_slice(json)?;
         if index.schema != SCHEMA {
-            return Err(format!("its schema is {:?}, not {SCHEMA}", index.schema));
+            return Err(IndexError::Schema(index.schema));
         }
         Ok(index)
     }
@@ -228,8 +228,8 @@ impl Index {
     /// it is new.
     ///
     /// # Errors
-    /// In words, if there are too many.
-    pub fn add(&mut self, new: &Original) -> Result<bool, String> {
+    /// [`IndexError::Full`].
+    pub fn add(&mut self, new: &Original) -> Result<bool, IndexError> {
         let same = |old: &&mut Original| {
             let key = |one: &Original| {
                 (
@@ -249,13 +249,58 @@ impl Index {
             return Ok(false);
         }
         if self.originals.len() >= MAX_COPIES {
-            return Err(format!(
-                "there are {MAX_COPIES} copies of this host already"
-            ));
+            return Err(IndexError::Full);
         }
         self.originals.push(new.clone());
         Ok(true)
     }
+}
+
+/// Why an index of copies cannot be used.
+#[derive(Debug, Error)]
+pub enum IndexError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(io::Error),
+    /// It is not JSON, or lacks a field.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It is of another version.
+    #[error("its schema is {0:?}, not {SCHEMA}")]
+    Schema(String),
+    /// No further copy can be added.
+    #[error("there are {MAX_COPIES} copies of this host already")]
+    Full,
+}
+
+/// Why a folder gives no copies.
+#[derive(Debug, Error)]
+pub enum FolderError {
+    /// The folder itself cannot be read.
+    #[error("{} cannot be read: {source}", folder.display())]
+    Unreadable {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is another folder.
+    #[error(
+        "{} holds no {INDEX}, nor does a folder in it: name the folder {FOLDER} of a rescue medium",
+        folder.display()
+    )]
+    NoIndex {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The index in it cannot be used.
+    #[error("{}: {source}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: IndexError,
+    },
 }
 
 /// How the bytes of a copy are had, by its path below the folder of all copies.
@@ -281,10 +326,12 @@ impl Collection<'static> {
     /// The copies in a folder: that of one host, or that of all (`originals` on the medium).
     ///
     /// # Errors
-    /// In words, if there is no index, or one that is not valid.
-    pub fn in_folder(folder: &Path) -> Result<Self, String> {
-        let entries = fs::read_dir(folder)
-            .map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
+    /// [`FolderError`].
+    pub fn in_folder(folder: &Path) -> Result<Self, FolderError> {
+        let entries = fs::read_dir(folder).map_err(|source| FolderError::Unreadable {
+            folder: folder.to_owned(),
+            source,
+        })?;
         let mut names: Vec<String> = entries
             .flatten()
             .filter(|entry| entry.path().join(INDEX).is_file())
@@ -296,19 +343,18 @@ impl Collection<'static> {
             names.push(String::new());
         }
         if names.is_empty() {
-            return Err(format!(
-                "{} holds no {INDEX}, nor does a folder in it: name the folder {FOLDER} of a rescue medium",
-                folder.display()
-            ));
+            return Err(FolderError::NoIndex {
+                folder: folder.to_owned(),
+            });
         }
         let mut originals = Vec::new();
         for name in names {
             let below = Path::new(&name).join(INDEX);
             let path = folder.join(&below);
             let index = read_below(folder, &below, MAX_INDEX_BYTES)
-                .map_err(|error| error.to_string())
+                .map_err(IndexError::Read)
                 .and_then(|json| Index::parse(&json))
-                .map_err(|why| format!("{}: {why}", path.display()))?;
+                .map_err(|source| FolderError::Index { path, source })?;
             originals.extend(index.originals.into_iter().map(|one| (name.clone(), one)));
         }
         let root = folder.to_owned();
@@ -326,7 +372,7 @@ impl Collection<'static> {
 /// What a collection has to say about an archive that has no undo copy in its bank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    disk: std::path::PathBuf,
+    disk: PathBuf,
     partition: u32,
     archive: ShortName,
     /// The copy, or why it must not go back.

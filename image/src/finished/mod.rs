@@ -90,8 +90,8 @@ impl Finished {
         let block = store
             .read(path, store.settings_block())?
             .ok_or_else(|| foreign("damaged: its settings block is missing"))?;
-        let personal =
-            Personal::from_block(&block).map_err(|problem| Error::input(path, problem))?;
+        let personal = Personal::from_block(&block)
+            .map_err(|problem| Error::input(path, problem.to_string()))?;
         let finished = Self {
             path: path.to_owned(),
             store,

@@ -227,13 +227,14 @@ fn check(volume: &[u8]) -> io::Result<()> {
 }
 
 fn of_stick(error: ReadError) -> io::Error {
-    let why = match error {
-        ReadError::Device(error) => return error,
-        ReadError::NotFat(why) | ReadError::Damaged(why) => why,
-        large @ ReadError::TooLarge { .. } => return io::Error::other(large.to_string()),
-    };
-    let why = format!("its FAT volume is damaged: {why}");
-    io::Error::new(io::ErrorKind::InvalidData, why)
+    match error {
+        ReadError::Device(error) => error,
+        large @ ReadError::TooLarge { .. } => io::Error::other(large),
+        damage => {
+            let why = format!("its FAT volume is damaged: {damage}");
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        }
+    }
 }
 
 fn open<T: Read + Write + Seek>(disk: &mut T) -> io::Result<FileSystem<&mut T>> {

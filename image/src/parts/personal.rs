@@ -35,6 +35,26 @@ pub struct Personal {
     pub arguments: Vec<String>,
 }
 
+/// Why a block cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// It has another length.
+    #[error("its settings block has {0} bytes, not {BLOCK_BYTES}")]
+    Size(usize),
+    /// It is not UTF-8.
+    #[error("its settings block is not text")]
+    NotText,
+    /// It does not begin as this program writes it.
+    #[error("its settings block has another version")]
+    OtherVersion,
+    /// It does not say what the image is.
+    #[error("its settings block does not contain the image's version")]
+    NoRelease,
+    /// The variable with the settings is missing.
+    #[error("its settings block contains no settings line")]
+    NoSettings,
+}
+
 impl Personal {
     /// Puts a setting in, in place of an earlier one with the same key.
     pub fn set(&mut self, setting: &Setting) {
@@ -80,26 +100,20 @@ impl Personal {
     }
 
     /// Reads a block.
-    pub fn from_block(block: &[u8]) -> std::result::Result<Self, String> {
+    pub fn from_block(block: &[u8]) -> std::result::Result<Self, BlockError> {
         if block.len() != BLOCK_BYTES {
-            return Err(format!(
-                "its settings block has {} bytes, not {BLOCK_BYTES}",
-                block.len()
-            ));
+            return Err(BlockError::Size(block.len()));
         }
-        let text =
-            std::str::from_utf8(block).map_err(|_| "its settings block is not text".to_owned())?;
-        let rest = text
-            .strip_prefix(HEAD)
-            .ok_or("its settings block has another version")?;
+        let text = std::str::from_utf8(block).map_err(|_| BlockError::NotText)?;
+        let rest = text.strip_prefix(HEAD).ok_or(BlockError::OtherVersion)?;
         let mut lines = rest.lines();
         let release = lines
             .next()
             .and_then(|line| line.strip_prefix("# "))
-            .ok_or("its settings block does not contain the image's version")?;
+            .ok_or(BlockError::NoRelease)?;
         let arguments = lines
             .find_map(|line| line.strip_prefix(VARIABLE))
-            .ok_or("its settings block contains no settings line")?;
+            .ok_or(BlockError::NoSettings)?;
         Ok(Self {
             release: release.to_owned(),
             arguments: arguments.split_whitespace().map(str::to_owned).collect(),
@@ -173,10 +187,10 @@ mod tests {
     fn foreign_garbled_and_cut_blocks_are_refused() {
         let block = personal(&[]).to_block().unwrap();
         let says = |bytes: &[u8]| Personal::from_block(bytes).unwrap_err();
-        assert!(says(&[0; BLOCK_BYTES]).contains("another version"));
-        assert!(says(&block[..1000]).contains("1000 bytes"));
+        assert_eq!(says(&[0; BLOCK_BYTES]), BlockError::OtherVersion);
+        assert_eq!(says(&block[..1000]), BlockError::Size(1000));
         let mut garbled = block.clone();
         garbled[200] = 0xff;
-        assert!(says(&garbled).contains("not text"));
+        assert_eq!(says(&garbled), BlockError::NotText);
     }
 }

@@ -179,30 +179,17 @@ impl Place {
         file: &str,
         limit: u64,
     ) -> Result<Option<Vec<u8>>, MediumError> {
-        self.with_stick(disks, |stick| stick.read(file, limit))
-            .map_err(|why| MediumError::File {
-                file: file.to_owned(),
-                why,
-            })
+        self.with_stick(disks, file, |stick| stick.read(file, limit))
     }
 
     /// Whether there is a file of this length.
     fn has(&self, disks: &dyn Disks, file: &str, length: u64) -> Result<bool, MediumError> {
-        let found = self
-            .with_stick(disks, |stick| stick.length(file))
-            .map_err(|why| MediumError::File {
-                file: file.to_owned(),
-                why,
-            })?;
+        let found = self.with_stick(disks, file, |stick| stick.length(file))?;
         Ok(found.is_some_and(|found| u64::from(found) == length))
     }
 
     fn list(&self, disks: &dyn Disks, folder: &str) -> Result<Vec<String>, MediumError> {
-        self.with_stick(disks, |stick| stick.list(folder))
-            .map_err(|why| MediumError::File {
-                file: folder.to_owned(),
-                why,
-            })
+        self.with_stick(disks, folder, |stick| stick.list(folder))
     }
 
     fn put(&self, disks: &dyn Disks, files: &[StickFile]) -> Result<(), MediumError> {
@@ -211,13 +198,19 @@ impl Place {
         Ok(Stick::new(device.as_ref(), self.region).put(files)?)
     }
 
+    /// Reads from the stick; an error names `file`.
     fn with_stick<T>(
         &self,
         disks: &dyn Disks,
+        file: &str,
         work: impl FnOnce(&Stick<'_>) -> Result<T, ReadError>,
-    ) -> Result<T, String> {
-        let device = disks.read(&self.disk).map_err(|error| error.to_string())?;
-        work(&Stick::new(device.as_ref(), self.region)).map_err(|error| error.to_string())
+    ) -> Result<T, MediumError> {
+        let device = disks.read(&self.disk).map_err(ReadError::Device);
+        let done = device.and_then(|device| work(&Stick::new(device.as_ref(), self.region)));
+        done.map_err(|why| MediumError::File {
+            file: file.to_owned(),
+            why: why.to_string(),
+        })
     }
 }
 

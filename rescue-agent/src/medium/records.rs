@@ -115,7 +115,7 @@ impl Medium {
             for (original, bytes) in originals {
                 let is_new = index.add(&original).map_err(|why| MediumError::File {
                     file: path.clone(),
-                    why,
+                    why: why.to_string(),
                 })?;
                 let copy = format!("{folder}/{}", original.file);
                 if is_new || !place.has(disks.as_ref(), &copy, bytes.len() as u64)? {
@@ -173,7 +173,7 @@ fn index(place: &Place, disks: &dyn Disks, path: &str) -> Result<Option<Index>, 
     };
     let index = Index::parse(&json).map_err(|why| MediumError::File {
         file: path.to_owned(),
-        why,
+        why: why.to_string(),
     })?;
     Ok(Some(index))
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::error::GeometryError;
 use crate::bytes::{u16_at, u32_at};
-use crate::counted::counted;
 
 /// Bytes of a directory entry.
 pub(super) const ENTRY_BYTES: usize = 32;
@@ -117,28 +117,23 @@ impl Geometry {
     /// Reads the parameter block in the first sector of a volume.
     ///
     /// # Errors
-    /// In words, what makes it no FAT16 or FAT32 volume.
-    pub(super) fn parse(sector: &[u8; 512], partition_bytes: u64) -> Result<Self, String> {
+    /// [`GeometryError`].
+    pub(super) fn parse(sector: &[u8; 512], partition_bytes: u64) -> Result<Self, GeometryError> {
         if sector[510..] != [0x55, 0xaa] {
-            return Err("no boot signature 55 aa in its first sector".into());
+            return Err(GeometryError::NoSignature);
         }
         let word = |at| u64::from(u16_at(sector, at));
         let sector_bytes = word(11);
         let cluster_sectors = u64::from(sector[13]);
         if !matches!(sector_bytes, 512 | 1024 | 2048 | 4096) || !cluster_sectors.is_power_of_two() {
-            return Err(format!(
-                "{} per sector and {} per cluster",
-                counted(sector_bytes, "byte", "bytes"),
-                counted(cluster_sectors, "sector", "sectors")
-            ));
+            return Err(GeometryError::Units {
+                sector_bytes,
+                cluster_sectors,
+            });
         }
         let (reserved, tables) = (word(14), u64::from(sector[16]));
         if reserved == 0 || !matches!(tables, 1 | 2) {
-            return Err(format!(
-                "{} and {}",
-                counted(reserved, "reserved sector", "reserved sectors"),
-                counted(tables, "allocation table", "allocation tables")
-            ));
+            return Err(GeometryError::Areas { reserved, tables });
         }
         let wide = word(22) == 0;
         let table_sectors = match word(22) {
@@ -150,11 +145,11 @@ impl Geometry {
             small => small,
         };
         if total * sector_bytes > partition_bytes {
-            return Err(format!("its {total} sectors do not fit into its partition"));
+            return Err(GeometryError::TooLong { total });
         }
         let root_bytes = word(17) * ENTRY_BYTES as u64;
         if !root_bytes.is_multiple_of(sector_bytes) || (root_bytes == 0) != wide {
-            return Err(format!("a root directory of {root_bytes} bytes"));
+            return Err(GeometryError::RootSize { bytes: root_bytes });
         }
         let tables_at = reserved * sector_bytes;
         let table_bytes = table_sectors * sector_bytes;
@@ -165,11 +160,11 @@ impl Geometry {
         let clusters = u32::try_from(data_bytes / cluster_bytes)
             .ok()
             .filter(|clusters| *clusters < 0x0fff_fff5)
-            .ok_or("too many clusters")?;
+            .ok_or(GeometryError::TooManyClusters)?;
         let kind = match (clusters >= FAT32_FROM_CLUSTERS, wide) {
             (true, true) => Kind::Fat32,
             (false, false) if clusters >= FAT16_FROM_CLUSTERS => Kind::Fat16,
-            _ => return Err(format!("{clusters} clusters do not fit its kind of tables")),
+            _ => return Err(GeometryError::OtherKind { clusters }),
         };
         let root = match kind {
             Kind::Fat16 => Root::Fixed(root_at..data_at),
@@ -177,9 +172,10 @@ impl Geometry {
         };
         let needed = (u64::from(clusters) + 2) * kind.entry_bytes() as u64;
         if needed > table_bytes {
-            return Err(format!(
-                "tables of {table_bytes} bytes for {clusters} clusters"
-            ));
+            return Err(GeometryError::TableSize {
+                table_bytes,
+                clusters,
+            });
         }
         Ok(Self {
             kind,
@@ -229,15 +225,15 @@ impl Geometry {
     }
 }
 
-fn fat32_root(sector: &[u8; 512], clusters: u32) -> Result<u32, String> {
+fn fat32_root(sector: &[u8; 512], clusters: u32) -> Result<u32, GeometryError> {
     /// "Only one table is in use", in the extended flags.
     const NOT_MIRRORED: u16 = 0x80;
     if u16_at(sector, 40) & NOT_MIRRORED != 0 || u16_at(sector, 42) != 0 {
-        return Err("a variety of FAT32 that is not understood".into());
+        return Err(GeometryError::Variety);
     }
     let root = u32_at(sector, 44);
     (2..clusters + 2)
         .contains(&root)
         .then_some(root)
-        .ok_or_else(|| format!("a root directory in cluster {root}"))
+        .ok_or(GeometryError::RootCluster { cluster: root })
 }

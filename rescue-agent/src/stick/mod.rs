@@ -11,7 +11,7 @@ mod volume;
 mod window;
 mod writing;
 
-pub use error::{ReadError, StickError};
+pub use error::{Damage, GeometryError, ReadError, StickError};
 pub use writing::StickFile;
 
 use crate::disk::BlockDevice;

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::error::ReadError;
+use super::error::{Damage, GeometryError, ReadError};
 use super::geometry::{ENTRY_BYTES, Geometry, Link, Root};
 use super::window::Window;
 use crate::bytes::{u16_at, u32_at};
@@ -47,12 +47,12 @@ impl Geometry {
     /// Reads the parameter block of the volume in `window`.
     ///
     /// # Errors
-    /// In words, what makes it no FAT16 or FAT32 volume.
-    pub(super) fn read(window: &Window<'_>) -> Result<Self, String> {
+    /// [`GeometryError`].
+    pub(super) fn read(window: &Window<'_>) -> Result<Self, GeometryError> {
         let mut sector = [0; 512];
         window
             .read_exact_at(0, &mut sector)
-            .map_err(|error| format!("reading its first sector: {error}"))?;
+            .map_err(GeometryError::Device)?;
         Self::parse(&sector, window.length())
     }
 }
@@ -111,7 +111,7 @@ impl<'w, 'd> Volume<'w, 'd> {
 
     fn root(&self) -> Result<Vec<u8>, ReadError> {
         match &self.geometry.root {
-            Root::Fixed(place) => self.bytes(place.start, place.end - place.start),
+            Root::Fixed(place) => Ok(self.bytes(place.start, place.end - place.start)?),
             Root::Chain(first) => self.chained(*first, None, MAX_DIRECTORY_BYTES),
         }
     }
@@ -135,9 +135,7 @@ impl<'w, 'd> Volume<'w, 'd> {
         let (mut bytes, mut next) = (Vec::new(), first);
         loop {
             if !self.geometry.is_cluster(next) {
-                return Err(ReadError::Damaged(format!(
-                    "a chain leads to cluster {next}"
-                )));
+                return Err(ReadError::Damaged(Damage::LeadsOut(next)));
             }
             let left = size.map_or(step, |size| size - bytes.len() as u64);
             let place = self.geometry.cluster_place(next);
@@ -152,9 +150,7 @@ impl<'w, 'd> Volume<'w, 'd> {
                 Link::Next(number) => next = number,
                 Link::End if size.is_none() => return Ok(bytes),
                 _ => {
-                    return Err(ReadError::Damaged(format!(
-                        "a chain ends early at cluster {next}"
-                    )));
+                    return Err(ReadError::Damaged(Damage::EndsEarly(next)));
                 }
             }
         }
@@ -167,7 +163,7 @@ impl<'w, 'd> Volume<'w, 'd> {
         Ok(self.geometry.kind.link(&entry, self.geometry.clusters))
     }
 
-    fn bytes(&self, at: u64, length: u64) -> Result<Vec<u8>, ReadError> {
+    fn bytes(&self, at: u64, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.window.read_exact_at(at, &mut bytes)?;
         Ok(bytes)
@@ -301,19 +297,21 @@ pub(super) struct Survey {
 /// Walks over the whole volume: whether its files contradict one another or the tables.
 ///
 /// # Errors
-/// In words, what makes it unsafe to write to.
-pub(super) fn survey(window: &Window<'_>, geometry: &Geometry) -> Result<Survey, String> {
+/// [`Damage`]: what makes it unsafe to write to.
+pub(super) fn survey(window: &Window<'_>, geometry: &Geometry) -> Result<Survey, Damage> {
     if geometry.sector_bytes < window.sector_bytes() {
-        return Err("its sectors are smaller than those of its disk".into());
+        return Err(Damage::SmallSectors);
     }
     let used = (u64::from(geometry.clusters) + 2) * geometry.kind.entry_bytes() as u64;
     if used > MAX_TABLE_BYTES {
-        return Err(format!("it is too large: {} clusters", geometry.clusters));
+        return Err(Damage::TooLarge {
+            clusters: geometry.clusters,
+        });
     }
     let volume = Volume::new(window, geometry);
     let table = |number| {
         let bytes = volume.bytes(geometry.entry_at(number, 0), used);
-        bytes.map_err(|error| format!("reading its allocation table: {error}"))
+        bytes.map_err(reading("its allocation table"))
     };
     let first = table(0)?;
     let mut walk = Walk {
@@ -326,7 +324,7 @@ pub(super) fn survey(window: &Window<'_>, geometry: &Geometry) -> Result<Survey,
         Root::Chain(cluster) => walk.claim(*cluster, "the root directory")?,
     };
     let content = match &geometry.root {
-        Root::Fixed(_) => walk.volume.root().map_err(|error| error.to_string())?,
+        Root::Fixed(_) => walk.volume.root().map_err(Box::new)?,
         Root::Chain(_) => walk.content(&root)?,
     };
     walk.directory(&content, 0)?;
@@ -345,6 +343,11 @@ pub(super) fn survey(window: &Window<'_>, geometry: &Geometry) -> Result<Survey,
     })
 }
 
+/// Turns a device's error into one that says what was being read.
+fn reading(what: &'static str) -> impl FnOnce(io::Error) -> Damage {
+    move |source| Damage::Device { what, source }
+}
+
 fn links(table: &[u8], geometry: &Geometry) -> Vec<Link> {
     let entries = table.chunks(geometry.kind.entry_bytes());
     entries
@@ -359,9 +362,9 @@ struct Walk<'w, 'd> {
 }
 
 impl Walk<'_, '_> {
-    fn directory(&mut self, content: &[u8], depth: usize) -> Result<(), String> {
+    fn directory(&mut self, content: &[u8], depth: usize) -> Result<(), Damage> {
         if depth > MAX_DEPTH {
-            return Err(format!("its folders are nested more than {MAX_DEPTH} deep"));
+            return Err(Damage::TooDeep(MAX_DEPTH));
         }
         for entry in entries(content).iter().filter(|entry| !entry.is_dots()) {
             let name = &entry.name;
@@ -374,30 +377,33 @@ impl Walk<'_, '_> {
                 let content = self.content(&chain)?;
                 self.directory(&content, depth + 1)?;
             } else if holds < u64::from(entry.size) {
-                return Err(format!(
-                    "{name} has {} bytes, and its clusters hold {holds}",
-                    entry.size
-                ));
+                return Err(Damage::Short {
+                    name: name.clone(),
+                    size: entry.size,
+                    holds,
+                });
             }
         }
         Ok(())
     }
 
     /// The clusters of a chain, which nobody else may own.
-    fn claim(&mut self, first: u32, name: &str) -> Result<Vec<u32>, String> {
+    fn claim(&mut self, first: u32, name: &str) -> Result<Vec<u32>, Damage> {
         let (mut chain, mut next) = (Vec::new(), first);
         loop {
             let link = self.links.get(next as usize).copied();
             let Some(link) = link.filter(|_| self.volume.geometry.is_cluster(next)) else {
-                return Err(format!(
-                    "{name} leads to cluster {next}, which does not exist"
-                ));
+                return Err(Damage::FileLeadsOut {
+                    name: name.into(),
+                    cluster: next,
+                });
             };
             let owned = &mut self.owned[next as usize];
             if *owned {
-                return Err(format!(
-                    "{name} shares cluster {next} with another file, or is a loop"
-                ));
+                return Err(Damage::Shared {
+                    name: name.into(),
+                    cluster: next,
+                });
             }
             *owned = true;
             chain.push(next);
@@ -405,29 +411,32 @@ impl Walk<'_, '_> {
                 Link::Next(number) => next = number,
                 Link::End => return Ok(chain),
                 Link::Free | Link::None => {
-                    return Err(format!("{name} ends early at cluster {next}"));
+                    return Err(Damage::FileEndsEarly {
+                        name: name.into(),
+                        cluster: next,
+                    });
                 }
             }
         }
     }
 
-    fn content(&self, chain: &[u32]) -> Result<Vec<u8>, String> {
+    fn content(&self, chain: &[u32]) -> Result<Vec<u8>, Damage> {
         let geometry = self.volume.geometry;
         if chain.len() as u64 * geometry.cluster_bytes > MAX_DIRECTORY_BYTES {
-            return Err(format!("a folder of {} clusters", chain.len()));
+            return Err(Damage::LargeFolder(chain.len()));
         }
         let mut content = Vec::new();
         for cluster in chain {
             let place = geometry.cluster_place(*cluster);
             let bytes = self.volume.bytes(place, geometry.cluster_bytes);
-            content.extend(bytes.map_err(|error| format!("reading a folder: {error}"))?);
+            content.extend(bytes.map_err(reading("a folder"))?);
         }
         Ok(content)
     }
 
     /// Where the tables disagree. About clusters in use they must not, but that the second does not
     /// know yet what a folder grew by.
-    fn differing(&self, first: &[u8], second: &[u8]) -> Result<Vec<u32>, String> {
+    fn differing(&self, first: &[u8], second: &[u8]) -> Result<Vec<u32>, Damage> {
         let kind = self.volume.geometry.kind;
         let entries = first
             .chunks(kind.entry_bytes())
@@ -440,9 +449,7 @@ impl Walk<'_, '_> {
             let links = [a, b].map(|entry| kind.link(entry, self.volume.geometry.clusters));
             let grew = matches!(links, [Link::Next(_), Link::End]);
             if self.owned[cluster as usize] && !grew {
-                return Err(format!(
-                    "its two allocation tables disagree about cluster {cluster}"
-                ));
+                return Err(Damage::TablesDiffer(cluster));
             }
             differing.push(cluster);
         }

@@ -7,7 +7,7 @@ use std::io::{self, Seek, Write};
 
 use fatfs::{Date, DateTime, Dir, FileSystem, FsOptions, Time, TimeProvider};
 
-use super::error::StickError;
+use super::error::{ReadError, StickError};
 use super::geometry::{ENTRY_BYTES, Geometry};
 use super::volume::{self, DELETED, Survey, Volume};
 use super::window::Window;
@@ -37,15 +37,14 @@ pub(super) fn put(
     region: Region,
     files: &[StickFile],
 ) -> Result<(), StickError> {
-    let unsound = |why: String| StickError::Unsound { why };
     let mut window = Window::new(device, region).map_err(StickError::reading("its partition"))?;
-    let geometry = Geometry::read(&window).map_err(unsound)?;
-    let survey = volume::survey(&window, &geometry).map_err(unsound)?;
+    let geometry = Geometry::read(&window).map_err(ReadError::NotFat)?;
+    let survey = volume::survey(&window, &geometry).map_err(ReadError::Damaged)?;
     has_room(&geometry, &survey, files)?;
     settle_tables(&mut window, &geometry, &survey)
         .and_then(|()| change(&mut window, &geometry, files))
         .map_err(|error| StickError::Prepare(error.to_string()))?;
-    volume::survey(&window, &geometry).map_err(StickError::Prepare)?;
+    volume::survey(&window, &geometry).map_err(|why| StickError::Prepare(why.to_string()))?;
     window.commit(&geometry).map_err(StickError::Write)
 }
 

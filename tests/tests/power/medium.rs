@@ -490,7 +490,7 @@ fn a_damaged_medium_is_refused_and_not_written() {
             .put(vec![file("reports/a", b"a")], TIMEOUT)
             .unwrap_err();
         assert!(
-            matches!(error, MediumError::Stick(StickError::Unsound { .. })),
+            matches!(error, MediumError::Stick(StickError::Unsound(_))),
             "{what}: {error}"
         );
         assert_eq!(stick.bytes(), before, "{what}");

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +20,7 @@ use crate::progress::Progress;
 use crate::settings::{self, Setting};
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use rescue_agent::files;
 use rescue_agent::report;
 use rescue_agent::settings::{Key, Origin};
 
@@ -181,10 +181,22 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rescue-image: {error:#}");
+            eprintln!("rescue-image: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. One that its consequence quotes already is not said twice.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.as_str() {
+            "" => cause,
+            known if known.ends_with(&cause) => said,
+            known => format!("{known}: {cause}"),
+        }
+    })
 }
 
 fn run_manual(args: &ManualArgs) -> Result<()> {
@@ -195,8 +207,8 @@ fn run_manual(args: &ManualArgs) -> Result<()> {
 }
 
 fn run_spdx(args: &SpdxArgs) -> Result<()> {
-    let bytes =
-        fs::read(&args.manifest).with_context(|| format!("reading {}", args.manifest.display()))?;
+    let bytes = files::read_whole(&args.manifest, manifest::MAX_BYTES)
+        .with_context(|| format!("reading {}", args.manifest.display()))?;
     let manifest: Manifest = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is not a manifest.json", args.manifest.display()))?;
     let text = serde_json::to_string_pretty(&spdx::document(&manifest))?;
@@ -348,4 +360,17 @@ fn print_image(path: &Path, image: &Finished) -> Result<()> {
         writeln!(out, "  {:<35} kernel's own", report::escape(word))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let quoted = crate::error::Error::io("read", Path::new("pipe"))(io::Error::other("a pipe"));
+        assert_eq!(in_one_line(&quoted.into()), "cannot read pipe: a pipe");
+        let with_context = anyhow::Error::from(io::Error::other("full")).context("writing x");
+        assert_eq!(in_one_line(&with_context), "writing x: full");
+    }
 }

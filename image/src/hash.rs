@@ -1,17 +1,17 @@
 //! SHA-256 as lower-case hex, of bytes and of files.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 pub use rescue_agent::bytes::{hex, sha256_hex as sha256};
+use rescue_agent::files;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
 /// SHA-256 of a file's content, in lower-case hex.
 pub fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = files::open_file(path).map_err(Error::io("read", path))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0_u8; 1 << 18];
     loop {

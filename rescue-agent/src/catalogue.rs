@@ -483,6 +483,7 @@ fn requests() -> Vec<String> {
         InitError::NotPidOne { .. } => InitError::NotPidOne { pid: 7 },
     ]);
     messages.push(cli::NOBODY_TO_ASK.into());
+    messages.push(cli::NOTHING_TO_TRUST.into());
     messages
 }
 

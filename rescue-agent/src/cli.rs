@@ -162,7 +162,8 @@ struct Revert {
     /// state.tgz or a configBundle-*.tgz), repaired if it can be read, and otherwise as it is.
     #[arg(long, value_name = "own|newest|FILE", default_value = "own")]
     source: SourceName,
-    /// Use the archive of --source FILE even if it cannot be shown that it is from this host.
+    /// Use the archive of --source FILE even if it cannot be shown that it is from this host. Only with
+    /// --source FILE.
     #[arg(long)]
     trust_source: bool,
     /// Make and show the plan, then stop: nothing is written.
@@ -235,6 +236,9 @@ impl InvalidRequest {
 /// Why nothing is written without a terminal.
 pub(crate) const NOBODY_TO_ASK: &str = "there is no terminal to confirm on; use --yes to write without a confirmation. Nothing was written.";
 
+/// Why an option is refused that would change nothing.
+pub(crate) const NOTHING_TO_TRUST: &str = "--trust-source belongs to --source FILE; an archive that is on the disk already needs no check of where it is from. Nothing was written.";
+
 /// Runs a command; returns the exit status.
 ///
 /// # Errors
@@ -266,7 +270,8 @@ fn stopped(why: &anyhow::Error, exit_status: u8) -> u8 {
 
 fn inspect(args: &Inspect) -> anyhow::Result<u8> {
     if let Some(file) = &args.save_host {
-        Host::read(Path::new("/")).save(file)?;
+        let machine = Host::read(Path::new("/"));
+        machine.save(file).map_err(InvalidRequest::refused)?;
         say(format_args!(
             "This machine was saved to {}.",
             file.display()
@@ -295,6 +300,9 @@ fn inspect(args: &Inspect) -> anyhow::Result<u8> {
 }
 
 fn revert(args: &Revert) -> anyhow::Result<u8> {
+    if args.trust_source && matches!(args.source, SourceName::Disk(_)) {
+        return Err(InvalidRequest::refused(NOTHING_TO_TRUST));
+    }
     let access = match args.dry_run {
         true => Access::Read,
         false => Access::Write,
@@ -359,9 +367,13 @@ fn imported(
         let host = findings.host.as_ref();
         plan::import(&findings.inventory, policy, host, import).map_err(InvalidRequest::refused)
     };
-    let (cautious, trusting) = (plan(args.trust_source)?, plan(true)?);
+    let cautious = plan(args.trust_source)?;
     let may_ask = !args.yes && !args.dry_run && io::stdin().is_terminal();
-    if !may_ask || cautious.banks_replaced() == trusting.banks_replaced() {
+    if !may_ask || args.trust_source {
+        return Ok(cautious);
+    }
+    let trusting = plan(true)?;
+    if cautious.banks_replaced() == trusting.banks_replaced() {
         return Ok(cautious);
     }
     for line in report::intentions(&findings.inventory, &cautious, Detail::Full) {

@@ -5,8 +5,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, LocalFlags, SetArg, Termios};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -15,6 +21,9 @@ use zeroize::Zeroizing;
 const MAX_BYTES: usize = 4096;
 /// The terminal of this process, whatever its input is.
 const TERMINAL: &str = "/dev/tty";
+
+/// How long a pipe may say nothing. A program at its other end may ask a person for a password.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What Ctrl-C sends.
 const CTRL_C: u8 = 3;
@@ -41,17 +50,24 @@ pub enum SecretError {
     NoTerminal(io::Error),
 }
 
-/// The content of a file, or of a pipe.
+/// The content of a file, or of a pipe that somebody writes to, such as that of a program which decrypts the key.
 ///
 /// # Errors
 /// [`SecretError`].
 pub fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    read(path, PATIENCE)
+}
+
+fn read(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let file = || path.display().to_string();
     let failed = |error| SecretError::File {
         file: file(),
         error,
     };
-    let mut source = File::open(path).map_err(failed)?;
+    // Neither the open nor a read waits by itself: for a pipe that nobody writes to, that would be for ever.
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(O_NONBLOCK | O_NOCTTY);
+    let mut source = options.open(path).map_err(failed)?;
     let mut buffer = Zeroizing::new(vec![0; MAX_BYTES + 1]);
     let mut length = 0;
     loop {
@@ -60,11 +76,28 @@ pub fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(&source, patience).map_err(failed)?;
+            }
             Err(error) => return Err(failed(error)),
         }
     }
     buffer.truncate(length);
     Ok(buffer)
+}
+
+/// Until there is more to read, or the end of it.
+fn wait(source: &File, patience: Duration) -> io::Result<()> {
+    let mut event = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    match poll(&mut event, timeout) {
+        Ok(0) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("nothing came for {} seconds", patience.as_secs()),
+        )),
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A line that is typed at the terminal and not shown there.
@@ -125,7 +158,6 @@ impl Drop for Hidden {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use nix::pty::openpty;
 
@@ -168,5 +200,27 @@ mod tests {
         assert!(matches!(error, SecretError::TooLong { .. }));
         let error = from_file(&folder.path().join("none")).unwrap_err();
         assert!(matches!(error, SecretError::File { .. }));
+    }
+
+    #[test]
+    fn a_pipe_is_read_and_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Nobody writes.
+        assert_eq!(from_file(&pipe).unwrap().as_slice(), b"");
+        // Somebody holds it open and writes nothing.
+        let mut writer = OpenOptions::new();
+        let mut writer = writer.read(true).write(true).open(&pipe).unwrap();
+        let error = read(&pipe, Duration::from_millis(20)).unwrap_err();
+        assert!(error.to_string().contains("nothing came"), "{error}");
+        // Somebody writes late, and ends.
+        let late = pipe.clone();
+        let reader = thread::spawn(move || from_file(&late).unwrap().to_vec());
+        thread::sleep(Duration::from_millis(20));
+        writer.write_all(b"1 2\n").unwrap();
+        thread::sleep(Duration::from_millis(20));
+        drop(writer);
+        assert_eq!(reader.join().unwrap(), b"1 2\n");
     }
 }

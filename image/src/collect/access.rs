@@ -1,6 +1,7 @@
 //! Who may see the page. Reports name hosts and serial numbers, so that nobody on the network sees them
 //! unless the administrator said so: with a token, or in so many words.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,12 +11,16 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{StatusCode, Uri};
 use rescue_agent::counted::counted;
+use rescue_agent::files;
 use sha2::{Digest, Sha256};
 
 use super::body::{Answer, say};
 
 /// Shortest token, in characters.
 const MIN_TOKEN: usize = 16;
+
+/// Longest file with a token that is read, in bytes.
+const MAX_TOKEN_BYTES: u64 = 4096;
 
 /// Who may see the page.
 #[derive(Debug, Clone)]
@@ -34,7 +39,8 @@ impl Access {
     /// # Errors
     /// When the file cannot be read, or the token is too short to be one.
     pub fn by_token(file: &Path) -> Result<Access> {
-        let text = std::fs::read_to_string(file)
+        let text = files::read_whole(file, MAX_TOKEN_BYTES)
+            .and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
             .with_context(|| format!("reading the token in {}", file.display()))?;
         let token = text.trim();
         ensure!(

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use hyper::body::Bytes;
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
     IF_RANGE, LAST_MODIFIED, RANGE,
 };
 use hyper::{Method, Response, StatusCode};
+use rescue_agent::files;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -54,13 +55,15 @@ impl Served {
     /// When it is no file that can be read.
     pub fn open(source: &Path) -> Result<Served> {
         let what = || format!("opening {} to serve it", source.display());
-        let file = File::open(source).with_context(what)?;
+        // Not the system's own open, which waits for a writer if it is a pipe.
+        let file = match files::open_file(source) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => bail!(
+                "{} is not a file: --serve takes an ISO image",
+                source.display()
+            ),
+            file => file.with_context(what)?,
+        };
         let there = file.metadata().with_context(what)?;
-        ensure!(
-            there.is_file(),
-            "{} is not a file: --serve takes an ISO image",
-            source.display()
-        );
         let modified = there.modified().with_context(what)?;
         let stamp = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Served {

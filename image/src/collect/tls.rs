@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rescue_agent::files;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -19,13 +20,22 @@ pub struct Tls {
     pub fingerprint: String,
 }
 
+/// Longest file of a certificate chain or a key, many times what they are.
+const MAX_PEM_BYTES: u64 = 1 << 20;
+
+fn read(path: &Path, what: &str) -> Result<Vec<u8>> {
+    files::read_whole(path, MAX_PEM_BYTES)
+        .with_context(|| format!("reading the {what} {}", path.display()))
+}
+
 /// Loads certificate chain and key.
 ///
 /// # Errors
 /// When one of them is missing, no PEM, or they do not belong together.
 pub fn load(certificate: &Path, key: &Path) -> Result<Tls> {
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<CertificateDer<'static>>, _>>)
+    let text = read(certificate, "certificate")?;
+    let chain = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<CertificateDer<'static>>, _>>()
         .with_context(|| format!("reading the certificate {}", certificate.display()))?;
     let first = chain
         .first()
@@ -34,7 +44,8 @@ pub fn load(certificate: &Path, key: &Path) -> Result<Tls> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let key = PrivateKeyDer::from_pem_file(key)
+    let text = read(key, "key")?;
+    let key = PrivateKeyDer::from_pem_slice(&text)
         .with_context(|| format!("reading the key {}", key.display()))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use rescue_agent::files;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ use crate::inputs::list::Input;
 pub const SCHEMA: &str = "esxi-rescue-manifest/1";
 /// The manifest's file name.
 pub const FILE: &str = "manifest.json";
+/// Longest manifest that is read, in bytes.
+pub const MAX_BYTES: u64 = 16 << 20;
 const SUMS: &str = "SHA256SUMS";
 
 /// One file that was made.
@@ -71,7 +74,7 @@ impl Manifest {
     /// The manifest in `dir`, if there is one that can be read. A damaged one only means that everything is built again.
     #[must_use]
     pub fn load(dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()
+        serde_json::from_slice(&files::read_whole(&dir.join(FILE), MAX_BYTES).ok()?).ok()
     }
 
     /// Whether the artefacts in `dir` are there, whole and unaltered.

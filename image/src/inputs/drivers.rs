@@ -7,18 +7,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rescue_agent::driver_table::SCHEMA;
 pub use rescue_agent::driver_table::{Class, DriverTable, Module as Driver};
-use rescue_agent::parallel;
+use rescue_agent::{files, parallel};
 
 use crate::error::{Error, Result};
 use crate::inputs::modinfo::{self, ModInfo};
 
 /// No kernel module comes near this size when decompressed; it bounds memory against a damaged file.
 const MAX_MODULE_BYTES: u64 = 256 << 20;
+/// A list of modules is a hundredth of this.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// One wanted part of the kernel tree: every module whose path (below `kernel/`, without extension) starts so.
 #[derive(Debug, Clone, Copy)]
@@ -356,7 +358,7 @@ pub fn on_all<R: Send>(
 
 /// The module as the kernel wants it: decompressed, every byte kept, so that its signature stays valid.
 pub fn read_module_bytes(path: &Path) -> Result<Vec<u8>> {
-    let file = fs::File::open(path).map_err(Error::io("read", path))?;
+    let file = files::open_file(path).map_err(Error::io("read", path))?;
     let reader: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new(file)),
         Some("zst") => Box::new(zstd::Decoder::new(file).map_err(Error::io("decompress", path))?),
@@ -377,7 +379,9 @@ pub fn read_module_bytes(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(Error::io("read", path))
+    files::read_whole(path, MAX_TEXT_BYTES)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other))
+        .map_err(Error::io("read", path))
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 //! aligned to 4 bytes (Linux Documentation/driver-api/early-userspace/buffer-format.rst). Everything is
 //! byte-reproducible: fixed order, owners and times, inode numbers counted from 1.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use cpio::newc;
+use rescue_agent::files;
 
 use crate::error::{Error, Result};
 use crate::inputs::drivers::{Selection, on_all, read_module_bytes};
@@ -17,6 +17,9 @@ use crate::parts::store::{Store, ZSTD_LEVEL};
 
 /// No base part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
 const MAX_BASE_BYTES: u64 = 256 << 20;
+
+/// A kernel's configuration is a tenth of this.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 const DIRECTORY: u32 = 0o040_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
@@ -242,7 +245,8 @@ pub fn drivers_part(
 
 /// Says whether a kernel built with this configuration can unpack the base part, and if not, what to do.
 pub fn check_kernel_config(path: &Path) -> Result<()> {
-    let config = fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let config = files::read_whole(path, MAX_CONFIG_BYTES).map_err(Error::io("read", path))?;
+    let config = String::from_utf8_lossy(&config);
     for option in [
         "CONFIG_BLK_DEV_INITRD",
         "CONFIG_RD_ZSTD",
@@ -263,6 +267,8 @@ pub fn check_kernel_config(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;

@@ -1,7 +1,6 @@
 //! A machine as a file, so that the repair of a disk image can be planned away from it:
 //! `rescue-agent inspect --save-host FILE` makes one, `--pci FILE` takes it.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{DiskNode, Host};
-use crate::files::read_whole;
+use crate::files::{read_whole, write_whole};
 
 /// The version of the file's fields.
 const SCHEMA: &str = "esxi-rescue-host/1";
@@ -103,7 +102,7 @@ impl Host {
         let mut text = serde_json::to_vec_pretty(&snapshot)
             .map_err(|error| in_file(io::Error::other(error)))?;
         text.push(b'\n');
-        fs::write(path, text).map_err(in_file)
+        write_whole(path, &text).map_err(in_file)
     }
 
     /// Reads a machine from a file that [`Host::save`] wrote.
@@ -198,6 +197,8 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::{PciClass, PciFunction};
     use super::*;
 

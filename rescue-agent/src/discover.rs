@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::libc::ENOMEDIUM;
 
-use crate::archive::{RecoveryKey, StateArchive};
+use crate::archive::{ArchiveError, BackupCounter, RecoveryKey, StateArchive};
 use crate::bank::{self, BootCfg, Candidate, VmfatMarker};
 use crate::bytes::sha256_hex;
 use crate::disk::partition::{self, Partition, PartitionError, PartitionProblem, PartitionTable};
@@ -20,8 +21,8 @@ use crate::fat::exchange::{self, Link};
 use crate::fat::names::{ARCHIVES, Mark};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume};
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, NextBoot, NoDisk,
-    NoTable, Suspect, UndoContent, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, MANY_DEVICES,
+    NextBoot, NoDisk, NoTable, Suspect, UndoContent, UndoCopy,
 };
 use crate::loader::{self, LoadedArchive, LoaderView};
 use crate::parallel;
@@ -78,6 +79,8 @@ fn look_at(
         known,
         recovery_key,
         kept_bytes: AtomicUsize::new(0),
+        opening: Mutex::default(),
+        large: Mutex::default(),
     };
     let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
     let failed = |path: &PathBuf| {
@@ -119,6 +122,10 @@ struct Look<'l> {
     known: &'l Known,
     recovery_key: Option<&'l RecoveryKey>,
     kept_bytes: AtomicUsize,
+    /// Held while a small archive is opened: of several that unpack to much, one after the other takes memory.
+    opening: Mutex<()>,
+    /// What archives with very many devices say, by their bytes and name: the banks of a host hold mostly the same.
+    large: Mutex<HashMap<(String, ShortName), Content>>,
 }
 
 impl Look<'_> {
@@ -319,7 +326,7 @@ impl Look<'_> {
                 let sha256 = sha256_hex(&raw);
                 let content = match self.known.get(&sha256) {
                     Some(content) => Ok(content.clone()),
-                    None => self.open_archive(&raw, files.entry.name()),
+                    None => self.open_once(&raw, &sha256, files.entry.name()),
                 };
                 (
                     Some(raw),
@@ -363,11 +370,35 @@ impl Look<'_> {
         }
     }
 
-    fn open_archive(
+    /// Opens an archive, unless one of the same bytes with very many devices was opened before.
+    fn open_once(
         &self,
         raw: &[u8],
+        sha256: &str,
         name: ShortName,
-    ) -> Result<Content, crate::archive::ArchiveError> {
+    ) -> Result<Content, ArchiveError> {
+        let _one_by_one = self.turn(raw);
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (sha256.to_owned(), name);
+        if let Some(content) = large.get(&key) {
+            return Ok(content.clone());
+        }
+        drop(large);
+        let content = self.open_archive(raw, name)?;
+        if content.devices.len() > MANY_DEVICES {
+            large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+            large.insert(key, content.clone());
+        }
+        Ok(content)
+    }
+
+    /// The turn of a small archive. A large one, whose memory its size bounds, needs none.
+    fn turn(&self, raw: &[u8]) -> Option<MutexGuard<'_, ()>> {
+        let wait = || self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        (raw.len() < OPENED_AT_ONCE_BYTES_MIN).then(wait)
+    }
+
+    fn open_archive(&self, raw: &[u8], name: ShortName) -> Result<Content, ArchiveError> {
         let archive = StateArchive::open_with(raw, self.recovery_key)?;
         let content = Content::of(&archive, name)?.opened_by(self.recovery_key);
         let bytes = archive.memory_bytes();
@@ -385,12 +416,19 @@ impl Look<'_> {
         Ok(content)
     }
 
+    /// When an archive was saved, as far as it says so.
+    fn saved(&self, raw: &[u8]) -> Result<Option<BackupCounter>, ArchiveError> {
+        let _one_by_one = self.turn(raw);
+        let archive = StateArchive::open_with(raw, self.recovery_key)?;
+        Ok(archive.configuration().ok().and_then(|one| one.saved))
+    }
+
     fn open_undo(&self, raw: Vec<u8>) -> UndoContent {
         let sha256 = sha256_hex(&raw);
         let (saved, problem) = match self.known.get(&sha256) {
             Some(content) => (content.saved.clone(), None),
-            None => match StateArchive::open_with(&raw, self.recovery_key) {
-                Ok(archive) => (archive.configuration().ok().and_then(|one| one.saved), None),
+            None => match self.saved(&raw) {
+                Ok(saved) => (saved, None),
                 // ESXi on its host can load it.
                 Err(error) if error.seal().is_some() => (None, None),
                 Err(error) => (None, Some(error.to_string())),

@@ -410,6 +410,10 @@ impl fmt::Display for ContentError {
     }
 }
 
+/// From this number of devices on, many times what real hosts have, what an archive says is shared by all
+/// files of the same bytes.
+pub(crate) const MANY_DEVICES: usize = 1024;
+
 /// An archive that could be opened.
 #[derive(Debug, Clone)]
 pub struct Content {
@@ -425,8 +429,8 @@ pub struct Content {
     pub store_bank: Option<String>,
     /// What it says of the host it is of.
     pub identity: Identity,
-    /// Its devices.
-    pub devices: Vec<DeviceEntry>,
+    /// Its devices. Shared by what is looked at twice: they can be many.
+    pub devices: Arc<Vec<DeviceEntry>>,
     /// Lines of its boot scripts that pass devices through again at each start.
     pub boot_marks: Vec<BootMark>,
     /// The archive itself, for the one plan that is made from it.
@@ -451,10 +455,10 @@ impl Content {
             seal: archive.seal().cloned(),
             recovery_key: None,
             uncompressed: archive.is_uncompressed(),
-            devices: devices_of(
+            devices: Arc::new(devices_of(
                 configuration.esx_conf.unwrap_or_default(),
                 configuration.store.unwrap_or_default(),
-            ),
+            )),
             boot_marks: configuration.boot_marks,
             identity: configuration.identity,
             saved: configuration.saved,

@@ -63,7 +63,7 @@ impl Import<'_> {
                 if devices.is_empty() && !content.uncompressed {
                     as_it_is(target, given, Some(content))
                 } else {
-                    change_to(target, (&given.bytes, content), &edit, devices)?
+                    change_to(target, (&given.bytes, content), judge, &edit, devices)?
                 }
             }
             Err(_) => as_it_is(target, given, None),

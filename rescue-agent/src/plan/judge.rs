@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::PlanError;
 use super::needs::Needs;
+use super::{Large, PlanError};
 use crate::config::pci::{PciAddress, Reading, VendorDevice};
 use crate::host::{Host, PciClass, PciFunction};
 use crate::inventory::{Bank, Content, DeviceEntry, Inventory};
@@ -162,6 +162,8 @@ pub(super) struct Judge<'a> {
     /// What an archive says that was given from outside.
     given: Option<&'a Content>,
     needs: Needs,
+    /// What its verdicts have made of archives with very many devices.
+    pub(super) large: Large,
 }
 
 impl<'a> Judge<'a> {
@@ -196,6 +198,7 @@ impl<'a> Judge<'a> {
             needs: host
                 .map(|host| Needs::of(inventory, host))
                 .unwrap_or_default(),
+            large: Large::default(),
         }
     }
 
@@ -292,7 +295,7 @@ impl<'a> Judge<'a> {
             .archives
             .iter()
             .filter_map(|archive| archive.content.as_ref().ok())
-            .flat_map(|content| &content.devices);
+            .flat_map(|content| content.devices.iter());
         match entries.filter(|entry| entry.passed_through).count() {
             0 => "nothing is passed through".into(),
             1 => "the one device that is passed through stays passed through".into(),
@@ -518,7 +521,7 @@ fn entries<'i>(
     inventory: &'i Inventory,
     given: Option<&'i Content>,
 ) -> impl Iterator<Item = &'i DeviceEntry> {
-    contents(inventory, given).flat_map(|content| &content.devices)
+    contents(inventory, given).flat_map(|content| content.devices.iter())
 }
 
 /// By what two entries are known to speak of one device.

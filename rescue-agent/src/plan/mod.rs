@@ -14,8 +14,8 @@ mod next_start;
 mod recipe;
 pub(crate) mod refusal;
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use next_start::Needed;
 
@@ -37,7 +37,7 @@ use crate::fat::exchange::{Assessment, Earlier, Replaced};
 use crate::fat::{FatTime, ShortName};
 use crate::host::Host;
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, MANY_DEVICES, Place, UndoCopy,
 };
 use crate::originals::Offer;
 use crate::parallel;
@@ -407,7 +407,7 @@ pub fn restore(
             let mut offers = offers.iter();
             offers.find(|offer| offer.is_for(disk, bank, archive.name))
         };
-        restore_bank(bank, &offered, discard_newer).unwrap_or_else(|action| action)
+        restore_bank(disk, bank, &offered, discard_newer).unwrap_or_else(|action| action)
     });
     Plan {
         banks,
@@ -597,7 +597,7 @@ fn revert_bank(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Decision<A
             continue;
         }
         let target = Target::of(archive.name, Some((index, archive)))?;
-        changes.push(change(target, (archive, content), &edit, devices)?);
+        changes.push(change(target, (archive, content), judge, &edit, devices)?);
     }
     finish(bank, judge, changes)
 }
@@ -620,7 +620,8 @@ fn revert_from_newest(disk: &Disk, bank: &Bank, judge: &judge::Judge<'_>) -> Dec
         return finish(bank, judge, Vec::new());
     }
     let target = Target::of(name, own)?;
-    let mut change = change(target, (newest.archive, newest.content), &edit, devices)?;
+    let source = (newest.archive, newest.content);
+    let mut change = change(target, source, judge, &edit, devices)?;
     change.taken_from = Some(newest.partition).filter(|from| *from != bank.partition);
     finish(bank, judge, vec![change])
 }
@@ -669,17 +670,19 @@ impl Target {
 fn change(
     target: Target,
     (source, content): (&ArchiveFile, &Content),
+    judge: &judge::Judge<'_>,
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
     let raw = source.raw.as_deref().ok_or_else(|| unreadable(source))?;
-    change_to(target, (raw, content), edit, devices)
+    change_to(target, (raw, content), judge, edit, devices)
 }
 
 /// The same from the bytes of an archive.
 fn change_to(
     target: Target,
     (raw, content): (&[u8], &Content),
+    judge: &judge::Judge<'_>,
     edit: &Edit,
     devices: Vec<DeviceChange>,
 ) -> Decision<FileChange> {
@@ -689,7 +692,10 @@ fn change_to(
         replaced,
         before,
     } = target;
-    let (new, content) = edited(raw, content, name, edit)
+    let made_from = sha256_hex(raw);
+    let (new, content) = judge
+        .large
+        .or_made(&made_from, name, || edited(raw, content, name, edit))
         .map_err(|error| refuse(&BankRefusal::archive(name, &error)))?;
     if let Some(device) = missing_in(&devices, &content).first() {
         return Err(refuse(&BankRefusal::StillPassesThrough {
@@ -702,13 +708,38 @@ fn change_to(
         name,
         replaced,
         before,
-        made_from: sha256_hex(raw),
+        made_from,
         after: sha256_hex(&new),
         new,
         devices,
         content: Some(content),
         taken_from: None,
     })
+}
+
+/// New archives with very many devices, by the bytes that they are made from and their name: the banks of a
+/// host hold mostly the same, and what one verdict makes of it takes memory once.
+#[derive(Debug, Default)]
+struct Large(Mutex<HashMap<(String, ShortName), (Vec<u8>, Content)>>);
+
+impl Large {
+    fn or_made(
+        &self,
+        made_from: &str,
+        name: ShortName,
+        make: impl FnOnce() -> Result<(Vec<u8>, Content), ArchiveError>,
+    ) -> Result<(Vec<u8>, Content), ArchiveError> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (made_from.to_owned(), name);
+        if let Some(made) = known().get(&key) {
+            return Ok(made.clone());
+        }
+        let made = make()?;
+        if made.1.devices.len() > MANY_DEVICES {
+            known().insert(key, made.clone());
+        }
+        Ok(made)
+    }
 }
 
 /// The new bytes of an archive, proven, and what they say.
@@ -763,6 +794,7 @@ fn finish(bank: &Bank, judge: &judge::Judge<'_>, changes: Vec<FileChange>) -> De
 }
 
 fn restore_bank<'o>(
+    disk: &Disk,
     bank: &Bank,
     offered: &dyn Fn(&ArchiveFile) -> Option<&'o Offer>,
     discard_newer: bool,
@@ -786,7 +818,12 @@ fn restore_bank<'o>(
         });
     }
     if restores.is_empty() {
-        return Err(nothing(why_nothing_to_restore(bank)));
+        // What is kept beside an archive that is gone is tied to nothing, so that nobody knows what it is.
+        let lacks_one = !bank.missing.is_empty() && newest::may_start(bank);
+        return Err(match lacks_one {
+            true => with_true_remedy(disk, bank, no_archive(disk, bank)),
+            false => nothing(why_nothing_to_restore(bank)),
+        });
     }
     let volume = sound_volume(bank)?;
     let brought: usize = restores.iter().map(|restore| restore.from.bytes()).sum();

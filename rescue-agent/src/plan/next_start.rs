@@ -43,7 +43,7 @@ impl Needed {
         let entries = own
             .chain(others)
             .chain(judge.given())
-            .flat_map(|content| &content.devices);
+            .flat_map(|content| content.devices.iter());
         let passed_through = entries.filter(|entry| entry.passed_through);
         let needed = passed_through.filter_map(|entry| {
             let device = NeededDevice {
@@ -253,7 +253,7 @@ impl NextStart {
     fn look_at(&mut self, content: &Content, needed: &Needed) {
         let known = self.passed_through.iter();
         let mut seen: HashSet<String> = known.map(|still| still.device.clone()).collect();
-        for entry in &content.devices {
+        for entry in content.devices.iter() {
             let Some(device) = needed.find(entry) else {
                 continue;
             };

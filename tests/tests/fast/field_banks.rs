@@ -549,15 +549,22 @@ fn an_image_on_which_another_run_works_is_refused_under_any_name() -> Result<()>
 
 #[test]
 fn several_names_of_one_image_are_one_disk() -> Result<()> {
-    let case = JudgedDisk::new(&EsxiDisk::v67())?;
-    let hard = case.folder.path().join("hard.img");
-    fs::hard_link(&case.made.image, &hard)?;
-    let hard = hard.to_string_lossy().into_owned();
-    let arguments = ["revert", "--devices", BOOT, "--yes", "--json", &hard];
-    let run = agent::run(&arguments, &case.made.image)?.expect(DONE)?;
-    let disks = run.report()?["disks"].as_array().map(Vec::len);
-    ensure!(disks == Some(1), "{disks:?}");
-    case.judge.repaired(&[0, 1], &[SATA])
+    for name in ["the same", "hard.img", "soft.img"] {
+        let case = JudgedDisk::new(&EsxiDisk::v67())?;
+        let other = case.folder.path().join(name);
+        let other = match name {
+            "hard.img" => fs::hard_link(&case.made.image, &other).map(|()| other)?,
+            "soft.img" => symlink(&case.made.image, &other).map(|()| other)?,
+            _ => case.made.image.clone(),
+        };
+        let other = other.to_string_lossy().into_owned();
+        let arguments = ["revert", "--devices", BOOT, "--yes", "--json", &other];
+        let run = agent::run(&arguments, &case.made.image)?.expect(DONE)?;
+        let disks = run.report()?["disks"].as_array().map(Vec::len);
+        ensure!(disks == Some(1), "{name}: {disks:?}");
+        case.judge.repaired(&[0, 1], &[SATA])?;
+    }
+    Ok(())
 }
 
 /// A machine on which the image is under a loop device and its fifth partition mounted.

@@ -1,8 +1,8 @@
 //! No run says that all is well while the bank that boots next still passes a device through that ESXi
 //! needs: what the agent's own reader does not take, what the loader takes first, what was not chosen.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,10 @@ use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::layout::Layout;
+use rescue_tests::judge::loader::{Archives, NextStart, next_start};
 use rescue_tests::judged_disk::JudgedDisk;
+use rescue_tests::power::medium::{Image, Medium};
+use rescue_tests::power::reader::crc32;
 use rescue_tests::tools::Tool;
 use serde_json::Value;
 
@@ -53,10 +56,10 @@ impl Places {
     }
 }
 
-/// Makes boot.cfg's chain go on behind its end: to `next`, given the cluster that ends it.
-fn lengthen_boot_cfg(case: &JudgedDisk, next: fn(u16) -> u16) -> Result<()> {
+/// Makes a bank's boot.cfg's chain go on behind its end: to `next`, given the cluster that ends it.
+fn lengthen_boot_cfg(case: &JudgedDisk, bank: usize, next: fn(u16) -> u16) -> Result<()> {
     let image = case.image()?;
-    let places = Places::of(&image, case.start(0)?)?;
+    let places = Places::of(&image, case.start(bank)?)?;
     let (_, entry) = places.entry(&image, |slot| slot.starts_with(b"BOOT    CFG"))?;
     let cluster = le16(&entry, 26);
     let place = places.table + cluster * 2;
@@ -70,31 +73,35 @@ fn lengthen_boot_cfg(case: &JudgedDisk, next: fn(u16) -> u16) -> Result<()> {
     Ok(image.write_all_at(&next.to_le_bytes(), place)?)
 }
 
-/// Damage of the first bank, which boots next, after which VMware's loader boots it all the same.
-type Damage = fn(&JudgedDisk) -> Result<()>;
+/// Damage of a bank, after which VMware's loader boots it all the same.
+type Damage = fn(&JudgedDisk, usize) -> Result<()>;
 
 const STILL_BOOTED: [(&str, Damage); 5] = [
-    ("no signature in the boot sector", |case| {
-        let at = case.start(0)? + 510;
+    ("no signature in the boot sector", |case, bank| {
+        let at = case.start(bank)? + 510;
         Ok(case.image()?.write_all_at(&[0, 0], at)?)
     }),
-    ("a volume one sector larger than its partition", |case| {
-        let (image, at) = (case.image()?, case.start(0)? + 32);
-        let mut sectors = [0; 4];
-        image.read_exact_at(&mut sectors, at)?;
-        let larger = u32::from_le_bytes(sectors) + 1;
-        Ok(image.write_all_at(&larger.to_le_bytes(), at)?)
-    }),
-    ("boot.cfg with a cluster too many", |case| {
+    (
+        "a volume one sector larger than its partition",
+        |case, bank| {
+            let (image, at) = (case.image()?, case.start(bank)? + 32);
+            let mut sectors = [0; 4];
+            image.read_exact_at(&mut sectors, at)?;
+            let larger = u32::from_le_bytes(sectors) + 1;
+            Ok(image.write_all_at(&larger.to_le_bytes(), at)?)
+        },
+    ),
+    ("boot.cfg with a cluster too many", |case, bank| {
         // The first free-looking high cluster is named; the loader never goes there.
-        lengthen_boot_cfg(case, |_| 60_000)
+        lengthen_boot_cfg(case, bank, |_| 60_000)
     }),
-    ("boot.cfg with a loop behind its end", |case| {
-        lengthen_boot_cfg(case, |cluster| cluster)
+    ("boot.cfg with a loop behind its end", |case, bank| {
+        lengthen_boot_cfg(case, bank, |cluster| cluster)
     }),
-    ("a partition one sector too short", |case| {
+    ("a partition one sector too short", |case, bank| {
+        let number = 5 + bank;
         let said = Tool::new("sgdisk")?
-            .arg("-i=5")
+            .arg(format!("-i={number}"))
             .arg(&case.made.image)
             .run_text()?;
         let field = |name: &str| -> Result<u64> {
@@ -105,9 +112,9 @@ const STILL_BOOTED: [(&str, Damage); 5] = [
         let (first, last) = (field("First sector: ")?, field("Last sector: ")?);
         Tool::new("sgdisk")?
             .arg("--set-alignment=1")
-            .arg("-d=5")
-            .arg(format!("-n=5:{first}:{}", last - 1))
-            .arg("-t=5:0700")
+            .arg(format!("-d={number}"))
+            .arg(format!("-n={number}:{first}:{}", last - 1))
+            .arg(format!("-t={number}:0700"))
             .arg(&case.made.image)
             .run_text()?;
         Ok(())
@@ -145,7 +152,7 @@ fn ends_honestly(what: &str, run: &agent::Run, repaired: &dyn Fn() -> Result<()>
 fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<()> {
     for (what, damage) in STILL_BOOTED {
         let case = JudgedDisk::new(&EsxiDisk::v67())?;
-        damage(&case)?;
+        damage(&case, 0)?;
         let case = case.judged_from_here()?;
         let run = case.revert(BOOT)?;
         let devices = case.judge.bank(0);
@@ -157,6 +164,27 @@ fn a_bank_that_the_loader_boots_and_nobody_else_takes_is_no_success() -> Result<
             ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+/// With both banks in that state, nobody may say that there is no ESXi on the disk.
+#[test]
+fn a_disk_on_which_only_the_loader_takes_the_banks_is_not_called_one_without_esxi() -> Result<()> {
+    for (what, damage) in STILL_BOOTED {
+        let case = JudgedDisk::new(&EsxiDisk::v67())?;
+        damage(&case, 0)?;
+        damage(&case, 1)?;
+        let case = case.judged_from_here()?;
+        let run = agent::revert(BOOT, &case.made.image)?;
+        ends_honestly(what, &run, &|| {
+            for bank in [0, 1] {
+                let owners = case.judge.owners(bank)?;
+                ensure!(owners["00000:000:31.2"] == "vmkernel", "{owners:?}");
+            }
+            Ok(())
+        })?;
+        ensure!(!run.said().contains("is connected"), "{}", run.said());
     }
     Ok(())
 }
@@ -278,6 +306,35 @@ fn an_archive_that_is_missing_where_the_loader_wants_it_is_no_success() -> Resul
     Ok(())
 }
 
+/// The archive of a repaired bank is gone, and what the repair kept is there.
+#[test]
+fn an_original_without_its_archive_is_not_said_to_be_of_no_repair() -> Result<()> {
+    for (bank, status) in [(0, REFUSED), (1, DONE)] {
+        let case = JudgedDisk::new(&EsxiDisk::v67())?;
+        agent::revert(BOOT, &case.made.image)?.expect(DONE)?;
+        case.volume(bank)?.remove("STATE.TGZ")?;
+        let original = case.judge.bank(bank)?.read("STATE.ORG")?;
+        let run = agent::run(&["restore", "--yes", "--json"], &case.made.image)?.expect(status)?;
+        let report = run.report()?;
+        let told = &report["disks"][0]["banks"][bank];
+        let why = told["why"].to_string();
+        ensure!(
+            why.contains("STATE.TGZ") && why.contains("is missing"),
+            "{told}"
+        );
+        ensure!(!run.said().contains("no repair has changed"), "{told}");
+        ensure!(
+            format!("{why}{}", told["remedy"]).contains("--source newest"),
+            "{told}"
+        );
+        ensure!(case.judge.bank(bank)?.read("STATE.ORG")? == original);
+        // The other bank is as it was before the repair.
+        let other = case.judge.bank(1 - bank)?.read("STATE.TGZ")?;
+        ensure!(other == case.judge.bank_before(1 - bank)?.read("STATE.TGZ")?);
+    }
+    Ok(())
+}
+
 #[test]
 fn the_archive_that_boot_cfg_loads_is_the_one_that_is_repaired() -> Result<()> {
     let stray = b"not what the loader loads".to_vec();
@@ -324,6 +381,134 @@ fn a_disk_that_cannot_be_opened_is_not_taken_for_one_without_esxi() -> Result<()
     let run = agent::run(&["inspect", "--json"], Path::new("/dev/null"))?.expect(REFUSED)?;
     ensure!(run.said().contains("cannot be opened"), "{}", run.said());
     Ok(())
+}
+
+#[test]
+fn an_image_that_may_not_be_read_is_not_taken_for_one_without_esxi() -> Result<()> {
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    fs::set_permissions(&case.made.image, fs::Permissions::from_mode(0o000))?;
+    // Without the right of root to read what is forbidden.
+    let without = "-dac_override,-dac_read_search";
+    let agent = rescue_tests::artefacts::agent()?;
+    let tool = match nix::unistd::geteuid().is_root() {
+        true => Tool::new("setpriv")?
+            .args(["--bounding-set", without, "--inh-caps", without])
+            .arg(agent),
+        false => Tool::at(agent),
+    };
+    let output = tool
+        .args(["inspect", "--json"])
+        .arg(&case.made.image)
+        .output()?;
+    let said = format!("{}{}", output.text(), output.errors());
+    ensure!(
+        output.code() == REFUSED && said.contains("Permission denied"),
+        "{said}"
+    );
+    ensure!(!said.contains("No ESXi installation was found"), "{said}");
+    Ok(())
+}
+
+/// Writes the primary GPT anew with entries of twice the size; its backup stays.
+fn widen_entries(image: &File) -> Result<()> {
+    let (mut header, mut entries) = (vec![0; 512], vec![0; 128 * 128]);
+    image.read_exact_at(&mut header, 512)?;
+    image.read_exact_at(&mut entries, 1024)?;
+    let wide: Vec<u8> = entries
+        .chunks_exact(128)
+        .take(62)
+        .flat_map(|entry| [entry, &[0; 128]].concat())
+        .collect();
+    header[80..84].copy_from_slice(&62_u32.to_le_bytes());
+    header[84..88].copy_from_slice(&256_u32.to_le_bytes());
+    header[88..92].copy_from_slice(&crc32(&wide).to_le_bytes());
+    header[16..20].fill(0);
+    let sum = crc32(&header[..92]);
+    header[16..20].copy_from_slice(&sum.to_le_bytes());
+    image.write_all_at(&header, 512)?;
+    Ok(image.write_all_at(&wide, 1024)?)
+}
+
+/// ESXi's loader takes a GPT with entries of 256 bytes, so that its bank is what boots.
+#[test]
+fn entries_of_256_bytes_are_not_said_to_keep_the_loader_away() -> Result<()> {
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    widen_entries(&case.image()?)?;
+    ensure!(passed_through_next(&case)?, "the loader takes the table");
+    let run = agent::revert(BOOT, &case.made.image)?;
+    let said = run.said();
+    ensure!(
+        said.contains("its entries are of 256 bytes"),
+        "the table is said to be odd: {said}"
+    );
+    ensure!(!said.contains("will not boot"), "{said}");
+    let is_well = run.output.code() == DONE;
+    ensure!(!(is_well && passed_through_next(&case)?), "{said}");
+    Ok(())
+}
+
+/// Whether the bank that the loader starts passes the boot controller through, by the reader of the tests.
+fn passed_through_next(case: &JudgedDisk) -> Result<bool> {
+    let mut image = Image::zeroed(fs::metadata(&case.made.image)?.len(), 512);
+    image.write_file(0, &case.made.image)?;
+    let next = next_start(&Medium::new(image), &Archives::default())?;
+    ensure!(matches!(next, NextStart::Boots(_)), "{next}");
+    Ok(next.passes_through(SATA))
+}
+
+/// The loader unpacks the outer archive only: what is wrong with an inner one is not said to be its business.
+#[test]
+fn padding_of_an_inner_archive_is_not_said_to_stop_the_loader() -> Result<()> {
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    let folder = case.folder.path().join("padded");
+    fs::create_dir(&folder)?;
+    fs::write(
+        folder.join("state.tgz"),
+        case.judge.bank(0)?.read("STATE.TGZ")?,
+    )?;
+    Tool::new("sh")?
+        .folder(&folder)
+        .arg("-c")
+        .arg("tar -xzf state.tgz && truncate -s +512 local.tgz && tar --format=oldgnu -cf - local.tgz | gzip -n9 > padded.tgz")
+        .run_text()?;
+    for bank in [0, 1] {
+        case.volume(bank)?.remove("STATE.TGZ")?;
+        case.volume(bank)?
+            .put(&folder.join("padded.tgz"), "STATE.TGZ")?;
+    }
+    ensure!(passed_through_next(&case)?, "the loader takes the archive");
+    let run = agent::revert(BOOT, &case.made.image)?;
+    let said = run.said();
+    match run.output.code() {
+        DONE => ensure!(!passed_through_next(&case)?, "{said}"),
+        code => ensure!(
+            code == REFUSED && said.contains("512 zero bytes stand after the end"),
+            "{said}"
+        ),
+    }
+    ensure!(!said.contains("which ESXi's loader does not"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_directory_with_something_behind_its_end_is_not_called_full() -> Result<()> {
+    let case = JudgedDisk::new(&EsxiDisk::v67())?;
+    for bank in [0, 1] {
+        let image = case.image()?;
+        let places = Places::of(&image, case.start(bank)?)?;
+        let (end, _) = places.entry(&image, |slot| slot[0] == 0)?;
+        let rest = places.root + places.root_bytes as u64 - end - 32;
+        image.write_all_at(&vec![0xa5; usize::try_from(rest)?], end + 32)?;
+    }
+    let case = case.judged_from_here()?;
+    let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
+    let said = run.said();
+    ensure!(
+        said.contains("what stands behind its end is not empty"),
+        "{said}"
+    );
+    ensure!(!said.contains("the root directory is full"), "{said}");
+    case.judge.nothing_changed()
 }
 
 #[test]

@@ -504,7 +504,7 @@ fn a_directory_with_something_behind_its_end_is_not_called_full() -> Result<()> 
     let run = agent::revert(BOOT, &case.made.image)?.expect(REFUSED)?;
     let said = run.said();
     ensure!(
-        said.contains("what stands behind its end is not empty"),
+        said.contains("the entries after its end are not empty"),
         "{said}"
     );
     ensure!(!said.contains("the root directory is full"), "{said}");

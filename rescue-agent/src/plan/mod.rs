@@ -720,15 +720,18 @@ fn change_to(
 /// New archives with very many devices, by the bytes that they are made from and their name: the banks of a
 /// host hold mostly the same, and what one verdict makes of it takes memory once.
 #[derive(Debug, Default)]
-struct Large(Mutex<HashMap<(String, ShortName), (Vec<u8>, Content)>>);
+struct Large(Mutex<HashMap<(String, ShortName), Made>>);
+
+/// The bytes of a new archive, and what they say.
+type Made = (Vec<u8>, Content);
 
 impl Large {
     fn or_made(
         &self,
         made_from: &str,
         name: ShortName,
-        make: impl FnOnce() -> Result<(Vec<u8>, Content), ArchiveError>,
-    ) -> Result<(Vec<u8>, Content), ArchiveError> {
+        make: impl FnOnce() -> Result<Made, ArchiveError>,
+    ) -> Result<Made, ArchiveError> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (made_from.to_owned(), name);
         if let Some(made) = known().get(&key) {

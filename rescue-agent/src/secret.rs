@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 4096;
 const TERMINAL: &str = "/dev/tty";
 
 /// How long a pipe may say nothing. A program at its other end may ask a person for a password.
-const PATIENCE: Duration = Duration::from_secs(60);
+const QUIET_TIME: Duration = Duration::from_secs(60);
 
 /// What Ctrl-C sends.
 const CTRL_C: u8 = 3;
@@ -55,10 +55,10 @@ pub enum SecretError {
 /// # Errors
 /// [`SecretError`].
 pub fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    read(path, PATIENCE)
+    read(path, QUIET_TIME)
 }
 
-fn read(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+fn read(path: &Path, quiet_time: Duration) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let file = || path.display().to_string();
     let failed = |error| SecretError::File {
         file: file(),
@@ -77,7 +77,7 @@ fn read(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, SecretErr
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(&source, patience).map_err(failed)?;
+                wait(&source, quiet_time).map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
         }
@@ -87,13 +87,13 @@ fn read(path: &Path, patience: Duration) -> Result<Zeroizing<Vec<u8>>, SecretErr
 }
 
 /// Until there is more to read, or the end of it.
-fn wait(source: &File, patience: Duration) -> io::Result<()> {
+fn wait(source: &File, quiet_time: Duration) -> io::Result<()> {
     let mut event = [PollFd::new(source.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(quiet_time).unwrap_or(PollTimeout::MAX);
     match poll(&mut event, timeout) {
         Ok(0) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("nothing came for {} seconds", patience.as_secs()),
+            format!("nothing came for {} seconds", quiet_time.as_secs()),
         )),
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),

@@ -23,7 +23,7 @@ const MEMORY: u64 = 128 << 20;
 /// Rows of a ConfigStore. sqlite3 needs a minute to make four times as many, which `make bench` does.
 const ROWS: usize = 4_000;
 /// For a program that is not optimised, on a machine that does other things too.
-const PATIENCE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn devices(count: usize) -> Vec<Device> {
     let addresses = (0..=u8::MAX).flat_map(|bus| {
@@ -112,7 +112,7 @@ fn cheap(words: &[&str], images: &[&Path]) -> Result<Run> {
         .arg(artefacts::agent()?)
         .args(words)
         .args(images)
-        .deadline(PATIENCE)
+        .deadline(DEADLINE)
         .output()
         .with_context(|| words.join(" "))?;
     println!("{}: {:?}", words.join(" "), began.elapsed());

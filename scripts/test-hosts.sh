@@ -32,6 +32,8 @@ install_host() {
         touch "$host/installed"
     fi
     cp /etc/resolv.conf "$host/etc/resolv.conf"
+    # A root that is a mount, as on any machine: without it, no program inside can have mounts of its own.
+    mount --bind "$host" "$host"
     mount -t proc proc "$host/proc"
     mount -t sysfs sysfs "$host/sys"
     mount --rbind /dev "$host/dev"

@@ -1,7 +1,8 @@
 //! Looking at many disks: one that boots ESXi among datastores, as in a host with many LUNs.
 //!
 //! Twice: as images, by the command line, which counts the work; and as disks that take a while to
-//! answer, which counts the waiting.
+//! answer, which counts the waiting. The waiting must not grow with
+//! the disks; the work does, by little.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,20 +15,23 @@ use anyhow::{Result, ensure};
 use rescue_agent::discover;
 use rescue_agent::disk::{BlockDevice, ByteOffset, Disks, SectorSize, SystemDisks};
 
+use super::Effort;
 use super::process;
+use super::spread::Spread;
 use super::table::{Promise, Row};
-use super::{Effort, median};
 use crate::artefacts;
 use crate::esxi::EsxiDisk;
 use crate::sparse;
 use crate::tools::Tool;
 
 /// How many disks.
-const COUNTS: [usize; 3] = [1, 16, 128];
+const COUNTS: [usize; 4] = [1, 16, 128, 256];
 /// What a rotating disk, or a LUN behind a busy fabric, takes for one read.
 const LATENCY: Duration = Duration::from_millis(5);
-/// What the most disks may take of the time of one.
-const GROWTH: f64 = 4.0;
+/// What many disks may take of the time of one where each of them has to be waited for.
+const WAITING: f64 = 2.0;
+/// How many more disks may take as much work as all of the first one, with the start of the process.
+const WORK_OF_ONE: f64 = 25.0;
 
 /// Times of discovery.
 ///
@@ -37,9 +41,15 @@ pub fn rows(effort: Effort) -> Result<Vec<Row>> {
     let folder = super::workplace()?;
     let disks = disks(folder.path())?;
     let mut rows = Vec::new();
-    for (name, look) in [
-        ("images", by_command as fn(&[PathBuf]) -> Result<f64>),
-        ("disks that answer after 5 ms", by_library),
+    let in_work = |count: usize| 1.0 + count as f64 / WORK_OF_ONE;
+    let in_waiting = |_: usize| WAITING;
+    for (name, look, most) in [
+        (
+            "images",
+            by_command as fn(&[PathBuf]) -> Result<f64>,
+            &in_work as &dyn Fn(usize) -> f64,
+        ),
+        ("disks that answer after 5 ms", by_library, &in_waiting),
     ] {
         let mut times = COUNTS.map(|_| Vec::new());
         for _ in 0..effort.rounds(0.0) {
@@ -47,16 +57,14 @@ pub fn rows(effort: Effort) -> Result<Vec<Row>> {
                 times.push(look(&disks[..*count])?);
             }
         }
-        let mut one = f64::NAN;
-        for (count, times) in COUNTS.into_iter().zip(times) {
-            let time = median(times);
-            if count == 1 {
-                one = time;
-            }
-            let what = format!("{count} {name}");
-            let ratio = Row::told("discovery", what, time / one, "x");
-            let note = format!("{:.1} ms", time * 1e3);
-            rows.push(ratio.promised(Promise::AtMost(GROWTH)).note(note));
+        for (count, many) in COUNTS.into_iter().zip(&times) {
+            let ratio = Spread::of_ratios(many, &times[0]);
+            let note = format!(
+                "{:.1} ms",
+                Spread::of(many.iter().map(|time| time * 1e3)).median
+            );
+            let row = Row::told("discovery", format!("{count} {name}"), ratio, "x");
+            rows.push(row.promised(Promise::AtMost(most(count))).note(note));
         }
     }
     Ok(rows)

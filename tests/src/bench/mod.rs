@@ -3,7 +3,8 @@
 //! A time by itself says more about the machine than about the program, so each is divided by one
 //! that was taken in the same run, by turns with it: the same work by hand, the bare cost of the
 //! same bytes, the same kernel with nothing to do. Disks lie in memory (`/dev/shm`), so that it is
-//! programs that are compared. Counts (bytes, flushes, memory) are the same on every machine.
+//! programs that are compared. Times are told with their spread, and judged by the median. Counts (bytes,
+//! flushes) are the same each time.
 //!
 //! | module | measures |
 //! |---|---|
@@ -21,6 +22,7 @@ pub mod entries;
 pub mod process;
 pub mod repair;
 pub mod sizes;
+pub mod spread;
 pub mod table;
 pub mod transfers;
 
@@ -42,8 +44,9 @@ impl Effort {
     pub fn rounds(self, cost: f64) -> usize {
         match (self, cost) {
             (Self::Full, ..1.0) => 9,
-            (Self::Full, _) => 5,
-            (Self::Quick, _) => 3,
+            (Self::Full, _) => spread::FEWEST_RUNS,
+            (Self::Quick, ..10.0) => 3,
+            (Self::Quick, _) => 1,
         }
     }
 }
@@ -66,27 +69,4 @@ pub fn workplace() -> Result<tempfile::TempDir> {
 /// A file of this module's folder.
 fn script(name: &str) -> PathBuf {
     crate::tools::crate_file("src/bench").join(name)
-}
-
-/// The middle of some measurements; not a number where there are none.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.len() % 2, values.get(middle)) {
-        (_, None) => f64::NAN,
-        (1, Some(value)) => *value,
-        (_, Some(value)) => f64::midpoint(values[middle - 1], *value),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert!(median(Vec::new()).is_nan());
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-    }
 }

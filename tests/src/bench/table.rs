@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::spread::Spread;
+
 /// Whether a number is as good as was promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -16,15 +18,16 @@ pub enum Verdict {
     Told,
 }
 
-/// One measured number.
+/// What was measured or counted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Which part of the run, such as `repair`.
     pub part: &'static str,
     /// What was measured.
     pub what: String,
-    /// The number.
-    pub value: f64,
+    /// The number, over all runs.
+    #[serde(flatten)]
+    pub spread: Spread,
     /// Its unit; `x` for a ratio.
     pub unit: &'static str,
     /// The most, or the least, that was promised.
@@ -50,13 +53,13 @@ impl Row {
     pub fn told(
         part: &'static str,
         what: impl Into<String>,
-        value: f64,
+        spread: impl Into<Spread>,
         unit: &'static str,
     ) -> Self {
         Self {
             part,
             what: what.into(),
-            value,
+            spread: spread.into(),
             unit,
             promise: None,
             verdict: Verdict::Told,
@@ -64,16 +67,24 @@ impl Row {
         }
     }
 
-    /// Judges it by a promise.
+    /// Judges its median by a promise.
     #[must_use]
     pub fn promised(mut self, promise: Promise) -> Self {
         let kept = match promise {
-            Promise::AtMost(most) => self.value <= most,
-            Promise::AtLeast(least) => self.value >= least,
+            Promise::AtMost(most) => self.spread.median <= most,
+            Promise::AtLeast(least) => self.spread.median >= least,
         };
         self.promise = Some(promise);
         self.verdict = if kept { Verdict::Kept } else { Verdict::Missed };
         self
+    }
+
+    /// How far the median is beyond what was promised, in percent of that.
+    fn missed_by(&self) -> String {
+        let Some(Promise::AtMost(bound) | Promise::AtLeast(bound)) = self.promise else {
+            return String::new();
+        };
+        format!("{:.0} %", (self.spread.median / bound - 1.0).abs() * 100.0)
     }
 
     /// Says what it rests on.
@@ -95,19 +106,29 @@ pub fn text(rows: &[Row]) -> String {
             // Writing into a String does not fail.
             let _ = writeln!(text, "\n{part}");
         }
+        let number = |value| number(value, row.unit);
         let promise = match row.promise {
             None => String::new(),
-            Some(Promise::AtMost(most)) => format!("<= {}", number(most, row.unit)),
-            Some(Promise::AtLeast(least)) => format!(">= {}", number(least, row.unit)),
+            Some(Promise::AtMost(most)) => format!("<= {}", number(most)),
+            Some(Promise::AtLeast(least)) => format!(">= {}", number(least)),
         };
         let verdict = match row.verdict {
-            Verdict::Kept => "kept",
-            Verdict::Missed => "MISSED",
-            Verdict::Told => "",
+            Verdict::Kept => "kept".to_owned(),
+            Verdict::Missed => format!("MISSED by {}", row.missed_by()),
+            Verdict::Told => String::new(),
         };
-        let value = number(row.value, row.unit);
+        let spread = row.spread;
+        let runs = match spread.runs {
+            1 => String::new(),
+            runs => format!(
+                "{} to {}, {runs} runs",
+                number(spread.minimum),
+                number(spread.maximum)
+            ),
+        };
+        let value = number(spread.median);
         let line = format!(
-            "  {:width$}  {value:>9} {:4} {promise:>11}  {verdict:6}  {}",
+            "  {:width$}  {value:>9} {:4} {runs:26} {promise:>11}  {verdict:15}  {}",
             row.what, row.unit, row.note
         );
         let _ = writeln!(text, "{}", line.trim_end());
@@ -140,9 +161,13 @@ mod tests {
         ] {
             assert_eq!(row(value).promised(promise).verdict, verdict);
         }
+        let spread = Spread::of([1.0, 3.0, 2.0]);
+        let judged = Row::told("part", "what", spread, "x").promised(Promise::AtMost(2.0));
+        assert_eq!(judged.verdict, Verdict::Kept, "by the median");
+        assert!(text(&[judged]).contains("2.00 x    1.00 to 3.00, 3 runs"));
         let text = text(&[row(1.4).promised(Promise::AtMost(1.3)).note("why")]);
         assert!(
-            text.contains("1.40 x") && text.contains("<= 1.30  MISSED"),
+            text.contains("1.40 x") && text.contains("<= 1.30  MISSED by 8 %"),
             "{text}"
         );
     }

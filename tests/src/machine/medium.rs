@@ -9,6 +9,8 @@ use super::{Arguments, Board, escaped};
 pub enum Medium {
     /// A CD in a drive of the board.
     Cd(PathBuf),
+    /// A CD that gives so many bytes in a second, as virtual media over a line do.
+    SlowCd(PathBuf, u32),
     /// A USB stick, whose image no run changes.
     Stick(PathBuf),
     /// A USB stick that keeps what is written to it.
@@ -47,15 +49,10 @@ impl Medium {
 
     pub(super) fn add(&self, arguments: &mut Arguments, board: Board, uefi: bool) {
         match self {
-            Self::Cd(path) => {
-                // Away from where the disks are.
-                let place = match board {
-                    Board::Q35 => "ide.5",
-                    Board::Pc => "ide.1,unit=1",
-                };
-                drive(arguments, path, ",media=cdrom");
-                let device = format!("ide-cd,bus={place},bootindex=0,drive=medium");
-                arguments.pair("-device", device);
+            Self::Cd(path) => cd(arguments, path, board, ""),
+            Self::SlowCd(path, speed) => {
+                let limit = format!(",throttling.bps-read={speed}");
+                cd(arguments, path, board, &limit);
             }
             Self::Stick(path) | Self::WritableStick(path) => {
                 arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
@@ -95,6 +92,17 @@ impl Medium {
 
 /// The address of the network card that a machine starts from, as files are named after it.
 pub const CARD: &str = "52-54-00-12-34-56";
+
+fn cd(arguments: &mut Arguments, path: &std::path::Path, board: Board, more: &str) {
+    // Away from where the disks are.
+    let place = match board {
+        Board::Q35 => "ide.5",
+        Board::Pc => "ide.1,unit=1",
+    };
+    drive(arguments, path, &format!(",media=cdrom{more}"));
+    let device = format!("ide-cd,bus={place},bootindex=0,drive=medium");
+    arguments.pair("-device", device);
+}
 
 /// A medium that is not written: every run starts from the same bytes.
 fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {

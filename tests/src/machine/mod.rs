@@ -82,6 +82,7 @@ pub struct Machine {
     deadline: Duration,
     console: Console,
     restarts: bool,
+    counted: bool,
     variables: Option<PathBuf>,
     more: Vec<OsString>,
 }
@@ -101,6 +102,7 @@ impl Machine {
             deadline: DEADLINE,
             console: Console::File,
             restarts: false,
+            counted: false,
             variables: None,
             more: Vec::new(),
         }
@@ -158,6 +160,13 @@ impl Machine {
     #[must_use]
     pub fn restarts(mut self) -> Self {
         self.restarts = true;
+        self
+    }
+
+    /// Keeps QEMU after the guest's end, for [`Running::finish_counted`].
+    #[must_use]
+    pub fn counted(mut self) -> Self {
+        self.counted = true;
         self
     }
 
@@ -263,6 +272,7 @@ impl Machine {
         arguments.words("-nodefaults -no-user-config -accel tcg,thread=single -cpu max -smp 2");
         arguments.words("-vga std -display none");
         arguments.words(if self.restarts { "" } else { "-no-reboot" });
+        arguments.words(if self.counted { "-no-shutdown" } else { "" });
         arguments.words(match self.board {
             Board::Q35 => self.firmware.machine(),
             Board::Pc => "-machine pc",
@@ -419,6 +429,29 @@ impl Running {
         }
     }
 
+    /// Like [`Running::finish`] for a machine made with [`Machine::counted`]: also how many bytes the guest read from its
+    /// medium.
+    ///
+    /// # Errors
+    /// As [`Running::finish`].
+    pub fn finish_counted(mut self) -> Result<(Finished, u64)> {
+        self.wait_until("a reboot", |running| {
+            let status = running.command("query-status", json!({}))?;
+            Ok(status["status"] == "shutdown")
+        })?;
+        let elapsed = self.start.elapsed();
+        let bytes = self.statistic("medium", "rd_bytes")?;
+        self.command("quit", json!({}))?;
+        let finished = self.finish()?;
+        Ok((
+            Finished {
+                elapsed,
+                ..finished
+            },
+            bytes,
+        ))
+    }
+
     /// Waits for the guest to reboot or to switch off.
     ///
     /// # Errors
@@ -475,14 +508,17 @@ impl Running {
 
     /// How often the guest has read from a disk, by number.
     fn reads(&mut self, disk: usize) -> Result<u64> {
+        self.statistic(&format!("disk{disk}"), "rd_operations")
+    }
+
+    /// What QEMU counted at a drive.
+    fn statistic(&mut self, drive: &str, what: &str) -> Result<u64> {
         let answer = self.command("query-blockstats", json!({}))?;
-        let name = format!("disk{disk}");
-        let found = answer
-            .as_array()
-            .and_then(|list| list.iter().find(|one| one["device"] == name.as_str()));
-        found
-            .and_then(|disk| disk["stats"]["rd_operations"].as_u64())
-            .with_context(|| format!("QEMU tells nothing of {name}: {answer}"))
+        let mut drives = answer.as_array().into_iter().flatten();
+        drives
+            .find(|one| one["device"] == drive)
+            .and_then(|one| one["stats"][what].as_u64())
+            .with_context(|| format!("QEMU tells nothing of {drive}: {answer}"))
     }
 
     fn wait_until(

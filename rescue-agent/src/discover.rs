@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use nix::libc::ENOMEDIUM;
 
@@ -30,6 +33,11 @@ use crate::parallel;
 /// Disks looked at side by side. They are waited for rather than computed with: enough that the
 /// slowest one, and not their sum, is what takes time.
 const PARALLEL_DISKS: usize = 64;
+
+/// How long a disk has to show its partition table. A healthy one answers in a fraction of a second: the kernel lets it spin up
+/// before it shows it. A read of a dead one ends after 30 s, or after a multiple of that (Linux `SD_TIMEOUT` and
+/// `SD_MAX_RETRIES`), and there would be many.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes of opened archives that are kept for the planning. What real hosts have is a hundredth of
 /// it; beyond, an archive is opened once more rather than more memory taken.
@@ -81,20 +89,27 @@ fn look_at(
         kept_bytes: AtomicUsize::new(0),
         opening: Mutex::default(),
         large: Mutex::default(),
+        patience: PATIENCE,
     };
-    let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| look.at(path));
-    let failed = |path: &PathBuf| {
-        let why = "examining it failed unexpectedly".to_owned();
-        without_table(path, 0, NoTable::Closed(why))
-    };
-    Inventory {
-        disks: looked_at
-            .into_iter()
-            .zip(paths)
-            .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
-            .collect(),
-        same_installations: Vec::new(),
-        starts_first: None,
+    look.at_all(paths)
+}
+
+impl Look<'_> {
+    fn at_all(&self, paths: &[PathBuf]) -> Inventory {
+        let looked_at = parallel::map(paths.iter().collect(), PARALLEL_DISKS, |path| self.at(path));
+        let failed = |path: &PathBuf| {
+            let why = "examining it failed unexpectedly".to_owned();
+            without_table(path, 0, NoTable::Closed(why))
+        };
+        Inventory {
+            disks: looked_at
+                .into_iter()
+                .zip(paths)
+                .map(|(disk, path)| disk.unwrap_or_else(|| failed(path)))
+                .collect(),
+            same_installations: Vec::new(),
+            starts_first: None,
+        }
     }
 }
 
@@ -126,12 +141,41 @@ struct Look<'l> {
     opening: Mutex<()>,
     /// What archives with very many devices say, by their bytes and name: the banks of a host hold mostly the same.
     large: Mutex<HashMap<(String, ShortName), Content>>,
+    patience: Duration,
+}
+
+/// The partition table of a disk; `None` where it does not answer in time. A thread of its own asks, which is left behind
+/// then: no process can take back a read.
+fn table_in_time(
+    device: &Arc<dyn BlockDevice>,
+    patience: Duration,
+) -> Option<Result<PartitionTable, PartitionError>> {
+    let (tell, told) = mpsc::channel();
+    let asked = Arc::clone(device);
+    let asking = thread::Builder::new().spawn(move || {
+        let table = partition::read(asked.as_ref());
+        // The disk is closed by the one who looks at it, when that is over, and not by this thread.
+        drop(asked);
+        let _ = tell.send(table);
+    });
+    let Ok(asking) = asking else {
+        // Without a thread there is no deadline.
+        return Some(partition::read(device.as_ref()));
+    };
+    match told.recv_timeout(patience) {
+        Ok(table) => Some(table),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => match asking.join() {
+            Ok(()) => None,
+            Err(panic) => resume_unwind(panic),
+        },
+    }
 }
 
 impl Look<'_> {
     fn at(&self, path: &Path) -> Disk {
-        let device = match self.disks.read(path) {
-            Ok(device) => device,
+        let device: Arc<dyn BlockDevice> = match self.disks.read(path) {
+            Ok(device) => Arc::from(device),
             Err(error) => {
                 let why = format!("cannot be opened: {error}");
                 let no_medium = error.raw_os_error() == Some(ENOMEDIUM);
@@ -145,7 +189,12 @@ impl Look<'_> {
                 );
             }
         };
-        match partition::read(device.as_ref()) {
+        let Some(table) = table_in_time(&device, self.patience) else {
+            let seconds = self.patience.as_secs();
+            let why = format!("it did not answer within {seconds} s, and was not read any further");
+            return without_table(path, device.size(), NoTable::Unreadable(why));
+        };
+        match table {
             Ok(table) => {
                 let disk = self.partitioned(path, device.as_ref(), table);
                 // The boot code of a volume can look like a table.
@@ -844,5 +893,74 @@ impl Files {
             .filter_map(|raw| raw.as_ref().ok())
             .map(Vec::len)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc::{Receiver, Sender};
+
+    use super::*;
+
+    /// A disk whose reads end when the test does; or one of nothing but zeros.
+    #[derive(Debug)]
+    struct Dead(Option<Mutex<Receiver<()>>>);
+
+    impl BlockDevice for Dead {
+        fn sector_size(&self) -> SectorSize {
+            SectorSize::S512
+        }
+
+        fn size(&self) -> u64 {
+            1 << 20
+        }
+
+        fn read_at(&self, _: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
+            if let Some(gate) = &self.0 {
+                let _ = gate.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            }
+            buf.fill(0);
+            Ok(())
+        }
+
+        fn write_at(&self, _: ByteOffset, _: &[u8]) -> io::Result<()> {
+            unreachable!("looking does not write")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_unreadable_and_holds_up_no_other() {
+        let (end, gate): (Sender<()>, _) = mpsc::channel();
+        let gate = Mutex::new(Some(Mutex::new(gate)));
+        let disks = |path: &Path| -> io::Result<Box<dyn BlockDevice>> {
+            let dead = path.ends_with("dead");
+            Ok(Box::new(Dead(match dead {
+                true => gate.lock().unwrap().take(),
+                false => None,
+            })))
+        };
+        let look = Look {
+            disks: &disks,
+            known: &Known::new(),
+            recovery_key: None,
+            kept_bytes: AtomicUsize::new(0),
+            opening: Mutex::default(),
+            large: Mutex::default(),
+            patience: Duration::from_millis(50),
+        };
+        let seen = look.at_all(&["one".into(), "dead".into(), "other".into()]);
+        // The dead disk is still being read; that nothing waits for it is why this line is reached.
+        let is_silent = |disk: &Disk| match &disk.table {
+            Err(NoTable::Unreadable(why)) => why.starts_with("it did not answer within"),
+            _ => false,
+        };
+        let silent: Vec<bool> = seen.disks.iter().map(is_silent).collect();
+        assert_eq!(silent, [false, true, false]);
+        drop(end);
     }
 }

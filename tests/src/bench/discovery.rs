@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rescue_agent::discover;
 use rescue_agent::disk::{BlockDevice, ByteOffset, Disks, SectorSize, SystemDisks};
 
@@ -28,6 +28,10 @@ use crate::tools::Tool;
 const COUNTS: [usize; 4] = [1, 16, 128, 256];
 /// What a rotating disk, or a LUN behind a busy fabric, takes for one read.
 const LATENCY: Duration = Duration::from_millis(5);
+/// What a read of a dead disk takes.
+const DEAD: Duration = Duration::from_secs(30);
+/// What looking at all may take beside it, in seconds: as long as the agent waits for a partition table, and a little.
+const DEAD_SECONDS: f64 = 21.0;
 /// What many disks may take of the time of one where each of them has to be waited for.
 const WAITING: f64 = 2.0;
 /// How many more disks may take as much work as all of the first one, with the start of the process.
@@ -67,7 +71,21 @@ pub fn rows(effort: Effort) -> Result<Vec<Row>> {
             rows.push(row.promised(Promise::AtMost(most(count))).note(note));
         }
     }
+    rows.push(with_a_dead_one(&disks)?);
     Ok(rows)
+}
+
+/// All of them, of which one answers each read after half a minute, as a dead disk does. What it takes is a deadline of
+/// the agent, so that once is enough.
+fn with_a_dead_one(disks: &[PathBuf]) -> Result<Row> {
+    let dead = disks.last().context("there are disks")?;
+    let open = |path: &Path| -> io::Result<Box<dyn BlockDevice>> {
+        let pause = if path == dead { DEAD } else { LATENCY };
+        Ok(Box::new(Late(SystemDisks.read(path)?, pause)))
+    };
+    let what = format!("{} disks, one of them dead", disks.len());
+    let row = Row::told("discovery", what, looked(disks, &open)?, "s");
+    Ok(row.promised(Promise::AtMost(DEAD_SECONDS)))
 }
 
 /// The boot disk, and datastores behind it.
@@ -97,8 +115,12 @@ fn by_command(disks: &[PathBuf]) -> Result<f64> {
 }
 
 fn by_library(disks: &[PathBuf]) -> Result<f64> {
+    looked(disks, &late)
+}
+
+fn looked(paths: &[PathBuf], disks: &dyn Disks) -> Result<f64> {
     let start = Instant::now();
-    let inventory = discover::discover(disks, &late);
+    let inventory = discover::discover(paths, disks);
     let seconds = start.elapsed().as_secs_f64();
     ensure!(
         inventory.banks().count() == 2,
@@ -108,12 +130,12 @@ fn by_library(disks: &[PathBuf]) -> Result<f64> {
 }
 
 fn late(path: &Path) -> io::Result<Box<dyn BlockDevice>> {
-    Ok(Box::new(Late(SystemDisks.read(path)?)))
+    Ok(Box::new(Late(SystemDisks.read(path)?, LATENCY)))
 }
 
 /// A disk that takes its time to answer.
 #[derive(Debug)]
-struct Late(Box<dyn BlockDevice>);
+struct Late(Box<dyn BlockDevice>, Duration);
 
 impl BlockDevice for Late {
     fn sector_size(&self) -> SectorSize {
@@ -125,7 +147,7 @@ impl BlockDevice for Late {
     }
 
     fn read_at(&self, offset: ByteOffset, buf: &mut [u8]) -> io::Result<()> {
-        thread::sleep(LATENCY);
+        thread::sleep(self.1);
         self.0.read_at(offset, buf)
     }
 

@@ -9,6 +9,7 @@ pub mod artefacts;
 pub mod bench;
 pub mod boots;
 pub mod collector;
+pub mod crowd;
 pub mod disk_image;
 pub mod esxi;
 pub mod judge;

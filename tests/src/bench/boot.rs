@@ -88,6 +88,18 @@ const ROUTES: [Route; 4] = [
 /// # Errors
 /// When the image or the floor's program is missing, or a boot does not end as it should.
 pub fn rows(effort: Effort) -> Result<Vec<Row>> {
+    rows_of(|route| route.speed.is_none(), effort)
+}
+
+/// The same through slow media.
+///
+/// # Errors
+/// As [`rows`].
+pub fn slow_rows(effort: Effort) -> Result<Vec<Row>> {
+    rows_of(|route| route.speed.is_some(), effort)
+}
+
+fn rows_of(wanted: fn(&Route) -> bool, effort: Effort) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir()?;
     let rescue = folder.path().join("rescue.iso");
     artefacts::customized("esxi-rescue.iso", &["countdown=0"], &rescue)?;
@@ -98,7 +110,7 @@ pub fn rows(effort: Effort) -> Result<Vec<Row>> {
         folder: folder.path(),
     };
     let mut rows = Vec::new();
-    for route in ROUTES {
+    for route in ROUTES.iter().filter(|route| wanted(route)) {
         rows.extend(route.rows(&media, effort)?);
     }
     Ok(rows)
@@ -122,6 +134,10 @@ impl Route {
         for round in 1..=rounds {
             eprintln!("bench: boot, {}, round {round} of {rounds}", self.name);
             let (floor, boot) = self.round(media)?;
+            eprintln!(
+                "bench: {:.1} s and {:.1} MiB against {:.1} s and {:.1} MiB",
+                boot.times.whole, boot.times.read_mib, floor.whole, floor.read_mib
+            );
             floors.push(floor);
             boots.push(boot);
         }
@@ -186,7 +202,12 @@ impl Route {
 
     fn told(&self, floors: &[Times], boots: &[Boot]) -> Vec<Row> {
         let told = |what: &str, spread: Spread, unit| {
-            Row::told("boot", format!("{}: {what}", self.name), spread, unit)
+            let part = if self.speed.is_none() {
+                "boot"
+            } else {
+                "slow-media"
+            };
+            Row::told(part, format!("{}: {what}", self.name), spread, unit)
         };
         let ratio = |of: fn(&Times) -> f64| {
             let boots: Vec<f64> = boots.iter().map(|boot| of(&boot.times)).collect();

@@ -11,11 +11,13 @@
 //! | [`boot`] | power-on to reboot against an empty image, and where the time goes |
 //! | [`repair`] | the repair of a bank against GNU tools and against bare (de)compression; memory |
 //! | [`transfers`] | bytes read and written, flushes, on disks of growing size |
-//! | [`discovery`] | looking at 1, 16 and 128 disks |
+//! | [`discovery`] | looking at up to 256 disks, also with a dead one among them |
+//! | [`collect`] | a thousand hosts that report at once |
 //! | [`entries`] | archives with very many entries, and what a small archive may cost |
 //! | [`sizes`] | what the image is made of |
 
 pub mod boot;
+pub mod collect;
 pub mod data;
 pub mod discovery;
 pub mod entries;

@@ -140,7 +140,7 @@ pub fn text(rows: &[Row]) -> String {
 fn number(value: f64, unit: &str) -> String {
     match unit {
         "x" => format!("{value:.2}"),
-        "ms" | "MiB" | "%" => format!("{value:.1}"),
+        "s" | "ms" | "MiB" | "%" => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     }
 }

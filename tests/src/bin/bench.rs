@@ -1,6 +1,6 @@
 //! `make bench`: measures the promised numbers, prints them as a table, and writes `dist/bench.json`.
 //!
-//! usage: bench [--quick] [PART…], with the parts boot, repair, transfers, discovery, entries, sizes. Ends with
+//! usage: bench [--quick] [PART…], with the parts boot, slow-media, repair, transfers, discovery, entries, collect, sizes. Ends with
 //! status 1 if a promise is missed.
 
 use std::fs;
@@ -9,18 +9,22 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use rescue_tests::artefacts;
 use rescue_tests::bench::table::{Row, Verdict, text};
-use rescue_tests::bench::{Effort, boot, discovery, entries, process, repair, sizes, transfers};
+use rescue_tests::bench::{
+    Effort, boot, collect, discovery, entries, process, repair, sizes, transfers,
+};
 use serde_json::json;
 
 /// The version of the JSON's fields.
-const SCHEMA: &str = "esxi-rescue-bench/1";
+const SCHEMA: &str = "esxi-rescue-bench/2";
 /// All parts; the one that needs the quietest machine comes first.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 8] = [
     "boot",
+    "slow-media",
     "repair",
     "transfers",
     "discovery",
     "entries",
+    "collect",
     "sizes",
 ];
 
@@ -61,10 +65,12 @@ fn main() -> Result<ExitCode> {
 fn measured(part: &str, effort: Effort) -> Result<Vec<Row>> {
     match part {
         "boot" => boot::rows(effort),
+        "slow-media" => boot::slow_rows(effort),
         "repair" => repair::rows(effort),
         "transfers" => transfers::rows(),
         "discovery" => discovery::rows(effort),
         "entries" => entries::rows(effort),
+        "collect" => collect::rows(effort),
         _ => sizes::rows(),
     }
 }

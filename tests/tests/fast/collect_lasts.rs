@@ -2,18 +2,16 @@
 //! places, and with a thousand hosts at once.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start, file, report};
+use rescue_tests::crowd::Crowd;
 use rescue_tests::tools::{Tool, crate_file};
 use serde_json::json;
 
@@ -145,100 +143,17 @@ fn all_that_is_kept_is_for_its_owner_only() -> Result<()> {
     Ok(())
 }
 
-/// Hosts that report within a minute.
-const HOSTS: usize = 1000;
-
 #[test]
 fn a_thousand_hosts_report_while_a_page_is_open() -> Result<()> {
-    let collect = Collector::plain()?;
-    let address = collect.address().to_owned();
-    let seen = listener(&address)?;
-    let next = AtomicUsize::new(0);
-    let start = Instant::now();
-    let mut latencies: Vec<Duration> = thread::scope(|scope| {
-        let senders: Vec<_> = (0..8)
-            .map(|_| {
-                scope.spawn(|| -> Result<Vec<Duration>> {
-                    let mut taken = Vec::new();
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= HOSTS {
-                            return Ok(taken);
-                        }
-                        taken.push(post(&address, number)?);
-                    }
-                })
-            })
-            .collect();
-        let joined = senders.into_iter().map(|sender| sender.join());
-        let all: Result<Vec<Vec<Duration>>> = joined
-            .map(|taken| taken.map_err(|_| anyhow::anyhow!("a sender panicked"))?)
-            .collect();
-        all.map(|all| all.concat())
-    })?;
-    let all = start.elapsed();
-    latencies.sort();
-    let hosts = seen
-        .join()
-        .map_err(|_| anyhow::anyhow!("the page panicked"))??;
-    ensure!(hosts == HOSTS, "the page saw {hosts} hosts");
-    let memory = fs::read_to_string(format!("/proc/{}/status", collect.pid()))?;
-    let memory = memory.lines().find(|line| line.starts_with("VmHWM"));
+    // It fails unless all of them are kept and seen.
+    let crowd = Crowd::report()?;
     println!(
-        "{HOSTS} hosts in {all:?}: an answer after {:?} (median), {:?} (longest); {}",
-        latencies[HOSTS / 2],
-        latencies[HOSTS - 1],
-        memory.unwrap_or_default()
+        "{} hosts in {:?}: the slowest answer after {:?}",
+        Crowd::HOSTS,
+        crowd.all,
+        crowd.answers[Crowd::HOSTS - 1]
     );
-    let kept = collect.end()?;
-    let lines = fs::read_to_string(kept.path().join("kept/reports.jsonl"))?;
-    ensure!(lines.lines().count() == HOSTS);
-    ensure!(fs::read_dir(kept.path().join("kept/hosts"))?.count() == HOSTS);
     Ok(())
-}
-
-/// Sends a report of some 20 KB, the size of a host's with several disks.
-fn post(address: &str, number: usize) -> Result<Duration> {
-    let mut report = report(&format!("HOST{number}"), "reverted");
-    report["explanation"] = json!(vec!["x".repeat(100); 200]);
-    let body = report.to_string();
-    let start = Instant::now();
-    let mut stream = TcpStream::connect(address)?;
-    write!(
-        stream,
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut status = String::new();
-    BufReader::new(stream).read_line(&mut status)?;
-    ensure!(status.starts_with("HTTP/1.1 201"), "{status}");
-    Ok(start.elapsed())
-}
-
-/// Listens for news as a page does, until it has heard of all hosts.
-fn listener(address: &str) -> Result<thread::JoinHandle<Result<usize>>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(100)))?;
-    write!(stream, "GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut lines = BufReader::new(stream).lines();
-    // Only once it is connected do hosts begin to report.
-    let first = lines.next().context("no answer")??;
-    ensure!(first.starts_with("HTTP/1.1 200"), "{first}");
-    Ok(thread::spawn(move || {
-        let mut hosts = std::collections::BTreeSet::new();
-        while hosts.len() < HOSTS {
-            let line = lines.next().context("the news ended")??;
-            let Some(data) = line.strip_prefix("data: ") else {
-                continue;
-            };
-            let data: serde_json::Value = serde_json::from_str(data)?;
-            let single = data["key"].as_str().map(str::to_owned);
-            let all = data["hosts"].as_array().into_iter().flatten();
-            let all = all.filter_map(|host| host["key"].as_str().map(str::to_owned));
-            hosts.extend(all.chain(single));
-        }
-        Ok(hosts.len())
-    }))
 }
 
 #[test]

@@ -37,7 +37,7 @@ const PARALLEL_DISKS: usize = 64;
 /// How long a disk has to show its partition table. A healthy one answers in a fraction of a second: the kernel lets it spin up
 /// before it shows it. A read of a dead one ends after 30 s, or after a multiple of that (Linux `SD_TIMEOUT` and
 /// `SD_MAX_RETRIES`), and there would be many.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TABLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes of opened archives that are kept for the planning. What real hosts have is a hundredth of
 /// it; beyond, an archive is opened once more rather than more memory taken.
@@ -89,7 +89,7 @@ fn look_at(
         kept_bytes: AtomicUsize::new(0),
         opening: Mutex::default(),
         large: Mutex::default(),
-        patience: PATIENCE,
+        timeout: TABLE_TIMEOUT,
     };
     look.at_all(paths)
 }
@@ -141,14 +141,14 @@ struct Look<'l> {
     opening: Mutex<()>,
     /// What archives with very many devices say, by their bytes and name: the banks of a host hold mostly the same.
     large: Mutex<HashMap<(String, ShortName), Content>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// The partition table of a disk; `None` where it does not answer in time. A thread of its own asks, which is left behind
 /// then: no process can take back a read.
 fn table_in_time(
     device: &Arc<dyn BlockDevice>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Option<Result<PartitionTable, PartitionError>> {
     let (tell, told) = mpsc::channel();
     let asked = Arc::clone(device);
@@ -162,7 +162,7 @@ fn table_in_time(
         // Without a thread there is no deadline.
         return Some(partition::read(device.as_ref()));
     };
-    match told.recv_timeout(patience) {
+    match told.recv_timeout(timeout) {
         Ok(table) => Some(table),
         Err(RecvTimeoutError::Timeout) => None,
         Err(RecvTimeoutError::Disconnected) => match asking.join() {
@@ -189,8 +189,8 @@ impl Look<'_> {
                 );
             }
         };
-        let Some(table) = table_in_time(&device, self.patience) else {
-            let seconds = self.patience.as_secs();
+        let Some(table) = table_in_time(&device, self.timeout) else {
+            let seconds = self.timeout.as_secs();
             let why = format!("it did not answer within {seconds} s, and was not read any further");
             return without_table(path, device.size(), NoTable::Unreadable(why));
         };
@@ -951,7 +951,7 @@ mod tests {
             kept_bytes: AtomicUsize::new(0),
             opening: Mutex::default(),
             large: Mutex::default(),
-            patience: Duration::from_millis(50),
+            timeout: Duration::from_millis(50),
         };
         let seen = look.at_all(&["one".into(), "dead".into(), "other".into()]);
         // The dead disk is still being read; that nothing waits for it is why this line is reached.

@@ -34,10 +34,10 @@ use crate::parallel;
 /// slowest one, and not their sum, is what takes time.
 const PARALLEL_DISKS: usize = 64;
 
-/// How long a disk has to show its partition table. A healthy one answers in a fraction of a second: the kernel lets it spin up
-/// before it shows it. A read of a dead one ends after 30 s, or after a multiple of that (Linux `SD_TIMEOUT` and
-/// `SD_MAX_RETRIES`), and there would be many.
-const TABLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a disk has to show its partition table. A healthy one answers in a fraction of a second: the kernel lets it spin
+/// up before it shows it. A read that the kernel has to repeat takes 30 s more, and is waited for; each read of a dead disk
+/// takes a multiple of that (Linux `SD_TIMEOUT` and `SD_MAX_RETRIES`), and there would be many.
+const TABLE_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Bytes of opened archives that are kept for the planning. What real hosts have is a hundredth of
 /// it; beyond, an archive is opened once more rather than more memory taken.

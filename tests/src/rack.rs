@@ -131,7 +131,13 @@ impl Rack {
         let mut command = if nix::unistd::geteuid().is_root() {
             let mut command = Command::new(find("setpriv")?);
             let user = NOBODY.to_string();
-            command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]);
+            command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+            // The project may lie where only root may look, such as in root's home.
+            command.args([
+                "--inh-caps=+dac_read_search",
+                "--ambient-caps=+dac_read_search",
+                "--",
+            ]);
             command.arg(program);
             command
         } else {

@@ -31,7 +31,7 @@ const LATENCY: Duration = Duration::from_millis(5);
 /// What a read of a dead disk takes.
 const DEAD: Duration = Duration::from_secs(30);
 /// What looking at all may take beside it, in seconds: as long as the agent waits for a partition table, and a little.
-const DEAD_SECONDS: f64 = 22.0;
+const DEAD_SECONDS: f64 = 47.0;
 /// What many disks may take of the time of one where each of them has to be waited for.
 const WAITING: f64 = 2.0;
 /// How many more disks may take as much work as all of the first one, with the start of the process.

@@ -32,7 +32,7 @@ pub struct Inventory {
     pub disks: Vec<Disk>,
     /// Disks that hold the same installation of ESXi.
     pub same_installations: Vec<SameInstallation>,
-    /// Index of the disk with boot banks that the firmware's boot order comes to first, where that is
+    /// Index of the disk with boot banks that is first in the firmware's boot order, where that is
     /// known.
     pub starts_first: Option<usize>,
 }

@@ -226,7 +226,7 @@ fn of_two_installations_the_one_that_the_firmware_starts_is_named() -> Result<()
         entries.len() == 1 && entries[0] == (&first.into(), &expected.into()),
         "{entries:?}"
     );
-    let order = format!("the firmware's boot order comes to {first} first");
+    let order = format!("of these disks, the firmware starts {first} first");
     ensure!(
         finished.serial.contains(&order),
         "{}",

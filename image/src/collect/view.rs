@@ -1,7 +1,7 @@
 //! What a person sees at the terminal: a table that is renewed with each report, one row for each host;
 //! where the output is no terminal, a line for each report.
 //!
-//! It has a thread of its own. Whatever happens to the terminal, or of the program that reads the output,
+//! It has a thread of its own. Whatever happens to the terminal, or to the program that reads the output,
 //! reports are taken: what cannot be shown is left out.
 
 use std::io::{self, Write};

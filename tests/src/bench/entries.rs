@@ -13,7 +13,7 @@ use super::table::{Promise, Row};
 use crate::artefacts;
 use crate::esxi::archive::{Dialect, gzip, tar};
 use crate::esxi::fat::Volume;
-use crate::esxi::host::{Address, Device, Owner};
+use crate::esxi::host;
 use crate::esxi::{EsxiDisk, Made};
 use crate::tools::Tool;
 
@@ -37,8 +37,9 @@ const UNPACKED_BYTES: usize = 400 << 20;
 pub fn rows(effort: Effort) -> Result<Vec<Row>> {
     let folder = super::workplace()?;
     let folder = folder.path();
-    let conf = EsxiDisk::v67().every_bank(|bank| bank.archive.devices = devices(DEVICES));
-    let store = EsxiDisk::v80().every_bank(|bank| bank.archive.devices = devices(ROWS));
+    let conf =
+        EsxiDisk::v67().every_bank(|bank| bank.archive.devices = host::every_device(DEVICES));
+    let store = EsxiDisk::v80().every_bank(|bank| bank.archive.devices = host::every_device(ROWS));
     let mut rows = Vec::new();
     for (what, disk) in [
         (format!("{DEVICES} devices in esx.conf, planned"), conf),
@@ -95,22 +96,6 @@ fn bomb(folder: &Path, effort: Effort) -> Result<Row> {
     Ok(row
         .promised(Promise::AtMost(MEMORY_MIB))
         .note(format!("archive of {} KiB", size / 1024)))
-}
-
-fn devices(count: usize) -> Vec<Device> {
-    let buses = 0..=u8::MAX;
-    let addresses = buses.flat_map(|bus| {
-        (0..32).flat_map(move |slot| (0..8).map(move |function| Address::new(bus, slot, function)))
-    });
-    let device = |address| Device {
-        address,
-        id: (0x8086, 0x10d3),
-        class: "020000",
-        vmkname: None,
-        owner: Owner::Passthru,
-        store_owner: None,
-    };
-    addresses.take(count).map(device).collect()
 }
 
 fn cost(image: &Path, words: &[&str]) -> Result<Cost> {

@@ -120,6 +120,23 @@ pub const NO_ID: (u16, u16) = (0, 0);
 /// A graphics card that is passed through on purpose.
 pub const GPU: Address = Address::new(1, 0, 0);
 
+/// The first `count` of all addresses that a segment has (65 536), each with a device that is passed through.
+pub fn every_device(count: usize) -> Vec<Device> {
+    let buses = 0..=u8::MAX;
+    let addresses = buses.flat_map(|bus| {
+        (0..32).flat_map(move |slot| (0..8).map(move |function| Address::new(bus, slot, function)))
+    });
+    let device = |address| Device {
+        address,
+        id: (0x8086, 0x10d3),
+        class: "020000",
+        vmkname: None,
+        owner: Owner::Passthru,
+        store_owner: None,
+    };
+    addresses.take(count).map(device).collect()
+}
+
 /// The devices of the demonstration host: boot controller and GPU passed through.
 pub fn demonstration_host() -> Vec<Device> {
     let device = |address, id, class, vmkname, owner| Device {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rescue_tests::agent::{self, DONE, Run};
 use rescue_tests::artefacts;
-use rescue_tests::esxi::host::{Address, Device, Owner};
+use rescue_tests::esxi::host::{self, Address};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::loader::{Archives, NextStart, next_start};
@@ -25,24 +25,9 @@ const ROWS: usize = 4_000;
 /// For a program that is not optimised, on a machine that does other things too.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-fn devices(count: usize) -> Vec<Device> {
-    let addresses = (0..=u8::MAX).flat_map(|bus| {
-        (0..32).flat_map(move |slot| (0..8).map(move |function| Address::new(bus, slot, function)))
-    });
-    let device = |address| Device {
-        address,
-        id: (0x8086, 0x10d3),
-        class: "020000",
-        vmkname: None,
-        owner: Owner::Passthru,
-        store_owner: None,
-    };
-    addresses.take(count).map(device).collect()
-}
-
 /// A disk of which each bank names so many devices, all passed through.
 fn disk(version: EsxiDisk, count: usize) -> EsxiDisk {
-    version.every_bank(|bank| bank.archive.devices = devices(count))
+    version.every_bank(|bank| bank.archive.devices = host::every_device(count))
 }
 
 fn length(list: &Value) -> usize {

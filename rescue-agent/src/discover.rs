@@ -24,8 +24,8 @@ use crate::fat::exchange::{self, Link};
 use crate::fat::names::{ARCHIVES, Mark};
 use crate::fat::{Entry, FatError, Region, ShortName, Volume};
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Loaded, MANY_DEVICES,
-    NextBoot, NoDisk, NoTable, Suspect, UndoContent, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Kept, Large, Loaded, NextBoot,
+    NoDisk, NoTable, Suspect, UndoContent, UndoCopy,
 };
 use crate::loader::{self, LoadedArchive, LoaderView};
 use crate::parallel;
@@ -88,7 +88,7 @@ fn look_at(
         recovery_key,
         kept_bytes: AtomicUsize::new(0),
         opening: Mutex::default(),
-        large: Mutex::default(),
+        large: Large::default(),
         timeout: TABLE_TIMEOUT,
     };
     look.at_all(paths)
@@ -139,8 +139,8 @@ struct Look<'l> {
     kept_bytes: AtomicUsize,
     /// Held while a small archive is opened: of several that unpack to much, one after the other takes memory.
     opening: Mutex<()>,
-    /// What archives with very many devices say, by their bytes and name: the banks of a host hold mostly the same.
-    large: Mutex<HashMap<(String, ShortName), Content>>,
+    /// What archives with very many devices say.
+    large: Large<Content>,
     timeout: Duration,
 }
 
@@ -427,18 +427,8 @@ impl Look<'_> {
         name: ShortName,
     ) -> Result<Content, ArchiveError> {
         let _one_by_one = self.turn(raw);
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (sha256.to_owned(), name);
-        if let Some(content) = large.get(&key) {
-            return Ok(content.clone());
-        }
-        drop(large);
-        let content = self.open_archive(raw, name)?;
-        if content.devices.len() > MANY_DEVICES {
-            large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-            large.insert(key, content.clone());
-        }
-        Ok(content)
+        let open = || self.open_archive(raw, name);
+        self.large.or_made(sha256, name, |content| content, open)
     }
 
     /// The turn of a small archive. A large one, whose memory its size bounds, needs none.
@@ -950,7 +940,7 @@ mod tests {
             recovery_key: None,
             kept_bytes: AtomicUsize::new(0),
             opening: Mutex::default(),
-            large: Mutex::default(),
+            large: Large::default(),
             timeout: Duration::from_millis(50),
         };
         let seen = look.at_all(&["one".into(), "dead".into(), "other".into()]);

@@ -3,6 +3,7 @@
 
 mod no_disk;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -412,7 +413,41 @@ impl fmt::Display for ContentError {
 
 /// From this number of devices on, many times what real hosts have, what an archive says is shared by all
 /// files of the same bytes.
-pub(crate) const MANY_DEVICES: usize = 1024;
+const MANY_DEVICES: usize = 1024;
+
+/// What was made of archives with very many devices, by their SHA-256 and name: the banks of a host hold
+/// mostly the same, and this takes memory once.
+#[derive(Debug)]
+pub(crate) struct Large<T>(Mutex<HashMap<(String, ShortName), T>>);
+
+impl<T> Default for Large<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Large<T> {
+    /// What is known of an archive, or else what `make` makes; `content` finds in it what the archive says.
+    pub(crate) fn or_made<E>(
+        &self,
+        sha256: &str,
+        name: ShortName,
+        content: impl Fn(&T) -> &Content,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (sha256.to_owned(), name);
+        let there = known().get(&key).cloned();
+        if let Some(made) = there {
+            return Ok(made);
+        }
+        let made = make()?;
+        if content(&made).devices.len() > MANY_DEVICES {
+            known().insert(key, made.clone());
+        }
+        Ok(made)
+    }
+}
 
 /// An archive that could be opened.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::needs::Needs;
-use super::{Large, PlanError};
+use super::{Made, PlanError};
 use crate::config::pci::{PciAddress, Reading, VendorDevice};
 use crate::host::{Host, PciClass, PciFunction};
-use crate::inventory::{Bank, Content, DeviceEntry, Inventory};
+use crate::inventory::{Bank, Content, DeviceEntry, Inventory, Large};
 use crate::policy::{Selection, Term};
 
 /// What happens to a device that is passed through.
@@ -163,7 +163,7 @@ pub(super) struct Judge<'a> {
     given: Option<&'a Content>,
     needs: Needs,
     /// What its verdicts have made of archives with very many devices.
-    pub(super) large: Large,
+    pub(super) large: Large<Made>,
 }
 
 impl<'a> Judge<'a> {

@@ -14,8 +14,8 @@ mod next_start;
 mod recipe;
 pub(crate) mod refusal;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use next_start::Needed;
 
@@ -37,7 +37,7 @@ use crate::fat::exchange::{Assessment, Earlier, Replaced};
 use crate::fat::{FatTime, ShortName};
 use crate::host::Host;
 use crate::inventory::{
-    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, MANY_DEVICES, Place, UndoCopy,
+    ArchiveFile, Bank, Content, ContentError, Disk, Inventory, Place, UndoCopy,
 };
 use crate::originals::Offer;
 use crate::parallel;
@@ -695,7 +695,12 @@ fn change_to(
     let made_from = sha256_hex(raw);
     let (new, content) = judge
         .large
-        .or_made(&made_from, name, || edited(raw, content, name, edit))
+        .or_made(
+            &made_from,
+            name,
+            |(_, content): &Made| content,
+            || edited(raw, content, name, edit),
+        )
         .map_err(|error| refuse(&BankRefusal::archive(name, &error)))?;
     if let Some(device) = missing_in(&devices, &content).first() {
         return Err(refuse(&BankRefusal::StillPassesThrough {
@@ -717,33 +722,8 @@ fn change_to(
     })
 }
 
-/// New archives with very many devices, by the bytes that they are made from and their name: the banks of a
-/// host hold mostly the same, and what one verdict makes of it takes memory once.
-#[derive(Debug, Default)]
-struct Large(Mutex<HashMap<(String, ShortName), Made>>);
-
 /// The bytes of a new archive, and what they say.
 type Made = (Vec<u8>, Content);
-
-impl Large {
-    fn or_made(
-        &self,
-        made_from: &str,
-        name: ShortName,
-        make: impl FnOnce() -> Result<Made, ArchiveError>,
-    ) -> Result<Made, ArchiveError> {
-        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (made_from.to_owned(), name);
-        if let Some(made) = known().get(&key) {
-            return Ok(made.clone());
-        }
-        let made = make()?;
-        if made.1.devices.len() > MANY_DEVICES {
-            known().insert(key, made.clone());
-        }
-        Ok(made)
-    }
-}
 
 /// The new bytes of an archive, proven, and what they say.
 fn edited(

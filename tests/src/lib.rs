@@ -20,6 +20,7 @@ pub mod power;
 pub mod rack;
 pub mod receiver;
 pub mod replay;
+pub mod scratch;
 pub mod server;
 pub mod sparse;
 pub mod sysfs;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::esxi::layout::Layout;
+use crate::scratch;
 use crate::sparse;
 use crate::tools::Tool;
 
@@ -84,7 +85,7 @@ impl BankVolume {
     /// # Errors
     /// When mtools cannot read the volume.
     pub fn entries(&self) -> Result<BTreeMap<String, Entry>> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         self.mtool("mcopy")?
             .args(["-n", "::/*"])
             .arg(folder.path())
@@ -137,7 +138,7 @@ impl BankVolume {
     /// # Errors
     /// When either does not hold.
     pub fn check(&self) -> Result<()> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let volume = folder.path().join("volume");
         sparse::copy_part(&self.image, self.bytes(), &volume)?;
         let output = Tool::new("fsck.fat")?
@@ -177,7 +178,7 @@ impl BankVolume {
     /// # Errors
     /// When fsck.fat cannot be run.
     pub fn findings(&self) -> Result<Vec<String>> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let volume = folder.path().join("volume");
         sparse::copy_part(&self.image, self.bytes(), &volume)?;
         let output = Tool::new("fsck.fat")?

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::medium::Medium;
+use crate::scratch;
 
 /// What `fsck.fat -V -n` said.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ pub struct Verdict {
 /// # Errors
 /// When the file cannot be written or the program cannot be started.
 pub fn fsck(medium: &Medium, start: u64, length: u64) -> Result<Verdict> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let path = folder.path().join("volume.img");
     medium.export(start, length, &path)?;
     fsck_file(&path)

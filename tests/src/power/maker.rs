@@ -15,6 +15,7 @@ use rescue_agent::fat::Region;
 use super::census::Census;
 use super::content;
 use super::medium::{Image, Medium, Source};
+use crate::scratch;
 
 /// Sectors of the disk before and behind the volume, filled with a pattern.
 const GUARD_SECTORS: usize = 8;
@@ -297,7 +298,7 @@ struct Maker {
 
 impl Maker {
     fn new(shape: Shape) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let volume = folder.path().join("volume.img");
         Ok(Self {
             shape,

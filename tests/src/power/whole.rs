@@ -24,6 +24,7 @@ use super::reader::Loader;
 use crate::esxi::EsxiDisk;
 use crate::esxi::archive::{Archive, Layers, Seal};
 use crate::esxi::host::{Address, GPU, Owner, SATA};
+use crate::scratch;
 
 const NODE: &str = "/dev/under_test";
 const SECTOR: u64 = 512;
@@ -130,7 +131,7 @@ pub fn archive(count: u32, owner: Owner) -> Result<Vec<u8>> {
             _ => {}
         }
     }
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let packed = archive.pack(folder.path(), &count.to_string())?;
     Ok(std::fs::read(packed.context("a file")?)?)
 }
@@ -144,7 +145,7 @@ pub fn sealed_archive(count: u32, host: &'static str) -> Result<Vec<u8>> {
     archive.members.clear();
     archive.backup_counter = Some(count);
     archive.layers = Layers::Sealed(Seal::by_tpm(host));
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let packed = archive.pack(folder.path(), &count.to_string())?;
     Ok(std::fs::read(packed.context("a file")?)?)
 }

@@ -14,6 +14,7 @@ use rescue_tests::esxi::host::{Address, Device, NO_ID, Owner};
 use rescue_tests::esxi::layout::{Layout, Partition, Role, Scheme};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
+use rescue_tests::scratch;
 use rescue_tests::sparse;
 use rescue_tests::sysfs::{Description, Disk, Expected};
 use rescue_tests::tools::Tool;
@@ -47,7 +48,7 @@ impl Case {
     }
 
     fn made(description: Description, change: impl Fn(EsxiDisk) -> EsxiDisk) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let (mut disks, mut judges, mut bystanders) = (BTreeMap::new(), Vec::new(), Vec::new());
         for disk in &description.disk {
             let made = match disk.holds.split_once(' ') {

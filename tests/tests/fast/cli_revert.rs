@@ -10,6 +10,7 @@ use rescue_tests::esxi::host::{Address, GPU, Owner, SATA, Spelling};
 use rescue_tests::esxi::{Bank, EsxiDisk};
 use rescue_tests::judge::Judge;
 use rescue_tests::judged_disk::JudgedDisk;
+use rescue_tests::scratch;
 
 /// Spoils a bank before its disk is made.
 type Spoil = fn(&mut Bank);
@@ -77,7 +78,7 @@ fn several_selectors_add_up() -> Result<()> {
 fn a_second_run_finds_nothing_to_do_and_writes_nothing() -> Result<()> {
     let case = JudgedDisk::new(&EsxiDisk::v67())?;
     case.revert(BOOT)?.expect(DONE)?;
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let again = Judge::new(&case.made, folder.path())?;
     let run = case.revert(BOOT)?.expect(DONE)?;
     assert_eq!(run.result()?, "clean");
@@ -317,7 +318,7 @@ fn a_disk_without_esxi_is_named_so() -> Result<()> {
 
 #[test]
 fn a_file_that_is_no_disk_is_named_so() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     for (name, bytes) in [("empty", 0), ("short", 100), ("zeros", 1 << 20)] {
         let path = folder.path().join(name);
         std::fs::write(&path, vec![0; bytes])?;

@@ -10,12 +10,13 @@ use anyhow::{Result, ensure};
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start, file, report};
 use rescue_tests::receiver::Certificate;
+use rescue_tests::scratch;
 use rescue_tests::tools::Tool;
 use serde_json::json;
 
 #[test]
 fn reports_of_two_hosts_are_kept_shown_and_listed() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let certificate = Certificate::make(folder.path(), "collect", "ec")?;
     for certificate in [None, Some(&certificate)] {
         let mut start = Start::default();
@@ -86,7 +87,7 @@ fn reports_of_two_hosts_are_kept_shown_and_listed() -> Result<()> {
 
 #[test]
 fn what_is_no_report_is_refused_and_leaves_nothing() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let other = json!({"schema": "esxi-rescue/2"}).to_string();
     let deep = "[".repeat(1_000_000);
@@ -134,7 +135,7 @@ fn what_is_no_report_is_refused_and_leaves_nothing() -> Result<()> {
 
 #[test]
 fn slow_clients_are_dropped_and_do_not_keep_others_out() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     // As many as there are places, each with half a request.
     let mut slow = Vec::new();
@@ -160,7 +161,7 @@ fn slow_clients_are_dropped_and_do_not_keep_others_out() -> Result<()> {
 
 #[test]
 fn it_refuses_to_start_on_what_cannot_work() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let certificate = Certificate::make(folder.path(), "one", "ec")?;
     let other = Certificate::make(folder.path(), "other", "ec")?;
     let try_with = |certificate: &Path, key: &Path| -> Result<String> {

@@ -12,12 +12,13 @@ use nix::sys::signal::Signal;
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start, file, report};
 use rescue_tests::crowd::Crowd;
+use rescue_tests::scratch;
 use rescue_tests::tools::{Tool, crate_file};
 use serde_json::json;
 
 #[test]
 fn a_full_disk_is_said_and_nothing_that_was_kept_is_lost() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Start::default().on_disk_of_kib(700).start()?;
     let mut statuses = Vec::new();
     for number in 0..12 {
@@ -51,7 +52,7 @@ fn a_full_disk_is_said_and_nothing_that_was_kept_is_lost() -> Result<()> {
 
 #[test]
 fn it_goes_on_when_its_output_cannot_be_written() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let mut collect = Start::default().errors_unwritable().start()?;
     let send = |collect: &Collector, number: usize| -> Result<()> {
         let body = report(&format!("HOST{number}"), "clean").to_string();
@@ -82,7 +83,7 @@ fn it_goes_on_when_its_output_cannot_be_written() -> Result<()> {
 
 #[test]
 fn it_goes_on_when_its_terminal_goes_away() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let body = file(folder.path(), "r.json", report("A", "clean").to_string())?;
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let statuses = Tool::new("python3")?
@@ -104,7 +105,7 @@ fn it_goes_on_when_its_terminal_goes_away() -> Result<()> {
 
 #[test]
 fn silent_senders_of_one_address_keep_nobody_out() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let mut silent = Vec::new();
     for _ in 0..200 {
@@ -130,7 +131,7 @@ fn silent_senders_of_one_address_keep_nobody_out() -> Result<()> {
 
 #[test]
 fn all_that_is_kept_is_for_its_owner_only() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let body = file(folder.path(), "a.json", report("A", "clean").to_string())?;
     collect.send(&body, &[])?;
@@ -158,7 +159,7 @@ fn a_thousand_hosts_report_while_a_page_is_open() -> Result<()> {
 
 #[test]
 fn old_reports_go_and_the_newest_stay() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Start::default().args(["--keep", "2"]).start()?;
     let count =
         |store: &Path| -> Result<usize> { Ok(fs::read_dir(store.join("hosts/A"))?.count()) };

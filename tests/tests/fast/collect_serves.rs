@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start};
 use rescue_tests::receiver::Certificate;
+use rescue_tests::scratch;
 use rescue_tests::tools::{self, Tool};
 use serde_json::Value;
 
@@ -48,7 +49,7 @@ fn curl(collect: &Collector, url: &str, more: &[&str]) -> Result<(String, Vec<u8
 
 #[test]
 fn ranges_are_answered_as_bmcs_want_them() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let (path, bytes) = image(folder.path())?;
     let certificate = Certificate::make(folder.path(), "collect", "ec")?;
     let https = Start::default()
@@ -185,7 +186,7 @@ fn ranges_are_answered_as_bmcs_want_them() -> Result<()> {
 
 #[test]
 fn a_file_system_over_http_mounts_the_image_and_reads_it_whole() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let (path, bytes) = image(folder.path())?;
     let collect = serving(&path, &["--serve-listen", "127.0.0.1:0"])?;
     let mount = folder.path().join("mount");
@@ -204,7 +205,7 @@ fn a_file_system_over_http_mounts_the_image_and_reads_it_whole() -> Result<()> {
 
 #[test]
 fn sixty_four_readers_at_once_are_not_held_up_by_one_that_stalls() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let (path, bytes) = image(folder.path())?;
     let collect = serving(&path, &[])?;
     let mut stalled = TcpStream::connect(collect.address())?;
@@ -246,7 +247,7 @@ fn read_whole(address: &str) -> Result<Vec<u8>> {
 
 #[test]
 fn an_image_that_does_not_fit_the_receiver_is_warned_of() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     // The one with network drivers.
     let image = folder.path().join("lab.img");
     let settings = ["report=http://127.0.0.1:1/", "countdown=0"];

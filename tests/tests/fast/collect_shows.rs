@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start, file, report};
+use rescue_tests::scratch;
 use rescue_tests::tools::{Output, Tool, crate_file};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ const HOSTILE: &str = "</script><script>document.title='taken'</script><img src=
 
 #[test]
 fn the_page_is_live_and_what_hosts_say_stays_text() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let body = file(
         folder.path(),
@@ -141,7 +142,7 @@ fn browse(folder: &Path, steps: &Value) -> Result<Value> {
 
 #[test]
 fn the_page_is_a_table_without_a_script_and_forbids_everything_else() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let body = file(
         folder.path(),
@@ -168,7 +169,7 @@ fn the_page_is_a_table_without_a_script_and_forbids_everything_else() -> Result<
 
 #[test]
 fn the_page_is_seen_by_whom_it_is_meant_for() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let token = file(folder.path(), "token", "0123456789abcdef0123\n")?;
     let status = |collect: &Collector, more: &[&str]| -> Result<String> {
         Ok(collect
@@ -207,7 +208,7 @@ fn reports(store: &Path, arguments: &[&str]) -> Result<Output> {
 
 #[test]
 fn a_host_is_found_by_what_its_bmc_calls_it() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let mut one = report("7XK2P03", "reverted");
     one["host"]["uuid"] = json!("4c4c4544-0058-4b10-8032-b7c04f503033");
@@ -252,7 +253,7 @@ fn a_host_is_found_by_what_its_bmc_calls_it() -> Result<()> {
 
 #[test]
 fn a_report_is_waited_for() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let collect = Collector::plain()?;
     let store = collect.store();
     ensure!(reports(&store, &["--wait", "1", "--match", "serial=LATE"])?.code() == 3);

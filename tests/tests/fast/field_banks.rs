@@ -21,6 +21,7 @@ use rescue_tests::esxi::host::{Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::judged_disk::{JudgedDisk, start_of};
+use rescue_tests::scratch;
 use rescue_tests::tools::find;
 
 /// The boot controller, as a selector.
@@ -141,7 +142,7 @@ fn a_configuration_saved_since_the_repair_is_not_restored_away_unless_a_person_i
     let original = case.read(0, "STATE.TGZ")?;
     case.revert(BOOT)?.expect(DONE)?;
     let newer = save(&case, 0, 48, Owner::Vmkernel)?;
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let before = Judge::new(&case.made, folder.path())?;
 
     let run = case.restore(&["--banks", "5"])?.expect(REFUSED)?;
@@ -571,7 +572,7 @@ fn several_names_of_one_image_are_one_disk() -> Result<()> {
 
 /// A machine on which the image is under a loop device and its fifth partition mounted.
 fn machine_with_mount(made: &Made) -> Result<tempfile::TempDir> {
-    let root = tempfile::tempdir()?;
+    let root = scratch::folder()?;
     let disk = root.path().join("sys/dev/block/7:0");
     let part = disk.join("loop0p5");
     fs::create_dir_all(disk.join("loop"))?;

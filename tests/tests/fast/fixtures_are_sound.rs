@@ -9,10 +9,11 @@ use rescue_tests::esxi::layout::{Fat, Layout};
 use rescue_tests::esxi::{EsxiDisk, GptOddity, VERSIONS};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::archive::is_one_gzip_member;
+use rescue_tests::scratch;
 use rescue_tests::tools::Tool;
 
 fn made(disk: &EsxiDisk) -> Result<(tempfile::TempDir, Judge)> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     Ok((folder, judge))
@@ -79,7 +80,7 @@ fn addresses_are_decimal_in_esx_conf_and_hex_in_the_config_store() {
 
 #[test]
 fn the_banks_carry_the_marker_and_the_geometry_of_real_ones() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let table = Tool::new("sgdisk")?
         .arg("--print")
@@ -115,7 +116,7 @@ fn archives_look_like_those_that_esxi_writes() -> Result<()> {
     let (_folder, judge) = made(&EsxiDisk::v67())?;
     let newer = judge.bank(0)?.read("STATE.TGZ")?;
     assert_eq!(newer[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3]);
-    let scratch = tempfile::tempdir()?;
+    let scratch = scratch::folder()?;
     let opened =
         rescue_tests::judge::archive::Opened::read("STATE.TGZ", &newer, None, scratch.path())?;
     let listing = opened.listing()?;
@@ -144,7 +145,7 @@ fn archives_look_like_those_that_esxi_writes() -> Result<()> {
 fn the_word_stands_where_it_must_not_be_touched() -> Result<()> {
     let disk = EsxiDisk::v67().nothing_to_do();
     let (_folder, judge) = made(&disk)?;
-    let scratch = tempfile::tempdir()?;
+    let scratch = scratch::folder()?;
     let state = judge.bank(0)?.read("STATE.TGZ")?;
     let opened =
         rescue_tests::judge::archive::Opened::read("STATE.TGZ", &state, None, scratch.path())?;
@@ -215,7 +216,7 @@ fn the_second_bank_of_a_fresh_installation_has_no_archive() -> Result<()> {
 #[test]
 fn a_judge_sees_an_edit_outside_of_the_owners() -> Result<()> {
     use std::os::unix::fs::FileExt;
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     judge.only_banks_changed(&[])?;
@@ -236,7 +237,7 @@ fn a_judge_sees_an_edit_outside_of_the_owners() -> Result<()> {
 #[test]
 fn odd_partition_tables_keep_their_partitions() -> Result<()> {
     for oddity in [GptOddity::NamesOfFf, GptOddity::OddProtectiveMbr] {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let made = EsxiDisk::v67().oddity(oddity).make(folder.path(), "disk")?;
         let report = Tool::new("sgdisk")?
             .arg("--verify")
@@ -293,7 +294,7 @@ fn every_geometry_and_table_makes_clean_volumes() -> Result<()> {
 
 #[test]
 fn a_damaged_primary_gpt_has_a_sound_backup() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let disk = EsxiDisk::v67().oddity(GptOddity::BrokenPrimary);
     let made = disk.make(folder.path(), "disk")?;
     let output = Tool::new("sgdisk")?
@@ -315,7 +316,7 @@ fn every_partition_is_where_its_layout_says() -> Result<()> {
     disks.push(EsxiDisk::v55().layout(Layout::mbr_5()));
     disks.push(EsxiDisk::foreign());
     for disk in disks {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let made = disk.make(folder.path(), "disk")?;
         let table = Tool::new("fdisk")?
             .args(["--sector-size", &made.layout.sector_bytes.to_string()])

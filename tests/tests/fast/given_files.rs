@@ -11,6 +11,7 @@ use rescue_tests::agent::{self, USAGE};
 use rescue_tests::artefacts;
 use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::judge::Judge;
+use rescue_tests::scratch;
 use rescue_tests::tools::{Output, Tool};
 
 /// What a run on such a file may take. None needs a tenth of it.
@@ -25,7 +26,7 @@ struct Things {
 
 impl Things {
     fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let at = |name: &str| folder.path().join(name);
         Tool::new("mkfifo")?.arg(at("pipe")).run_text()?;
         fs::create_dir(at("folder"))?;
@@ -154,7 +155,7 @@ fn no_option_of_the_builder_waits_for_a_file_or_takes_memory_for_it() -> Result<
 
 #[test]
 fn trust_without_a_file_to_trust_is_a_usage_error() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     for source in [

@@ -10,6 +10,7 @@ use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::archive::Opened;
 use rescue_tests::judge::volume::BankVolume;
+use rescue_tests::scratch;
 use rescue_tests::tools::{Tool, crate_file};
 
 /// Repairs a bank the way a careful person would, and leaves the original as STATE.ORG.
@@ -119,7 +120,7 @@ fn put(made: &Made, index: usize, file: &Path) -> Result<()> {
 }
 
 fn judged(disk: &EsxiDisk, extra: &str) -> Result<Result<()>> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     for index in [0, 1] {
@@ -161,7 +162,7 @@ fn one_more_edit_is_seen() -> Result<()> {
 
 #[test]
 fn a_bank_left_as_it_was_is_not_repaired() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     judge.restored(&[0, 1])?;

@@ -13,6 +13,7 @@ use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::loader::{Archives, NextStart, next_start};
 use rescue_tests::power::medium::{Image, Medium};
+use rescue_tests::scratch;
 use rescue_tests::tools::Tool;
 use serde_json::Value;
 
@@ -51,7 +52,7 @@ fn passed_through_next(made: &Made) -> Result<BTreeSet<Address>> {
 fn more_devices_than_a_report_lists_are_all_repaired_and_it_says_how_many_are_not_listed()
 -> Result<()> {
     let count = LISTED + 905;
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk(EsxiDisk::v67(), count).make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     ensure!(passed_through_next(&made)?.len() == count);
@@ -106,7 +107,7 @@ fn cheap(words: &[&str], images: &[&Path]) -> Result<Run> {
 
 #[test]
 fn every_address_there_can_be_costs_little_time_and_memory() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let count = 65_536;
     let made = disk(EsxiDisk::v67(), count).make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
@@ -123,7 +124,7 @@ fn every_address_there_can_be_costs_little_time_and_memory() -> Result<()> {
 
 #[test]
 fn very_many_rows_of_the_config_store_cost_little_time_and_memory() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk(EsxiDisk::v80(), ROWS).make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let words = ["revert", "--yes", "--json", "--devices=all"];

@@ -8,6 +8,7 @@ use rescue_agent::net::post::{Accepted, PostError, post};
 use rescue_agent::net::tls::Distrust;
 use rescue_agent::settings::target::Pin;
 use rescue_tests::receiver::{Certificate, Receiver};
+use rescue_tests::scratch;
 
 /// What a small report looks like to those who only carry it.
 const REPORT: &str = "{\"schema\":\"esxi-rescue/1\"}";
@@ -27,7 +28,7 @@ fn send(url: &str, pin: Option<&str>) -> Result<Result<Accepted, PostError>> {
 
 #[test]
 fn a_pinned_receiver_gets_the_report_whatever_its_key_is() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     for kind in ["rsa:2048", "ec", "ed25519"] {
         let certificate = Certificate::make(folder.path(), "receiver", kind)?;
         let receiver = Receiver::start("201", Some(&certificate))?;
@@ -44,7 +45,7 @@ fn a_pinned_receiver_gets_the_report_whatever_its_key_is() -> Result<()> {
 
 #[test]
 fn nobody_else_gets_it() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let certificate = Certificate::make(folder.path(), "receiver", "ec")?;
     let other = Certificate::make(folder.path(), "other", "ec")?;
     let receiver = Receiver::start("201", Some(&certificate))?;

@@ -11,6 +11,7 @@ use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::layout::Role;
 use rescue_tests::judge::Judge;
+use rescue_tests::scratch;
 use rescue_tests::tools::Tool;
 use serde_json::Value;
 
@@ -81,7 +82,7 @@ fn virtual_disks_are_named_with_the_command_that_makes_a_disk_of_them() -> Resul
         ("vdi", ""),
     ] {
         let check = || -> Result<()> {
-            let folder = tempfile::tempdir()?;
+            let folder = scratch::folder()?;
             let disk = small_disk(folder.path())?;
             // A name that a shell would take apart.
             let file = folder.path().join("a disk; of $HOME");
@@ -102,7 +103,7 @@ fn virtual_disks_are_named_with_the_command_that_makes_a_disk_of_them() -> Resul
 
 #[test]
 fn of_a_vmdk_in_two_files_the_one_with_the_bytes_is_named() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let disk = small_disk(folder.path())?;
     let text = folder.path().join("esxi.vmdk");
     Tool::new("qemu-img")?
@@ -139,7 +140,7 @@ fn packed_images_are_named_with_the_command_that_unpacks_them() -> Result<()> {
         ("tar", &["-cf", "disk.img.tar"], "disk.img.tar"),
     ] {
         let check = || -> Result<()> {
-            let folder = tempfile::tempdir()?;
+            let folder = scratch::folder()?;
             let disk = small_disk(folder.path())?;
             Tool::new(program)?
                 .folder(folder.path())
@@ -160,7 +161,7 @@ fn packed_images_are_named_with_the_command_that_unpacks_them() -> Result<()> {
 
 #[test]
 fn a_boot_bank_alone_is_named_and_can_be_repaired_with_the_commands_that_are_said() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "whole")?;
     let judge = Judge::new(&made, folder.path())?;
     let bytes = judge.bank(0)?.bytes();
@@ -192,7 +193,7 @@ fn a_boot_bank_alone_is_named_and_can_be_repaired_with_the_commands_that_are_sai
 
 #[test]
 fn an_image_cut_short_is_said_to_be_with_both_sizes() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let whole = made.image.metadata()?.len();
     let vmfs = made

@@ -15,6 +15,7 @@ use rescue_tests::disk_image;
 use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
+use rescue_tests::scratch;
 use serde_json::{Value, json};
 
 /// A repaired disk whose banks have lost their `STATE.ORG`, and copies of the originals.
@@ -28,7 +29,7 @@ struct Loss {
 
 impl Loss {
     fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let made = EsxiDisk::v67().make(folder.path(), "disk")?;
         let judge = Judge::new(&made, folder.path())?;
         let repair = agent::revert("0000:00:1f.2", &made.image)?.expect(DONE)?;

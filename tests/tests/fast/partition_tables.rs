@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rescue_tests::artefacts;
 use rescue_tests::disk_image::{self, Partition};
+use rescue_tests::scratch;
 use rescue_tests::tools::Tool;
 
 const ESP: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
@@ -75,7 +76,7 @@ fn holds_the_loaders(volume: &Path) -> Result<Vec<String>> {
 
 #[test]
 fn the_iso_is_a_disk_and_a_cd_with_one_efi_system_partition_for_both() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let iso = artefacts::dist("esxi-rescue.iso")?;
     let partitions = partitions(&iso)?;
     let esp = the_only(ESP, &partitions)?;
@@ -108,7 +109,7 @@ fn the_iso_is_a_disk_and_a_cd_with_one_efi_system_partition_for_both() -> Result
 
 #[test]
 fn the_usb_image_has_a_place_for_bios_and_one_volume_that_fits_a_stick_of_64_mb() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let img = artefacts::dist("esxi-rescue.img")?;
     ensure!(img.metadata()?.len() <= 64_000_000, "{:?}", img.metadata()?);
     let partitions = partitions(&img)?;

@@ -9,6 +9,7 @@ use rescue_tests::esxi::layout::{Fat, Layout};
 use rescue_tests::esxi::{Bank, EsxiDisk, GptOddity};
 use rescue_tests::judge::Judge;
 use rescue_tests::judge::archive::Opened;
+use rescue_tests::scratch;
 
 /// The boot controller, as a selector.
 const BOOT: &str = "0000:00:1f.2";
@@ -18,7 +19,7 @@ const BOTH: &[usize] = &[0, 1];
 
 /// Makes the disk, repairs it by the command, and judges the result.
 fn repaired_by_command(disk: &EsxiDisk, banks: &[usize]) -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     agent::revert(BOOT, &made.image)?.expect(DONE)?;
@@ -29,7 +30,7 @@ fn repaired_by_command(disk: &EsxiDisk, banks: &[usize]) -> Result<()> {
 
 /// Makes the disk and expects that the command refuses all of it; gives what it said.
 fn refused_by_command(disk: &EsxiDisk) -> Result<String> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let run = agent::revert(BOOT, &made.image)?.expect(REFUSED)?;
@@ -81,7 +82,7 @@ fn v9_0_is_repaired_inside_its_envelope() -> Result<()> {
 
 #[test]
 fn in_the_config_store_only_the_chosen_row_changes_its_owner() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v80().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let before = judge.store_owners(0)?;
@@ -106,7 +107,7 @@ fn where_esx_conf_and_config_store_contradict_each_other_both_give_the_device_ba
             bank.own(SATA, Owner::Vmkernel)
                 .own_in_store(SATA, Owner::Passthru);
         });
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     agent::revert(BOOT, &made.image)?.expect(DONE)?;
@@ -128,7 +129,7 @@ fn a_onetime_archive_that_boot_cfg_names_is_repaired_too() -> Result<()> {
 
 #[test]
 fn the_newest_archive_goes_into_both_banks_on_request() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let arguments = [
@@ -143,7 +144,7 @@ fn the_newest_archive_goes_into_both_banks_on_request() -> Result<()> {
     agent::run(&arguments, &made.image)?.expect(DONE)?;
     judge.only_banks_changed(BOTH)?;
     let inner = |bank: usize| -> Result<String> {
-        let scratch = tempfile::tempdir()?;
+        let scratch = scratch::folder()?;
         let opened = Opened::read(
             "STATE.TGZ",
             &judge.bank(bank)?.read("STATE.TGZ")?,
@@ -171,7 +172,7 @@ fn the_newest_archive_does_not_go_into_a_bank_of_another_build() -> Result<()> {
             boot_cfg.build = "6.5.0-4564106".into();
         }
     });
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     let arguments = [
@@ -208,7 +209,7 @@ fn a_gpt_with_odd_names_and_an_odd_protective_mbr_is_read() -> Result<()> {
 
 #[test]
 fn a_damaged_primary_gpt_is_read_through_its_backup_and_is_no_success() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67()
         .oddity(GptOddity::BrokenPrimary)
         .make(folder.path(), "disk")?;
@@ -307,7 +308,7 @@ fn a_bank_of_a_quick_boot_does_not_boot_next() -> Result<()> {
 }
 
 fn boots_next(disk: &EsxiDisk) -> Result<Option<u64>> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = disk.make(folder.path(), "disk")?;
     agent::run(&["inspect", "--json"], &made.image)?
         .expect(DONE)?
@@ -369,7 +370,7 @@ fn an_envelope_that_does_not_open_is_refused() -> Result<()> {
 
 #[test]
 fn the_healthy_bank_beside_a_sealed_one_is_repaired() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let seal = Seal {
         mode: "TPM",
         ..Seal::default()

@@ -10,6 +10,7 @@ use rescue_tests::esxi::archive::{Layers, Member, Seal};
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, VERSIONS};
 use rescue_tests::judge::Judge;
+use rescue_tests::scratch;
 use serde_json::Value;
 
 use super::case::{Case, device, machines};
@@ -139,7 +140,7 @@ fn decimal_or_hex_is_told_by_the_explanation() -> Result<()> {
 
 #[test]
 fn what_to_do_about_an_archive_sealed_by_a_tpm_is_said() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v80()
         .every_bank(|bank| {
             bank.archive.layers = Layers::Sealed(Seal {
@@ -293,7 +294,7 @@ fn a_boot_script_that_takes_the_boot_controller_away_again_is_said_everywhere_an
 fn boot_scripts_are_found_in_the_archives_of_every_version() -> Result<()> {
     for (name, disk) in VERSIONS {
         let check = || -> Result<()> {
-            let folder = tempfile::tempdir()?;
+            let folder = scratch::folder()?;
             let made = with_scripts(disk()).make(folder.path(), "disk")?;
             let run = agent::revert(&SATA.to_string(), &made.image)?.expect(DONE)?;
             let found = scripts(&run.report()?);
@@ -420,7 +421,7 @@ fn an_unknown_or_malformed_selector_is_a_usage_error_that_shows_what_exists() ->
 
 #[test]
 fn a_class_is_not_guessed_where_nothing_tells_it() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v80().make(folder.path(), "disk")?;
     let judge = Judge::new(&made, folder.path())?;
     // Without the machine nothing says that one of them is a GPU.
@@ -433,7 +434,7 @@ fn a_class_is_not_guessed_where_nothing_tells_it() -> Result<()> {
 
 #[test]
 fn an_image_without_a_machine_still_gets_its_list() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let run = agent::run(&["inspect", "--json"], &made.image)?.expect(DONE)?;
     let report = run.report()?;
@@ -496,7 +497,7 @@ fn a_disk_that_was_not_looked_at_makes_its_controller_unsure() -> Result<()> {
 
 #[test]
 fn this_machine_can_be_saved() -> Result<()> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch::folder()?;
     let made = EsxiDisk::v67().make(folder.path(), "disk")?;
     let file = folder.path().join("host.json");
     let text = file.display().to_string();

@@ -15,6 +15,7 @@ use rescue_tests::esxi::layout::Layout;
 use rescue_tests::esxi::{EsxiDisk, GptOddity, Made, VERSIONS};
 use rescue_tests::judge::loader::{Archives, NextStart, next_start};
 use rescue_tests::power::medium::{Image, Medium, Source};
+use rescue_tests::scratch;
 
 fn in_memory(made: &Made) -> Medium {
     let size = fs::metadata(&made.image).unwrap().len();
@@ -24,7 +25,7 @@ fn in_memory(made: &Made) -> Medium {
 }
 
 fn made(disk: &EsxiDisk) -> (Made, Medium) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder().unwrap();
     let made = disk.make(folder.path(), "disk").unwrap();
     let medium = in_memory(&made);
     (made, medium)

@@ -27,6 +27,7 @@ use rescue_agent::settings::MAX_FILE_BYTES;
 use rescue_agent::stick::{StickError, StickFile};
 use rescue_tests::power::device::{Recorder, Shared};
 use rescue_tests::power::medium::{Image, Medium as Disk};
+use rescue_tests::scratch;
 
 const START: u64 = 2048 * 512;
 const KIB: u64 = 40_000;
@@ -58,7 +59,7 @@ struct Stick {
 
 impl Stick {
     fn new(bits: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch::folder().unwrap();
         let stick = Self { folder };
         let image = stick.image();
         File::create(&image)

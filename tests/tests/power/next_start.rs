@@ -36,6 +36,7 @@ use rescue_tests::power::device::{Recorder, Shared};
 use rescue_tests::power::medium::{Image, Medium};
 use rescue_tests::power::rng::{self, Rng};
 use rescue_tests::replay::Identifier;
+use rescue_tests::scratch;
 
 /// What begins the identifier of a case: the base and the number of the change follow.
 const TEST: &str = "next-start";
@@ -220,7 +221,7 @@ fn replay(bases: &[Base], id: &Identifier<2>) -> Result<()> {
 
 #[test]
 fn no_run_gives_an_all_clear_while_the_next_start_passes_the_device_through() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder().unwrap();
     let bases = Base::all(folder.path()).unwrap();
     if let Some(id) = Identifier::from_env(TEST).unwrap() {
         return replay(&bases, &id).unwrap();
@@ -309,7 +310,7 @@ fn a_false_all_clear_is_noticed() {
         assert_eq!(wrong(true, &next), expected, "{next}");
         assert_eq!(wrong(false, &next), None, "{next}");
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder().unwrap();
     let archives = Archives::default();
     for base in Base::all(folder.path()).unwrap() {
         let before = next_start(&base.medium, &archives).unwrap();
@@ -330,7 +331,7 @@ fn a_false_all_clear_is_noticed() {
 /// An identifier is the same disk, byte for byte, and another one is not.
 #[test]
 fn an_identifier_makes_the_same_disk_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder().unwrap();
     let made = EsxiDisk::v67().make(folder.path(), "base").unwrap();
     let mut image = Image::zeroed(fs::metadata(&made.image).unwrap().len(), 512);
     image.write_file(0, &made.image).unwrap();

@@ -25,6 +25,7 @@ use rescue_tests::power::maker::Bank;
 use rescue_tests::power::reader::{Loader, gunzip};
 use rescue_tests::power::rng::{self, Rng};
 use rescue_tests::power::whole::{self, Asked};
+use rescue_tests::scratch;
 use rescue_tests::tools::find;
 
 /// What the runs are asked to give back. What they make differs in length.
@@ -117,16 +118,10 @@ struct Stage {
 impl Stage {
     fn new() -> Result<Self> {
         let original = whole::archive(47, Owner::Passthru)?;
-        // Images of a memory file system: what is tried here is the order of writes, not the disk.
-        let memory = Path::new("/dev/shm");
-        let folder = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory)?,
-            false => tempfile::tempdir()?,
-        };
         Ok(Self {
             bank: whole::disk(&original)?,
             original,
-            folder,
+            folder: scratch::folder()?,
         })
     }
 
@@ -181,8 +176,11 @@ fn at_once(image: &Path, runs: usize, with_locks: bool, rng: &mut Rng) -> Result
 
 /// A run as the command line does it: the locks first, kept to the end.
 fn one_run(image: &Path, seed: u64, devices: &str, with_locks: bool) -> Result<Came> {
+    // Who holds a lock is looked for among all processes; none of these runs is one. That look takes
+    // longer than the run, and is tried with real processes below.
+    let no_processes = image.parent().context("a folder")?;
     let locks = match with_locks {
-        true => match Locks::take(Path::new("/"), &[image.to_owned()]) {
+        true => match Locks::take(no_processes, &[image.to_owned()]) {
             Ok(locks) => Some(locks),
             Err(LockError::Held { .. }) => return Ok(Came::Locked),
             Err(error) => return Err(error.into()),

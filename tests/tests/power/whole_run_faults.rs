@@ -32,6 +32,7 @@ use rescue_tests::power::device::{Fault, Faulty, Landed, Operation, Recorder, Re
 use rescue_tests::power::fsck::fsck;
 use rescue_tests::power::medium::{Image, Medium};
 use rescue_tests::power::reader::{Loader, gunzip};
+use rescue_tests::scratch;
 
 const NODE: &str = "/dev/under_test";
 /// The partitions of the banks of a 6.7 disk.
@@ -129,7 +130,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let disk = EsxiDisk::v67().bank(0, |bank| {
             bank.add_onetime();
         });

@@ -10,6 +10,7 @@ use super::esx_conf;
 use crate::esxi::archive::ESX_CONF;
 use crate::esxi::host::Address;
 use crate::judge::archive::Opened;
+use crate::scratch;
 
 /// How an archive is packed: its name says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +58,7 @@ impl Archives {
         if let Some(devices) = opened.get(&key) {
             return Ok(devices.clone());
         }
-        let folder = tempfile::tempdir()?;
+        let folder = scratch::folder()?;
         let devices = open(kind, tar, folder.path()).map_err(|error| format!("{error:#}"));
         opened.insert(key, devices.clone());
         Ok(devices)

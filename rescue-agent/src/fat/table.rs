@@ -45,6 +45,11 @@ impl Table {
         }
     }
 
+    /// Whether both have the same entries, and the same bytes behind the last one.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+
     pub(super) fn get(&self, cluster: u32) -> Link {
         // FAT12's 0xff7 and FAT16's 0xfff7 mean "bad", anything above "end of chain".
         let bad = match self.kind {

@@ -6,6 +6,7 @@
 //! first sector of a FAT volume ends with the mark as well, and has code where a table has flags.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 
 use thiserror::Error;
@@ -184,11 +185,11 @@ fn walk_logicals(device: &dyn BlockDevice, extended: &Partition) -> LogicalChain
     let mut relative = 0;
     for number in MBR_FIRST_LOGICAL.. {
         let step = if number - MBR_FIRST_LOGICAL >= MBR_LOGICALS_MAX {
-            Err(format!("more than {MBR_LOGICALS_MAX} logical partitions"))
+            Err(NoLogical::TooMany)
         } else if seen.insert(relative) {
             read_logical(device, extended, number, relative)
         } else {
-            Err("its record was met before: the chain is a loop".to_owned())
+            Err(NoLogical::Loop)
         };
         match step {
             Ok(logical) => {
@@ -196,7 +197,8 @@ fn walk_logicals(device: &dyn BlockDevice, extended: &Partition) -> LogicalChain
                 chain.partitions.extend(logical.partition);
                 relative = logical.next;
             }
-            Err(reason) => {
+            Err(why) => {
+                let reason = why.to_string();
                 chain.broken = Some(TableWarning::BrokenChain { number, reason });
                 break;
             }
@@ -216,30 +218,64 @@ struct LogicalRecord {
     next: u32,
 }
 
+/// Why the chain of extended boot records could not be followed to its end.
+#[derive(Debug, Error)]
+enum NoLogical {
+    /// There are more than any system supports.
+    #[error("more than {} logical partitions", MBR_LOGICALS_MAX)]
+    TooMany,
+    /// It leads back into itself.
+    #[error("its record was met before: the chain is a loop")]
+    Loop,
+    /// It leads to where no record can be.
+    #[error("its record lies outside the extended partition or the device")]
+    Outside,
+    /// The device failed.
+    #[error("its record at byte {at} cannot be read: {source}")]
+    Unreadable {
+        /// Where it lies.
+        at: u64,
+        /// The device's answer.
+        source: io::Error,
+    },
+    /// It leads to something else.
+    #[error("its record at byte {at}: {source}")]
+    NoRecord {
+        /// Where it lies.
+        at: u64,
+        /// Why that is no record.
+        source: NoRecord,
+    },
+    /// A record has an extended partition where the logical one should be.
+    #[error("its record at byte {at} nests an extended partition")]
+    Nested {
+        /// Where it lies.
+        at: u64,
+    },
+}
+
 fn read_logical(
     device: &dyn BlockDevice,
     extended: &Partition,
     number: u32,
     relative: u32,
-) -> Result<LogicalRecord, String> {
+) -> Result<LogicalRecord, NoLogical> {
     let sector = u64::from(device.sector_size().bytes());
     let within = u64::from(relative) * sector;
     let at = extended.start.0 + within;
     let end = at + sector;
     if within + sector > extended.length || end > device.size() {
-        return Err("its record lies outside the extended partition or the device".to_owned());
+        return Err(NoLogical::Outside);
     }
     let mut bytes = [0; BOOT_RECORD_BYTES];
     device
         .read_at(ByteOffset(at), &mut bytes)
-        .map_err(|error| format!("its record at byte {at} cannot be read: {error}"))?;
-    let record = BootRecord::parse_extended(&bytes)
-        .map_err(|error| format!("its record at byte {at}: {error}"))?;
+        .map_err(|source| NoLogical::Unreadable { at, source })?;
+    let record =
+        BootRecord::parse_extended(&bytes).map_err(|source| NoLogical::NoRecord { at, source })?;
     let [entry, next, ..] = &record.entries;
     if entry.is_extended() {
-        return Err(format!(
-            "its record at byte {at} nests an extended partition"
-        ));
+        return Err(NoLogical::Nested { at });
     }
     let partition = entry.is_used().then(|| {
         let mut partition = mbr_partition(number, entry, at / sector, sector);

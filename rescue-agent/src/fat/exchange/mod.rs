@@ -45,6 +45,8 @@ pub use link::Link;
 pub use outcome::{ActiveArchive, ExchangeError, Refusal, Stage};
 pub use settle::{Settled, settle};
 
+use thiserror::Error;
+
 use self::check::{Checked, free_names, slot_of, sound_file};
 use self::outcome::failed;
 use self::settle::{marker_named, remove_copy};
@@ -585,6 +587,26 @@ impl Residue {
     }
 }
 
+/// Why an exchange is not proved.
+#[derive(Debug, Error)]
+enum Unproved {
+    /// The volume, or the archive on it, cannot be read.
+    #[error(transparent)]
+    Volume(#[from] FatError),
+    /// The volume is damaged, or the exchange has left traces.
+    #[error(transparent)]
+    Unsound(#[from] Refusal),
+    /// Something else than the archive changed as well.
+    #[error("the allocation tables are not as they were beside the archive")]
+    TablesChanged,
+    /// The archive is not there.
+    #[error("{0} is gone")]
+    Gone(ShortName),
+    /// The archive has another content.
+    #[error("{0} does not read back as it was written")]
+    OtherContent(ShortName),
+}
+
 /// What the medium has to show in the end.
 struct Proof<'p> {
     archive: ShortName,
@@ -594,20 +616,17 @@ struct Proof<'p> {
 
 impl Proof<'_> {
     /// Reads the volume back from the medium as a loader would, and walks it as `fsck` would.
-    fn check(&self, device: &dyn BlockDevice, region: Region) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let volume = Volume::open_with(device, region, Freshness::Medium).map_err(|e| text(&e))?;
+    fn check(&self, device: &dyn BlockDevice, region: Region) -> Result<(), Unproved> {
+        let volume = Volume::open_with(device, region, Freshness::Medium)?;
         let archive = self.archive;
-        let checked = Checked::settled(&volume, archive).map_err(|e| text(&e))?;
+        let checked = Checked::settled(&volume, archive)?;
         if Residue::of(&checked.survey) != *self.residue {
-            return Err("the allocation tables are not as they were beside the archive".into());
+            return Err(Unproved::TablesChanged);
         }
-        let entry = volume
-            .find(archive)
-            .ok_or_else(|| format!("{archive} is gone"))?;
-        match volume.read(&entry).map_err(|e| text(&e))? == self.expected {
+        let entry = volume.find(archive).ok_or(Unproved::Gone(archive))?;
+        match volume.read(&entry)? == self.expected {
             true => Ok(()),
-            false => Err(format!("{archive} does not read back as it was written")),
+            false => Err(Unproved::OtherContent(archive)),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::check::{Checked, Traces, Window, free_names, sound_file};
 use super::outcome::{ActiveArchive, ExchangeError, Refusal, Stage, failed};
-use super::writer::{Work, Written};
+use super::writer::{Work, WriteError, Written};
 use crate::disk::BlockDevice;
 use crate::fat::directory::{self, Entry, FatTime, ShortName};
 use crate::fat::names::{self, ARCHIVES, Mark, markers_of};
@@ -68,7 +68,7 @@ fn remove_damaged_copies(work: &mut Work<'_>) -> Written {
     if Traces::of(volume).markers.is_empty() {
         return Ok(());
     }
-    let survey = volume.survey().map_err(|error| error.to_string())?;
+    let survey = volume.survey()?;
     let damaged: Vec<usize> = directory::live_entries(&volume.root)
         .filter(|(slot, entry)| {
             let is_copy = ARCHIVES.iter().any(|name| names::is_copy(entry, *name));
@@ -97,11 +97,11 @@ fn settle_superseded(work: &mut Work<'_>) -> Written {
 /// Frees a copy and takes its entry away. Its slot is a marker meanwhile. Of a damaged one no cluster
 /// is touched: another file may own it.
 pub(super) fn remove_copy(work: &mut Work<'_>, slot: usize, archive: ShortName) -> Written {
-    let survey = work.volume.survey().map_err(|error| error.to_string())?;
+    let survey = work.volume.survey()?;
     let Ok(chain) = sound_file(&work.volume, &survey, slot) else {
         return work.delete(&[slot]);
     };
-    let marker = marker(&work.volume, archive, &chain).map_err(|error| error.to_string())?;
+    let marker = marker(&work.volume, archive, &chain)?;
     work.write_slots(&[(slot, marker)])?;
     work.release(&chain)?;
     work.delete(&[slot])
@@ -123,9 +123,9 @@ pub(super) fn marker_named(name: ShortName, clusters: &[u32]) -> Entry {
         .with_code(Window::around(clusters).code())
 }
 
-fn free_and_remove_markers(work: &mut Work<'_>) -> Result<usize, String> {
+fn free_and_remove_markers(work: &mut Work<'_>) -> Result<usize, WriteError> {
     let traces = Traces::of(&work.volume);
-    let survey = work.volume.survey().map_err(|error| error.to_string())?;
+    let survey = work.volume.survey()?;
     let lost = traces.in_flux(&survey);
     if !lost.is_empty() {
         work.release(&lost)?;

@@ -1,8 +1,13 @@
 //! Writing to a bank's volume: whole sectors, a flush behind each step, and everything read back.
 
+use std::io;
+
+use thiserror::Error;
+
 use super::outcome::{ActiveArchive, Refusal};
 use crate::disk::{BlockDevice, ByteOffset};
 use crate::fat::directory::{Entry, ShortName};
+use crate::fat::error::FatError;
 use crate::fat::geometry::ENTRY_BYTES;
 use crate::fat::table::{Link, Table};
 use crate::fat::volume::{Freshness, Region, Volume, runs};
@@ -12,7 +17,50 @@ pub(super) struct Work<'d> {
     pub(super) volume: Volume<'d>,
 }
 
-pub(super) type Written = Result<(), String>;
+pub(super) type Written = Result<(), WriteError>;
+
+/// Why something was not written, or is not known to be.
+#[derive(Debug, Error)]
+pub(super) enum WriteError {
+    /// The volume cannot be read, or is damaged where it was to be written.
+    #[error(transparent)]
+    Volume(#[from] FatError),
+    /// No marker can be made for what was to be written.
+    #[error(transparent)]
+    Marker(#[from] Refusal),
+    /// The device did not take it.
+    #[error("writing {bytes} bytes at {at}: {source}")]
+    Write {
+        /// How much.
+        bytes: usize,
+        /// Where.
+        at: ByteOffset,
+        /// The device's answer.
+        source: io::Error,
+    },
+    /// The device did not confirm what it took.
+    #[error("flushing the disk's cache: {0}")]
+    Flush(#[source] io::Error),
+    /// The device took it and cannot give it back.
+    #[error("reading back {bytes} bytes at {at}: {source}")]
+    ReadBack {
+        /// How much.
+        bytes: usize,
+        /// Where.
+        at: ByteOffset,
+        /// The device's answer.
+        source: io::Error,
+    },
+    /// The medium holds something else.
+    #[error("the disk returned other bytes at {at} than were written")]
+    OtherBytes {
+        /// Where.
+        at: ByteOffset,
+    },
+    /// The medium holds something else in the clusters of the new archive.
+    #[error("the disk returned other bytes than were written")]
+    OtherContent,
+}
 
 impl<'d> Work<'d> {
     /// Opens the volume as it is on the medium.
@@ -83,13 +131,10 @@ impl<'d> Work<'d> {
     }
 
     fn read_back(&self, clusters: &[u32], content: &[u8]) -> Written {
-        let written = self
-            .volume
-            .read_clusters(clusters, "the new archive")
-            .map_err(|error| error.to_string())?;
+        let written = self.volume.read_clusters(clusters, "the new archive")?;
         match written.get(..content.len()) == Some(content) {
             true => Ok(()),
-            false => Err("the disk returned other bytes than were written".into()),
+            false => Err(WriteError::OtherContent),
         }
     }
 
@@ -154,37 +199,38 @@ impl<'d> Work<'d> {
         }
         self.flush()?;
         for (at, bytes) in writes {
-            let offset = ByteOffset(self.volume.region.start.0 + at);
+            let at = ByteOffset(self.volume.region.start.0 + at);
             let mut found = vec![0; bytes.len()];
             self.volume
                 .device
-                .read_medium(offset, &mut found)
-                .map_err(|error| {
-                    format!("reading back {} bytes at {offset}: {error}", bytes.len())
+                .read_medium(at, &mut found)
+                .map_err(|source| WriteError::ReadBack {
+                    bytes: bytes.len(),
+                    at,
+                    source,
                 })?;
             if found != *bytes {
-                return Err(format!(
-                    "the disk returned other bytes at {offset} than were written"
-                ));
+                return Err(WriteError::OtherBytes { at });
             }
         }
         Ok(())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Written {
-        let offset = ByteOffset(self.volume.region.start.0 + at);
-        log::debug!("writing {} bytes at {offset}", bytes.len());
+        let at = ByteOffset(self.volume.region.start.0 + at);
+        log::debug!("writing {} bytes at {at}", bytes.len());
         self.volume
             .device
-            .write_at(offset, bytes)
-            .map_err(|error| format!("writing {} bytes at {offset}: {error}", bytes.len()))
+            .write_at(at, bytes)
+            .map_err(|source| WriteError::Write {
+                bytes: bytes.len(),
+                at,
+                source,
+            })
     }
 
     fn flush(&self) -> Written {
         log::debug!("flushing the disk's cache");
-        self.volume
-            .device
-            .flush()
-            .map_err(|error| format!("flushing the disk's cache: {error}"))
+        self.volume.device.flush().map_err(WriteError::Flush)
     }
 }

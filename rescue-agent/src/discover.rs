@@ -323,9 +323,7 @@ impl Look<'_> {
             match of_bank.iter().position(same) {
                 Some(index) => Loaded::OfBank(index),
                 None => {
-                    let content = self
-                        .open_archive(&archive.bytes, archive.name)
-                        .map_err(|error| error.to_string());
+                    let content = self.open_archive(&archive.bytes, archive.name);
                     Loaded::Other(archive.name, Box::new(content))
                 }
             }

@@ -196,7 +196,7 @@ pub enum Loaded {
     /// The archive of that index in the bank.
     OfBank(usize),
     /// Bytes that are none of the bank's archives, of that name.
-    Other(ShortName, Box<Result<Content, String>>),
+    Other(ShortName, Box<Result<Content, ArchiveError>>),
 }
 
 /// Why a disk shows no partitions, in words.

@@ -193,9 +193,10 @@ impl Plan {
         }
         for loaded in archives {
             let (name, content) = match loaded {
-                Loaded::Other(name, content) => {
-                    (*name, content.as_ref().as_ref().map_err(Clone::clone))
-                }
+                Loaded::Other(name, content) => (
+                    *name,
+                    content.as_ref().as_ref().map_err(ToString::to_string),
+                ),
                 Loaded::OfBank(own) => {
                     let archive = &disk.banks[next.unwrap_or_default()].archives[*own];
                     if is_made(archive.name) {

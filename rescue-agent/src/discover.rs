@@ -481,18 +481,16 @@ impl Look<'_> {
 }
 
 /// The undo copy of an archive among its copies, and those that were set aside, the latest first.
-fn sorted(copies: Vec<UndoCopy>) -> (Option<UndoCopy>, Vec<UndoCopy>) {
+fn sorted(mut copies: Vec<UndoCopy>) -> (Option<UndoCopy>, Vec<UndoCopy>) {
     let rank = |copy: &UndoCopy| match (copy.belongs, copy.entry.mark()) {
         (true, _) => Some(0),
         (false, Some(Mark::Kept)) => Some(1),
         (false, Some(Mark::Superseded)) => Some(2),
         (false, Some(Mark::SetAside) | None) => None,
     };
-    let undo = copies
-        .iter()
-        .filter_map(|copy| Some((rank(copy)?, copy)))
-        .min_by_key(|(rank, _)| *rank)
-        .map(|(_, copy)| copy.clone());
+    let ranked = copies.iter().enumerate();
+    let ranked = ranked.filter_map(|(index, copy)| Some((rank(copy)?, index)));
+    let undo = ranked.min().map(|(_, index)| copies.remove(index));
     let name = undo.as_ref().map(|undo| undo.entry.name());
     let mut set_aside: Vec<UndoCopy> = copies
         .into_iter()

@@ -546,7 +546,7 @@ impl fmt::Debug for Kept {
 }
 
 /// The copy of the original that a repair kept.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct UndoCopy {
     /// Its directory entry.
     pub entry: Entry,
@@ -558,7 +558,7 @@ pub struct UndoCopy {
 }
 
 /// What is known of an undo copy that can be read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct UndoContent {
     /// Its bytes.
     pub raw: Vec<u8>,

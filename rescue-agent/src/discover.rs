@@ -392,9 +392,7 @@ impl Look<'_> {
             .copies
             .into_iter()
             .map(|(entry, copy)| {
-                let content = copy
-                    .map_err(|error| error.to_string())
-                    .map(|copy| self.open_undo(copy));
+                let content = copy.map(|copy| self.open_undo(copy));
                 UndoCopy {
                     entry,
                     belongs: content.as_ref().is_ok_and(|one| ties.bind(&one.raw)),

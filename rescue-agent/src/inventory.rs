@@ -554,7 +554,7 @@ pub struct UndoCopy {
     /// the bank now. If not, ESXi has saved its configuration since, or was upgraded.
     pub belongs: bool,
     /// Its content, or why it cannot be read.
-    pub content: Result<UndoContent, String>,
+    pub content: Result<UndoContent, FatError>,
 }
 
 /// What is known of an undo copy that can be read.

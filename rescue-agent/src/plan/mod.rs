@@ -841,15 +841,16 @@ fn from_undo(
     undo: &UndoCopy,
     discard_newer: bool,
 ) -> Decision<(RestoreFrom, String)> {
-    let broken = |why: &String| {
+    let broken = |why: String| {
         refuse(&BankRefusal::BrokenUndo {
             name: archive.name.to_string(),
-            why: why.clone(),
+            why,
         })
     };
-    let content = undo.content.as_ref().map_err(broken)?;
+    let content = undo.content.as_ref();
+    let content = content.map_err(|error| broken(error.to_string()))?;
     if let Some(why) = &content.problem {
-        return Err(broken(why));
+        return Err(broken(why.clone()));
     }
     if !undo.belongs && !discard_newer {
         return Err(refuse(&BankRefusal::SavedSince {

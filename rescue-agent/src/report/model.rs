@@ -885,7 +885,10 @@ fn archive_report(bank: &Bank, archive: &ArchiveFile) -> ArchiveReport {
 
 fn undo_report(undo: &UndoCopy) -> UndoReport {
     let content = undo.content.as_ref();
-    let problem = content.map_or_else(|why| Some(why.clone()), |content| content.problem.clone());
+    let problem = content.map_or_else(
+        |why| Some(why.to_string()),
+        |content| content.problem.clone(),
+    );
     UndoReport {
         name: undo.entry.name().to_string(),
         belongs: undo.belongs,

@@ -355,8 +355,8 @@ fn undo_lines(archive: &ArchiveFile) -> impl Iterator<Item = Line> {
 fn copy_line(copy: &UndoCopy, what: &str) -> Line {
     let name = copy.entry.name();
     let problem = match &copy.content {
-        Ok(content) => content.problem.as_ref(),
-        Err(why) => Some(why),
+        Ok(content) => content.problem.clone(),
+        Err(why) => Some(why.to_string()),
     };
     match problem {
         None => Line::new(

@@ -229,20 +229,20 @@ impl From<Chosen> for Way {
 /// `remember` has the medium remember that this host is done, or says why it cannot. It is asked
 /// where the firmware's next start cannot be set, so that never both are waiting: what is left over would
 /// surprise somebody later.
-pub fn lead_back(
+pub fn lead_back<E: fmt::Display>(
     root: &Path,
     setting: BootNext,
     inventory: &Inventory,
-    remember: &mut dyn FnMut() -> Result<(), String>,
+    remember: &mut dyn FnMut() -> Result<(), E>,
 ) -> WayBack {
     way(root, setting, inventory, remember).into()
 }
 
-fn way(
+fn way<E: fmt::Display>(
     root: &Path,
     setting: BootNext,
     inventory: &Inventory,
-    remember: &mut dyn FnMut() -> Result<(), String>,
+    remember: &mut dyn FnMut() -> Result<(), E>,
 ) -> Way {
     if setting == BootNext::Off {
         return Way::Off;
@@ -250,7 +250,9 @@ fn way(
     if !root.join(UEFI).is_dir() {
         return match remember() {
             Ok(()) => Way::Medium,
-            Err(why) => Way::PullIt { why },
+            Err(why) => Way::PullIt {
+                why: why.to_string(),
+            },
         };
     }
     let variables = Variables::below(root);
@@ -648,11 +650,11 @@ mod tests {
         }
     }
 
-    fn lead(root: &Path, setting: BootNext, answer: Result<(), String>) -> (WayBack, u32) {
+    fn lead(root: &Path, setting: BootNext, answer: Result<(), &str>) -> (WayBack, u32) {
         let asked = Cell::new(0);
         let mut remember = || {
             asked.set(asked.get() + 1);
-            answer.clone()
+            answer
         };
         let way = lead_back(root, setting, &Inventory::default(), &mut remember);
         (way, asked.get())
@@ -663,7 +665,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (way, asked) = lead(root.path(), BootNext::Auto, Ok(()));
         assert_eq!((way.by, asked), (By::Medium, 1));
-        let cannot = Err("a CD cannot remember".to_owned());
+        let cannot = Err("a CD cannot remember");
         let (way, _) = lead(root.path(), BootNext::Create, cannot);
         assert_eq!(way.by, By::Nothing);
         assert!(
@@ -685,13 +687,13 @@ mod tests {
         ]);
         let (way, _) = lead(root.path(), BootNext::Auto, Ok(()));
         assert_eq!(way.by, By::Medium);
-        let (way, _) = lead(root.path(), BootNext::Auto, Err("no".into()));
+        let (way, _) = lead(root.path(), BootNext::Auto, Err("no"));
         assert_eq!(way.by, By::Nothing);
         let words = "begins with what was started now, Boot0001 \"UEFI DVD\": remove";
         assert!(way.text.contains(words), "{}", way.text);
 
         let root = machine(&[("BootOrder", &[2, 0]), ("BootCurrent", &[1, 0])]);
-        let (way, _) = lead(root.path(), BootNext::Auto, Err("no".into()));
+        let (way, _) = lead(root.path(), BootNext::Auto, Err("no"));
         assert!(way.text.ends_with("begins with Boot0002."), "{}", way.text);
     }
 }

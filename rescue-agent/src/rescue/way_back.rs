@@ -1,10 +1,12 @@
 //! The way back into ESXi, once all is well and the machine is about to start again.
 
+use thiserror::Error;
+
 use super::look::Findings;
 use super::say;
 use crate::firmware::{self, By, WayBack};
 use crate::init::Machine;
-use crate::medium;
+use crate::medium::{self, MediumError};
 use crate::report::{Line, ResultWord, Tone};
 use crate::settings::{BootNext, Finish};
 
@@ -36,16 +38,32 @@ pub(super) fn by_hand(machine: &Machine, seen: &Findings) -> WayBack {
     prepare(machine, seen, setting)
 }
 
+/// Why the menu of the medium does not hand over to the local disk.
+#[derive(Debug, Error)]
+enum NotRemembered {
+    /// The TPM measures what was started before ESXi: its key may stay closed to an ESXi that the
+    /// menu of the medium has started.
+    #[error(
+        "the configuration of this host is sealed by its TPM, so the menu of this medium must not start it"
+    )]
+    Sealed,
+    /// Nothing can be written where this image comes from.
+    #[error("this medium cannot record that the host is finished: it is a CD, or the network")]
+    NoStick,
+    /// Nothing distinguishes this host from others.
+    #[error("the host has no UUID to identify it on the medium")]
+    NoUuid,
+    /// The medium failed.
+    #[error("the medium could not record the host: {0}")]
+    Medium(#[from] MediumError),
+}
+
 fn prepare(machine: &Machine, seen: &Findings, setting: BootNext) -> WayBack {
     let uuid = seen.host.name_plate.uuid.as_deref();
     let is_sealed = seen.inventory.is_sealed_by_tpm();
-    let mut remember = || {
-        match is_sealed {
+    let mut remember = || match is_sealed {
         false => remember(machine, uuid),
-        // The TPM measures what was started before ESXi: its key may stay closed to an ESXi that the
-        // menu of the medium has started.
-        true => Err("the configuration of this host is sealed by its TPM, so the menu of this medium must not start it".into()),
-    }
+        true => Err(NotRemembered::Sealed),
     };
     let way = firmware::lead_back(&machine.root, setting, &seen.inventory, &mut remember);
     let tone = match way.by {
@@ -58,15 +76,13 @@ fn prepare(machine: &Machine, seen: &Findings, setting: BootNext) -> WayBack {
 }
 
 /// Has the medium remember this host, so that its menu hands over to the local disk.
-fn remember(machine: &Machine, uuid: Option<&str>) -> Result<(), String> {
+fn remember(machine: &Machine, uuid: Option<&str>) -> Result<(), NotRemembered> {
     // A stick that is plugged in beside a CD is not asked at the next start.
     let started_from = machine
         .medium
         .as_ref()
         .filter(|_| medium::started_from_stick(&machine.sources.command_line));
-    let medium = started_from
-        .ok_or("this medium cannot record that the host is finished: it is a CD, or the network")?;
-    let uuid = uuid.ok_or("the host has no UUID to identify it on the medium")?;
-    let written = medium.write_handover(uuid, true);
-    written.map_err(|error| format!("the medium could not record the host: {error}"))
+    let medium = started_from.ok_or(NotRemembered::NoStick)?;
+    let uuid = uuid.ok_or(NotRemembered::NoUuid)?;
+    Ok(medium.write_handover(uuid, true)?)
 }

@@ -1,12 +1,12 @@
 //! The outside judge: `fsck.fat` from dosfstools, read-only, on a volume written to a file.
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::medium::Medium;
 use crate::scratch;
+use crate::tools::Tool;
 
 /// What `fsck.fat -V -n` said.
 #[derive(Debug, Clone)]
@@ -30,15 +30,12 @@ pub fn fsck(medium: &Medium, start: u64, length: u64) -> Result<Verdict> {
 }
 
 fn fsck_file(path: &Path) -> Result<Verdict> {
-    let output = Command::new("fsck.fat")
+    let output = Tool::new("fsck.fat")?
         .args(["-V", "-n"])
         .arg(path)
-        .env("PATH", super::maker::tool_path())
-        .output()
-        .context("starting fsck.fat (package dosfstools)")?;
+        .output()?;
     Ok(Verdict {
         clean: output.status.success(),
-        text: String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr),
+        text: output.text() + &output.errors(),
     })
 }

@@ -3,10 +3,8 @@
 //! Layout as on ESXi's own banks: two reserved sectors, the second with VMware's marker
 //! (esx-boot, `safeboot/vmfat.c`); boot.cfg, a few modules, a directory, and `STATE.TGZ`.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rescue_agent::disk::ByteOffset;
@@ -16,17 +14,11 @@ use super::census::Census;
 use super::content;
 use super::medium::{Image, Medium, Source};
 use crate::scratch;
+use crate::tools::Tool;
 
 /// Sectors of the disk before and behind the volume, filled with a pattern.
 const GUARD_SECTORS: usize = 8;
 const GUARD_BYTE: u8 = 0xa5;
-
-/// The search path with the folders that hold `mkfs.fat` for users other than root.
-pub fn tool_path() -> OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    path
-}
 
 /// What `mkfs.fat` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,18 +331,14 @@ impl Maker {
     }
 
     fn run(&self, tool: &str, arguments: &[&str]) -> Result<()> {
-        let output = Command::new(tool)
+        Tool::new(tool)?
             .args(arguments)
-            .env("PATH", tool_path())
             .env("MTOOLS_SKIP_CHECK", "1")
             .env("MTOOLSRC", "/dev/null")
             // The same plan makes the same volume, times included.
             .env("SOURCE_DATE_EPOCH", "1700000000")
-            .output()
-            .with_context(|| format!("starting {tool} (packages dosfstools, mtools)"))?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{tool} {arguments:?}: {text}");
-        Ok(())
+            .run()
+            .map(|_| ())
     }
 
     fn mtool(&self, tool: &str, arguments: &[&str]) -> Result<()> {

@@ -10,7 +10,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,22 +27,23 @@ use rescue_agent::stick::{StickError, StickFile};
 use rescue_tests::power::device::{Recorder, Shared};
 use rescue_tests::power::medium::{Image, Medium as Disk};
 use rescue_tests::scratch;
+use rescue_tests::tools::Tool;
 
 const START: u64 = 2048 * 512;
 const KIB: u64 = 40_000;
 const SECTOR: u64 = 512;
 
 fn run(program: &str, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(program)
+    let output = Tool::new(program)
+        .unwrap()
         .args(arguments)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .env("MTOOLS_SKIP_CHECK", "1")
-        .env("TZ", "UTC")
         .output()
         .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    (output.status.success(), said)
+    (
+        output.status.success(),
+        output.text() + output.errors().as_str(),
+    )
 }
 
 fn must(program: &str, arguments: &[&str]) -> String {

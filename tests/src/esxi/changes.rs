@@ -164,7 +164,11 @@ fn near(value: u64, rng: &mut Rng) -> u64 {
 /// Changes entries of the GPT, or fields of its header, and makes the checksums anew.
 fn gpt(medium: &mut Medium, rng: &mut Rng) -> Result<String> {
     let sector = medium.sector_bytes() as u64;
-    let table = number(medium, sector + 72, 8)? * sector;
+    // An earlier change may have moved it off the disk; the entries are where they were.
+    let size = medium.size();
+    let moved = number(medium, sector + 72, 8)?.checked_mul(sector);
+    let on_disk = |at: &u64| *at <= size.saturating_sub(ENTRY * ENTRIES as u64);
+    let table = moved.filter(on_disk).unwrap_or(2 * sector);
     let entry = |index: usize| table + index as u64 * ENTRY;
     let one = entry(rng.below(ENTRIES));
     let what = match rng.below(8) {

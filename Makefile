@@ -4,8 +4,8 @@ BIN := target/x86_64-unknown-linux-gnu/release
 # Where `make image` puts what it makes.
 DIST ?= dist
 # The tests run the programs that `make image` made.
-# One test more at once than there are processors: machines often wait.
-SHIPPED = RUST_TEST_THREADS=$(shell expr $$(nproc) + 1) RESCUE_AGENT=$(abspath $(DIST))/bin/rescue-agent RESCUE_IMAGE=$(abspath $(DIST))/bin/rescue-image
+# Two tests more at once than there are processors: machines often wait.
+SHIPPED = RUST_TEST_THREADS=$(shell expr $$(nproc) + 2) RESCUE_AGENT=$(abspath $(DIST))/bin/rescue-agent RESCUE_IMAGE=$(abspath $(DIST))/bin/rescue-image
 
 .PHONY: help image check test test-boot test-deep test-hosts release bench screenshot demo fuzz clean
 

@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 /// More than there are processors, for those that wait.
-const WAITING: usize = 1;
+const WAITING: usize = 2;
 
 /// At most: each has a gigabyte of memory and more.
 const MOST: usize = 8;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc;
 use rescue_agent::files;
+use zstd::zstd_safe::CParameter;
 
 use crate::error::{Error, Result};
 use crate::inputs::drivers::{Selection, on_all, read_module_bytes};
@@ -17,6 +18,10 @@ use crate::parts::store::{Store, ZSTD_LEVEL};
 
 /// No base part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
 const MAX_BASE_BYTES: u64 = 256 << 20;
+
+/// How far the second half of an archive looks back into the first: half of the window. Measured with the agent: 0.7 KiB
+/// larger than in one thread, in half of the time; with a quarter of the window it is 8 KiB.
+const OVERLAP_LOG: u32 = 8;
 
 /// A kernel's configuration is a tenth of this.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -159,9 +164,17 @@ pub fn network_table_part(table: &[u8], mtime: u32) -> Result<Vec<u8>> {
     compressed(archive())
 }
 
+/// In two threads, each with a half of the archive: the bytes are the same however many threads there are.
 fn compressed(archive: io::Result<Vec<u8>>) -> Result<Vec<u8>> {
     let pack = || -> io::Result<Vec<u8>> {
-        let mut bytes = zstd::encode_all(archive?.as_slice(), ZSTD_LEVEL)?;
+        let archive = archive?;
+        let half = u32::try_from(archive.len().div_ceil(2)).map_err(io::Error::other)?;
+        let mut encoder = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+        encoder.set_parameter(CParameter::NbWorkers(2))?;
+        encoder.set_parameter(CParameter::JobSize(half))?;
+        encoder.set_parameter(CParameter::OverlapSizeLog(OVERLAP_LOG))?;
+        encoder.write_all(&archive)?;
+        let mut bytes = encoder.finish()?;
         align(&mut bytes);
         Ok(bytes)
     };

@@ -45,6 +45,13 @@ const PHASES: [(&str, &[&str]); 6] = [
     ("repair", &["repair"]),
 ];
 
+/// What the wait for disks consists of on this machine: the scan of the SATA ports by the kernel's own
+/// driver, which the floor does not load, and the time without news that follows.
+const WAITS: [(&str, &str); 2] = [
+    ("waiting for disks: drivers that scan", "drivers"),
+    ("waiting for disks: no news", "quiet"),
+];
+
 /// A way to start.
 struct Route {
     name: &'static str,
@@ -346,8 +353,23 @@ impl Boot {
         let before = reported.saturating_sub(verified).as_secs_f64();
         parts.insert(0, ("firmware, loader, unpacking the kernel", before));
         parts.push(("report and reboot", times.whole - reported.as_secs_f64()));
+        for (name, what) in WAITS {
+            parts.push((name, waited(report, what)));
+        }
         Ok(Self { times, parts })
     }
+}
+
+/// How long the first wait for disks was for one thing, in seconds.
+fn waited(report: &Value, what: &str) -> f64 {
+    let parts = report["image"]["waits"][0]["waited_for"].as_array();
+    let part = parts
+        .into_iter()
+        .flatten()
+        .find(|part| part["what"] == what);
+    part.and_then(|part| part["milliseconds"].as_f64())
+        .unwrap_or(0.0)
+        / 1e3
 }
 
 /// When a phase ended, since the kernel's start.

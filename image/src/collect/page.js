@@ -61,7 +61,7 @@
   const count = () => {
     const all = [...rows.values()];
     const notWell = all.filter((row) => row.dataset.well === "no").length;
-    setText(byId("counts"), `${all.length} ${all.length === 1 ? "host" : "hosts"}, ${notWell} not well`);
+    setText(byId("counts"), `${all.length} ${all.length === 1 ? "host" : "hosts"}, ${notWell} ${notWell === 1 ? "needs" : "need"} attention`);
   };
 
   // Said by a screen reader, together where many come at once.

@@ -75,12 +75,15 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The page with all hosts, or with those that are not well.
+/// The page with all hosts, or with those that need attention.
 pub fn all(known: &Known, only_not_well: bool) -> Answer {
     let mut page = String::new();
     let not_well = known.hosts.rows().iter().filter(|row| !row.is_well());
     let hosts = counted(known.hosts.rows().len(), "host", "hosts");
-    let not_well = not_well.count();
+    let open = match not_well.count() {
+        1 => "1 needs attention".to_owned(),
+        count => format!("{count} need attention"),
+    };
     let current = |is: bool| if is { " aria-current=\"page\"" } else { "" };
     let class = if only_not_well {
         " class=\"not-well\""
@@ -89,9 +92,9 @@ pub fn all(known: &Known, only_not_well: bool) -> Answer {
     };
     let _ = write!(
         page,
-        "<main{class}>\n<h1>Rescue reports</h1>\n<p id=\"counts\">{hosts}, {not_well} not well</p>\n\
+        "<main{class}>\n<h1>Rescue reports</h1>\n<p id=\"counts\">{hosts}, {open}</p>\n\
          <p id=\"live\">Reload the page to see what is new.</p>\n<p id=\"said\" class=\"hidden\" role=\"status\"></p>\n\
-         <nav aria-label=\"Filter\"><a href=\"/\"{}>All hosts</a> <a href=\"/?show=not-well\"{}>Not well, and no report</a></nav>\n\
+         <nav aria-label=\"Filter\"><a href=\"/\"{}>All hosts</a> <a href=\"/?show=not-well\"{}>Need attention, or no report</a></nav>\n\
          <ul id=\"problems\" aria-label=\"Problems\">",
         current(!only_not_well),
         current(only_not_well),
@@ -333,7 +336,11 @@ pub fn host(store: &Path, folder: &str) -> Answer {
     }
     let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
     let word = text("result");
-    let well = if is_well(&word) { "well" } else { "not well" };
+    let well = if is_well(&word) {
+        "OK"
+    } else {
+        "needs attention"
+    };
     let pretty = serde_json::to_string_pretty(&report).unwrap_or_default();
     let _ = write!(
         page,

@@ -88,7 +88,7 @@ fn the_page_is_live_and_what_hosts_say_stays_text() -> Result<()> {
         (6, json!(HOSTILE.chars().take(60).collect::<String>() + "…")),
         (7, json!(0)),
         (8, json!("Rescue reports0")),
-        (9, json!("3 hosts, 1 not well")),
+        (9, json!("3 hosts, 1 needs attention")),
         (12, json!(["FIRST"])),
         (14, json!("/host/FIRST")),
         (19, json!(true)),

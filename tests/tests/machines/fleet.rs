@@ -350,7 +350,7 @@ fn eight_bmcs_at_once_and_none_is_forgotten() -> Result<()> {
         );
     }
     rack.wait_for_bmcs(&ports)?;
-    // The first one is not well: nobody else is touched.
+    // The first one is not repaired: nobody else is touched.
     plays.variables["esxi_rescue_canary"] = json!(true);
     let good = plays.hosts["fake0"].clone();
     let mut wrong = good.clone();

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::Effort;
 use super::sizes::extracted;
-use super::spread::Spread;
+use super::spread::{FEWEST_RUNS, Spread};
 use super::table::{Promise, Row};
 use crate::artefacts;
 use crate::esxi::EsxiDisk;
@@ -58,9 +58,6 @@ struct Route {
     firmware: Firmware,
     /// What the medium gives, in bytes per second; `None`: as much as is asked for.
     speed: Option<u32>,
-    /// Times in a complete run. The slowest line decides by itself what a boot takes, and a boot takes a minute:
-    /// twice.
-    rounds: usize,
 }
 
 const ROUTES: [Route; 4] = [
@@ -68,25 +65,21 @@ const ROUTES: [Route; 4] = [
         name: "BIOS CD",
         firmware: Firmware::Bios,
         speed: None,
-        rounds: 5,
     },
     Route {
         name: "UEFI CD",
         firmware: Firmware::Uefi,
         speed: None,
-        rounds: 5,
     },
     Route {
         name: "BIOS CD, 2 MB/s",
         firmware: Firmware::Bios,
         speed: Some(2_000_000),
-        rounds: 5,
     },
     Route {
         name: "BIOS CD, 500 kB/s",
         firmware: Firmware::Bios,
         speed: Some(500_000),
-        rounds: 2,
     },
 ];
 
@@ -134,7 +127,7 @@ struct Media<'m> {
 impl Route {
     fn rows(&self, media: &Media<'_>, effort: Effort) -> Result<Vec<Row>> {
         let rounds = match effort {
-            Effort::Full => self.rounds,
+            Effort::Full => FEWEST_RUNS,
             Effort::Quick => 1,
         };
         let (mut floors, mut boots) = (Vec::new(), Vec::new());

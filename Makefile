@@ -71,7 +71,7 @@ release: ## make the folder of a release, signed with KEY, from a tagged commit 
 	$(MAKE) --no-print-directory image
 	scripts/release.sh '$(KEY)' target/release-$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-test-hosts: ## build on fresh Debian 12 and 13, compare, and make test on the one that this machine is not (root; hours)
+test-hosts: ## build on fresh Debian 12 and 13, compare, and make test on the one that this machine is not (root; 35 minutes)
 	scripts/setup.sh hosts
 	scripts/test-hosts.sh $(or $(HOSTS),target/hosts)
 

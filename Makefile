@@ -59,7 +59,7 @@ demo:   ## show a repair in a virtual machine: the disk before, the boot, the di
 	cargo build --quiet --locked --release --workspace --bins
 	$(SHIPPED) $(BIN)/demo
 
-bench:  ## measure the promised values (10 minutes, on an idle machine) and write dist/bench.json
+bench:  ## measure the promised values (14 minutes, on an idle machine) and write dist/bench.json
 	scripts/setup.sh test
 	$(MAKE) --no-print-directory image
 	CARGO_INCREMENTAL=0 cargo build --quiet --locked --release --workspace --bins

@@ -80,10 +80,7 @@ pub fn all(known: &Known, only_not_well: bool) -> Answer {
     let mut page = String::new();
     let not_well = known.hosts.rows().iter().filter(|row| !row.is_well());
     let hosts = counted(known.hosts.rows().len(), "host", "hosts");
-    let open = match not_well.count() {
-        1 => "1 needs attention".to_owned(),
-        count => format!("{count} need attention"),
-    };
+    let open = counted(not_well.count(), "needs attention", "need attention");
     let current = |is: bool| if is { " aria-current=\"page\"" } else { "" };
     let class = if only_not_well {
         " class=\"not-well\""

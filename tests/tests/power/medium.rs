@@ -40,10 +40,7 @@ fn run(program: &str, arguments: &[&str]) -> (bool, String) {
         .env("MTOOLS_SKIP_CHECK", "1")
         .output()
         .unwrap();
-    (
-        output.status.success(),
-        output.text() + output.errors().as_str(),
-    )
+    (output.status.success(), output.text() + &output.errors())
 }
 
 fn must(program: &str, arguments: &[&str]) -> String {

@@ -42,8 +42,8 @@ const AGAINST_HAND: usize = 16 * MIB;
 const FASTER_THAN_HAND: f64 = 4.0;
 /// Smaller ones are done before two processes have started: what the bare cost is then, says nothing.
 const AGAINST_BARE: usize = 16 * MIB;
-/// What the agent needs by itself, in MiB: 8, and buffers that were freed and that the allocator keeps.
-const MEMORY_AT_REST: f64 = 20.0;
+/// What the agent needs by itself, in MiB.
+const MEMORY_AT_REST: f64 = 16.0;
 /// The level of the bare cost: the usual one, at which the agent compresses what real hosts have.
 const LEVEL: i32 = 6;
 /// No archive unpacks further.

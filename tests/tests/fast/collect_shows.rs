@@ -62,7 +62,10 @@ fn the_page_is_live_and_what_hosts_say_stays_text() -> Result<()> {
         ],
         // With the keyboard alone: to the filter, and on to the first host.
         ["keys", "\u{e004}\u{e004}\u{e007}"],
-        ["until", "return location.search == '?show=not-well'"],
+        [
+            "until",
+            "return location.search == '?show=not-well' && document.readyState == 'complete'"
+        ],
         [
             "run",
             format!(

@@ -2,6 +2,8 @@
 //! put it in place, write down what it is.
 
 use std::fs;
+use std::panic::resume_unwind;
+use std::thread;
 
 use sha2::{Digest, Sha256};
 
@@ -47,8 +49,13 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
     }
     place::tidy(&options.out)?;
     prepared::tidy(&options.cache)?;
+    let mtime = u32::try_from(options.epoch).map_err(|_| Error::Setting {
+        setting: format!("SOURCE_DATE_EPOCH={}", options.epoch),
+        problem: "must fit 32 bits".to_owned(),
+    })?;
+    let agent = inputs::read_agent(&options.agent)?;
     let mut archive = Archive::open(&options.cache.join("debs"))?;
-    let inputs = inputs::collect(options, &archive, progress)?;
+    let (inputs, agent_part) = collect(options, &agent, &archive, mtime, progress)?;
     let iso_cannot_report = inputs.asks_for_report && !options.network;
     let before = Manifest::load(&options.out);
     if let (Some(manifest), false) = (&before, options.force) {
@@ -62,12 +69,8 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
         }
         place::check_unchanged(&options.out, manifest)?;
     }
-    let mtime = u32::try_from(options.epoch).map_err(|_| Error::Setting {
-        setting: format!("SOURCE_DATE_EPOCH={}", options.epoch),
-        problem: "must fit 32 bits".to_owned(),
-    })?;
     let kernel = prepared::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
-    let parts = make_parts(options, &inputs, &kernel, mtime, progress)?;
+    let parts = make_parts(options, &inputs, &agent_part, &kernel, mtime, progress)?;
     let describe = |artefacts| describe(options, &inputs, &kernel, &parts.identity, artefacts);
     let manifest = put_together(options, &parts, before.as_ref(), describe, progress)?;
     remember(&mut archive, &inputs)?;
@@ -86,9 +89,27 @@ fn remember(archive: &mut Archive, inputs: &Inputs) -> Result<()> {
     }
 }
 
+/// The inputs, and the part with the agent. To pack a changed agent takes longest of all and needs nothing else, so it is
+/// done while apt is asked.
+fn collect(
+    options: &Options,
+    agent: &[u8],
+    archive: &Archive,
+    mtime: u32,
+    progress: &Progress,
+) -> Result<(Inputs, Vec<u8>)> {
+    thread::scope(|scope| {
+        let part = scope.spawn(|| prepared::agent_part(agent, &options.cache, mtime, progress));
+        let inputs = inputs::collect(options, agent, archive, progress)?;
+        let part = part.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok((inputs, part))
+    })
+}
+
 fn make_parts(
     options: &Options,
     inputs: &Inputs,
+    agent_part: &[u8],
     kernel: &Kernel,
     mtime: u32,
     progress: &Progress,
@@ -104,7 +125,7 @@ fn make_parts(
     let busybox = inputs.packages.busybox.as_ref();
     let shell = busybox.map(inputs::shell).transpose()?;
     let identity = identity(&[
-        &inputs.agent,
+        agent_part,
         inputs.config.as_deref().unwrap_or_default(),
         &names,
         &kernel.vmlinuz,
@@ -118,7 +139,6 @@ fn make_parts(
     ]);
     let mut initrd = initramfs::base_part(
         &Base {
-            agent: &inputs.agent,
             driver_table: &kernel.driver_table,
             dictionary: &kernel.dictionary,
             names: &names,
@@ -129,6 +149,7 @@ fn make_parts(
         },
         mtime,
     )?;
+    initrd.extend_from_slice(agent_part);
     initrd.extend_from_slice(&kernel.drivers_part);
     let personal = Personal {
         release: format!("{release} image {identity}"),

@@ -44,8 +44,6 @@ const LIBC: &str = "libc6-dev";
 /// Everything that goes in, read and checked.
 #[derive(Debug)]
 pub struct Inputs {
-    /// The static agent.
-    pub agent: Vec<u8>,
     /// The `rescue.toml` to build in.
     pub config: Option<Vec<u8>>,
     /// Whether it asks for a report to be sent.
@@ -85,9 +83,13 @@ pub struct Packages {
     pub tools: Vec<Deb>,
 }
 
-/// Reads and checks everything.
-pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Result<Inputs> {
-    let agent = read_agent(&options.agent)?;
+/// Reads and checks everything beside the agent, and lists it all.
+pub fn collect(
+    options: &Options,
+    agent: &[u8],
+    archive: &Archive,
+    progress: &Progress,
+) -> Result<Inputs> {
     let (config, reports) = match &options.config {
         Some(path) => read_config(path).map(|(content, reports)| (Some(content), reports))?,
         None => (None, false),
@@ -114,7 +116,7 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
         }
     }
     list.push(Input {
-        sha256: Some(hash::sha256(&agent)),
+        sha256: Some(hash::sha256(agent)),
         licence: Some("MIT OR Apache-2.0".to_owned()),
         ..Input::other("agent", "rescue-agent", VERSION, None)
     });
@@ -138,7 +140,6 @@ pub fn collect(options: &Options, archive: &Archive, progress: &Progress) -> Res
     ));
     let digest = hash::sha256(serde_json::json!([choices, list]).to_string().as_bytes());
     Ok(Inputs {
-        agent,
         config,
         reports,
         asks_for_report,
@@ -284,7 +285,7 @@ fn sort(options: &Options, set: &PackageSet, debs: Vec<Deb>) -> Result<Packages>
 const MAX_AGENT_BYTES: u64 = 256 << 20;
 
 /// Reads the agent and makes sure that it can be PID 1 of a machine without any library.
-fn read_agent(path: &Path) -> Result<Vec<u8>> {
+pub fn read_agent(path: &Path) -> Result<Vec<u8>> {
     let bytes =
         files::read_whole(path, MAX_AGENT_BYTES).map_err(Error::io("read the agent", path))?;
     match has_interpreter(&bytes) {

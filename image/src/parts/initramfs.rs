@@ -1,7 +1,8 @@
-//! The initramfs: one part with PID 1, its devices and tables, compressed as a whole; one part with the kernel
-//! modules, each compressed on its own, so that PID 1 decompresses only the few that a machine needs.
+//! The initramfs, in three parts: the devices and tables; PID 1, which is the agent; and the kernel modules. The first
+//! two are compressed as a whole. The agent has its own part so that it can be packed before the others are known. Each
+//! module is compressed on its own, so that PID 1 decompresses only the few that a machine needs.
 //!
-//! Both parts are "newc" cpio archives; the kernel unpacks any number of them in a row, each compressed or not,
+//! All parts are "newc" cpio archives; the kernel unpacks any number of them in a row, each compressed or not,
 //! aligned to 4 bytes (Linux Documentation/driver-api/early-userspace/buffer-format.rst). Everything is
 //! byte-reproducible: fixed order, owners and times, inode numbers counted from 1.
 
@@ -10,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc;
 use rescue_agent::files;
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{self, CParameter};
 
 use crate::error::{Error, Result};
 use crate::inputs::drivers::{Selection, on_all, read_module_bytes};
 use crate::parts::store::{Store, ZSTD_LEVEL};
 
-/// No base part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
-const MAX_BASE_BYTES: u64 = 256 << 20;
+/// No compressed part comes near this when unpacked, in bytes; it bounds memory against a damaged one.
+const MAX_PART_BYTES: u64 = 256 << 20;
 
 /// How far the second half of an archive looks back into the first: half of the window. Measured with the agent: 0.7 KiB
 /// larger than in one thread, in half of the time; with a quarter of the window it is 8 KiB.
@@ -55,8 +56,6 @@ const NODES: &[(&str, u32, u32, u32)] = &[
 /// What goes into the base part beside directories and nodes.
 #[derive(Debug)]
 pub struct Base<'a> {
-    /// The agent, a static program.
-    pub agent: &'a [u8],
     /// The driver table as JSON.
     pub driver_table: &'a [u8],
     /// What the modules were compressed with; empty if nothing.
@@ -151,6 +150,34 @@ pub fn base_part(base: &Base<'_>, mtime: u32) -> Result<Vec<u8>> {
     compressed(base_archive(base, mtime))
 }
 
+/// The compressed part with the agent, a static program.
+pub fn agent_part(agent: &[u8], mtime: u32) -> Result<Vec<u8>> {
+    compressed(agent_archive(agent, mtime))
+}
+
+/// Whether this is the part with this agent, whole.
+#[must_use]
+pub fn is_agent_part(part: &[u8], agent: &[u8], mtime: u32) -> bool {
+    let (Ok(archive), Ok(size)) = (
+        agent_archive(agent, mtime),
+        zstd_safe::find_frame_compressed_size(part),
+    ) else {
+        return false;
+    };
+    let Some((frame, zeros)) = part.split_at_checked(size) else {
+        return false;
+    };
+    part.len() == size.next_multiple_of(4)
+        && zeros.iter().all(|byte| *byte == 0)
+        && zstd::bulk::decompress(frame, archive.len()).is_ok_and(|content| content == archive)
+}
+
+fn agent_archive(agent: &[u8], mtime: u32) -> io::Result<Vec<u8>> {
+    let mut archive = Archive::new(mtime);
+    archive.file("init", 0o755, agent)?;
+    archive.finish()
+}
+
 /// The compressed part with the table of the network drivers.
 pub fn network_table_part(table: &[u8], mtime: u32) -> Result<Vec<u8>> {
     let archive = || -> io::Result<Vec<u8>> {
@@ -191,7 +218,6 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
     }
     archive.file("etc/rescue-identity", 0o644, base.identity.as_bytes())?;
     archive.file("etc/rescue-release", 0o644, base.release.as_bytes())?;
-    archive.file("init", 0o755, base.agent)?;
     archive.file("lib/rescue/drivers.json", 0o644, base.driver_table)?;
     if !base.dictionary.is_empty() {
         archive.file("lib/rescue/modules/dictionary", 0o644, base.dictionary)?;
@@ -210,7 +236,7 @@ fn base_archive(base: &Base<'_>, mtime: u32) -> io::Result<Vec<u8>> {
 /// A file of the base part at the start of an initramfs; nothing if it has none of that name.
 pub fn file_of_base_part(initrd: &[u8], name: &str) -> io::Result<Option<Vec<u8>>> {
     let frame = zstd::Decoder::with_buffer(initrd)?.single_frame();
-    let mut archive: Box<dyn Read + '_> = Box::new(frame.take(MAX_BASE_BYTES));
+    let mut archive: Box<dyn Read + '_> = Box::new(frame.take(MAX_PART_BYTES));
     loop {
         let mut reader = newc::Reader::new(archive)?;
         if reader.entry().is_trailer() {
@@ -289,7 +315,6 @@ mod tests {
 
     fn base() -> Base<'static> {
         Base {
-            agent: b"agent",
             driver_table: b"{}",
             dictionary: b"common",
             names: b"10de  NVIDIA\n",
@@ -320,25 +345,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_base_part_has_init_console_and_tables() {
-        let packed = base_part(&base(), 1).unwrap();
-        assert_eq!(packed.len() % 4, 0);
-        let frame = zstd::Decoder::new(packed.as_slice())
-            .unwrap()
-            .single_frame();
+    fn unpacked(part: &[u8]) -> Vec<(String, u32, u32, Vec<u8>)> {
+        assert_eq!(part.len() % 4, 0);
+        let frame = zstd::Decoder::new(part).unwrap().single_frame();
         let mut raw = Vec::new();
         Read::read_to_end(&mut { frame }, &mut raw).unwrap();
-        let entries = entries(&raw);
+        entries(&raw)
+    }
+
+    #[test]
+    fn the_base_part_has_console_and_tables() {
+        let entries = unpacked(&base_part(&base(), 1).unwrap());
         let find = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap();
-        assert_eq!(find("init").1, 0o100_755);
-        assert_eq!(find("init").3, b"agent");
         assert_eq!(
             (find("dev/console").1, find("dev/console").2),
             (0o020_600, 0x0501)
         );
         assert_eq!(find("tmp").1, 0o041_777);
         assert_eq!(find("rescue.toml").3, b"countdown = 0\n");
+    }
+
+    #[test]
+    fn the_agent_is_the_init_of_its_part() {
+        let part = agent_part(b"agent", 1).unwrap();
+        let init = ("init".to_owned(), 0o100_755, 0, b"agent".to_vec());
+        assert_eq!(unpacked(&part), [init]);
+        assert!(is_agent_part(&part, b"agent", 1));
+        assert!(!is_agent_part(&part, b"agenT", 1) && !is_agent_part(&part, b"agent", 2));
+        for cut in 0..part.len() {
+            assert!(!is_agent_part(&part[..cut], b"agent", 1), "{cut}");
+        }
+        let longer = [part.as_slice(), &[0; 4]].concat();
+        assert!(!is_agent_part(&longer, b"agent", 1));
     }
 
     #[test]

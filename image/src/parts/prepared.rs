@@ -1,5 +1,5 @@
-//! The kernel as the image needs it: `vmlinuz`, the driver table and the packed modules, made once per kernel package
-//! and kept in the cache, since packing the modules is the slowest step of a build.
+//! What takes long to make is made once and kept in the cache: the kernel as the image needs it (`vmlinuz`, the driver
+//! table and the packed modules), once per kernel package; and the packed agent, once per agent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,24 @@ pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -
     }
     load(&dir)
 }
+
+/// The initramfs part with the agent, packed or from the cache. The cache keeps one.
+pub fn agent_part(agent: &[u8], cache: &Path, mtime: u32, progress: &Progress) -> Result<Vec<u8>> {
+    let path = cache.join(AGENT);
+    if let Some(known) = fs::read(&path)
+        .ok()
+        .filter(|known| initramfs::is_agent_part(known, agent, mtime))
+    {
+        return Ok(known);
+    }
+    progress.step("packing the agent");
+    let part = initramfs::agent_part(agent, mtime)?;
+    fs::write(&path, &part).map_err(Error::io("write", &path))?;
+    Ok(part)
+}
+
+/// The packed agent in the cache. One that is cut short, or of another agent, is packed again.
+const AGENT: &str = "agent.cpio.zst";
 
 /// Start of the names of folders in which packages are unpacked.
 const UNPACKING: &str = "unpack-";

@@ -13,7 +13,7 @@ pub fn parts() -> Parts {
         identity: "12345678abcdef00".to_owned(),
         release: "esxi-rescue 0 kernel test".to_owned(),
         vmlinuz: vec![9; 50_000],
-        initrd: base_part(),
+        initrd: [base_part(), agent_part()].concat(),
         initrd_net: vec![7; 70_000],
         loaders: Loaders {
             shim: vec![1; 30_000],
@@ -29,10 +29,14 @@ pub fn parts() -> Parts {
     }
 }
 
-/// The part with PID 1 and the tables.
+/// The part with PID 1.
+pub fn agent_part() -> Vec<u8> {
+    initramfs::agent_part(&[0x7f; 1000], 1).unwrap()
+}
+
+/// The part with the tables.
 pub fn base_part() -> Vec<u8> {
     let base = Base {
-        agent: &[0x7f; 1000],
         driver_table: b"{}",
         dictionary: b"",
         names: b"10de  NVIDIA\n",

@@ -13,7 +13,7 @@ use rescue_image::{
     sha256_file, usb,
 };
 
-use crate::sample::{base_part, parts};
+use crate::sample::{agent_part, base_part, parts};
 
 /// Runs a program with the input and returns what it prints; it must succeed.
 fn run(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
@@ -79,10 +79,13 @@ fn small_img(dir: &Path) -> PathBuf {
 }
 
 #[test]
-fn cpio_reads_the_base_part_after_zstd() {
+fn cpio_reads_the_compressed_parts_after_zstd() {
     // zstd complains of the zeros that align the next part, after it has written everything.
-    let raw = try_run("zstd", &["-dc"], &base_part()).stdout;
-    let listing = text(run("cpio", &["-t", "--quiet", "-v", "-n"], &raw));
+    let listing = |part: &[u8]| {
+        let raw = try_run("zstd", &["-dc"], part).stdout;
+        text(run("cpio", &["-t", "--quiet", "-v", "-n"], &raw))
+    };
+    let listing = listing(&base_part()) + &listing(&agent_part());
     for (name, start) in [
         ("init", "-rwxr-xr-x   1 0        0 "),
         ("dev/console", "crw-------   1 0        0 "),

@@ -16,6 +16,7 @@ pub mod judge;
 pub mod judged_disk;
 pub mod live;
 pub mod machine;
+pub mod ports;
 pub mod power;
 pub mod rack;
 pub mod receiver;

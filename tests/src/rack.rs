@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artefacts;
+use crate::ports;
 use crate::receiver::Certificate;
 use crate::tools::{Output, Tool, crate_file, find};
 
@@ -82,14 +83,6 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(folder.join("bin").join(name))
 }
 
-/// A port that was free a moment ago.
-///
-/// # Errors
-/// When there is none.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 impl Rack {
     /// Starts libvirt, and the BMC of the machines.
     ///
@@ -104,7 +97,7 @@ impl Rack {
             machines: Vec::new(),
             folder,
             certificate,
-            port: free_port()?,
+            port: ports::free()?,
         };
         rack.start_libvirt()?;
         rack.start_bmc(rack.port, &rack.libvirt_settings())?;
@@ -259,7 +252,7 @@ impl Rack {
     /// # Errors
     /// When it does not start.
     pub fn add_fake(&mut self, uuid: &str, untrusted: bool) -> Result<u16> {
-        let port = free_port()?;
+        let port = ports::free()?;
         let settings = format!(
             "SUSHY_EMULATOR_FAKE_DRIVER = True\nSUSHY_EMULATOR_FAKE_SYSTEMS = [{{'uuid': {uuid:?}, 'name': 'fake', \
              'power_state': 'Off', 'external_notifier': False, 'nics': []}}]\n"
@@ -278,7 +271,7 @@ impl Rack {
     /// # Errors
     /// When it does not start.
     pub fn add_bmc_of(&mut self, uuid: &str) -> Result<u16> {
-        let port = free_port()?;
+        let port = ports::free()?;
         let settings =
             self.libvirt_settings() + &format!("SUSHY_EMULATOR_ALLOWED_INSTANCES = [{uuid:?}]\n");
         self.start_bmc(port, &settings)?;

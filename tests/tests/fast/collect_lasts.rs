@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use rescue_tests::artefacts;
 use rescue_tests::collector::{Collector, Start, file, report};
 use rescue_tests::crowd::Crowd;
+use rescue_tests::ports;
 use rescue_tests::scratch;
 use rescue_tests::tools::{Tool, crate_file};
 use serde_json::json;
@@ -85,7 +86,7 @@ fn it_goes_on_when_its_output_cannot_be_written() -> Result<()> {
 fn it_goes_on_when_its_terminal_goes_away() -> Result<()> {
     let folder = scratch::folder()?;
     let body = file(folder.path(), "r.json", report("A", "clean").to_string())?;
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = ports::free()?;
     let statuses = Tool::new("python3")?
         .arg(crate_file("fixtures/lost_terminal.py"))
         .arg(format!("http://127.0.0.1:{port}/"))

@@ -15,6 +15,7 @@ use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::{Layers, Seal};
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
+use rescue_tests::ports;
 use rescue_tests::rack::{self, Behind, PASSWORD, Rack, USER};
 use rescue_tests::receiver::Certificate;
 use rescue_tests::tools::Tool;
@@ -205,7 +206,7 @@ const IDLE: &str = "5d0f1a34-9d9b-4b7c-8a7e-0c6f3c1d0a04";
 fn a_rack_is_repaired_through_its_bmcs() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut rack = Rack::start()?;
-    let port = rack::free_port()?;
+    let port = ports::free()?;
     let certificate = Certificate::make(folder.path(), "collect", "ec")?;
     let iso = image(folder.path(), port, &certificate)?;
     let collect = Start::default()

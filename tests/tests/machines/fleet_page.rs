@@ -17,6 +17,7 @@ use rescue_tests::artefacts;
 use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
+use rescue_tests::ports;
 use rescue_tests::rack::{self, Behind, PASSWORD, Rack, USER};
 use serde_json::{Value, json};
 
@@ -159,7 +160,7 @@ fn the_commands_of_the_page_repair_two_hosts() -> Result<()> {
         ports.push(rack.add_bmc_of(uuid)?);
     }
     rack.wait_for_bmcs(&ports)?;
-    let (reports, image) = (rack::free_port()?, rack::free_port()?);
+    let (reports, image) = (ports::free()?, ports::free()?);
     let addresses = Addresses(
         [
             // The machines of libvirt reach this machine by this address.

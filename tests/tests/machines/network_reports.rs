@@ -1,7 +1,6 @@
 //! The report of a booted image at a real receiver on the network: Python's HTTP server, with and
 //! without TLS. The repair is judged from the disk, whatever becomes of the report.
 
-use std::net::TcpListener;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -10,6 +9,7 @@ use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judge::Judge;
 use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium};
+use rescue_tests::ports;
 use rescue_tests::receiver::{Certificate, Receiver};
 use serde_json::Value;
 
@@ -105,8 +105,7 @@ fn a_receiver_that_never_answers_and_one_that_is_not_there_do_not_hold_up_the_ma
         !receiver.requests()?.is_empty(),
         "the report got as far as the receiver"
     );
-    // A port that was free a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let free = ports::free()?;
     rescued(&[&format!("report=http://{HOST}:{free}/")], &[])?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::panic::resume_unwind;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use sha2::{Digest, Sha256};
 
@@ -101,9 +101,13 @@ fn collect(
     thread::scope(|scope| {
         let part = scope.spawn(|| prepared::agent_part(agent, &options.cache, mtime, progress));
         let inputs = inputs::collect(options, agent, archive, progress)?;
-        let part = part.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        Ok((inputs, part))
+        Ok((inputs, joined(part)?))
     })
+}
+
+/// What a thread ended with.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn make_parts(
@@ -205,13 +209,16 @@ fn put_together(
     if !options.force {
         place::check_ours(&options.out, &names, before)?;
     }
-    progress.step("writing the ISO");
-    iso::make(parts, options.network, temp, &made.join(layout::ISO))?;
-    progress.step("writing the USB image");
-    let image = made.join(layout::USB);
-    fs::write(&image, usb::make(parts, temp)?).map_err(Error::io("write", &image))?;
-    progress.step("writing the netboot tree");
-    netboot::write(&tree, &made.join(layout::NETBOOT))?;
+    progress.step("writing the ISO, the USB image and the netboot tree");
+    thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let image = made.join(layout::USB);
+            fs::write(&image, usb::make(parts, temp)?).map_err(Error::io("write", &image))?;
+            netboot::write(&tree, &made.join(layout::NETBOOT))
+        });
+        iso::make(parts, options.network, temp, &made.join(layout::ISO))?;
+        joined(others)
+    })?;
     let measured = names.iter().map(|name| Artefact::measure(&made, name));
     let manifest = describe(measured.collect::<Result<_>>()?);
     manifest.store(&made)?;

@@ -186,8 +186,10 @@ fn core_image(
     more_modules: &[&str],
     temp: &Path,
 ) -> Result<Vec<u8>> {
-    let early = temp.join("early.cfg");
-    let core = temp.join("core.img");
+    // Those of the ISO and of the USB image are made at the same time.
+    let temp = tempfile::tempdir_in(temp).map_err(Error::io("create a directory in", temp))?;
+    let early = temp.path().join("early.cfg");
+    let core = temp.path().join("core.img");
     let mut command = tools.command("grub-mkimage");
     command
         .args(["--format", format, "--prefix", prefix, "--directory"])

@@ -73,7 +73,7 @@ impl Access {
             // A page of somebody else's whose name was made to lead here could read this one.
             Access::ThisMachine if !names_this_machine(uri, headers) => Err(say(
                 StatusCode::FORBIDDEN,
-                "Without a token the page is shown at http://127.0.0.1:PORT/ only, not under a name.\n",
+                "Without a token the page is shown only at the address 127.0.0.1, not under a name.\n",
             )),
             Access::ThisMachine => Ok(()),
         }

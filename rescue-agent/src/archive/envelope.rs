@@ -122,8 +122,7 @@ pub enum EnvelopeError {
     /// The key in encryption.info is not the one the envelope was closed with.
     #[error(
         "the key in encryption.info is not the key of this archive (named {key_info}); the two \
-         files do not belong together, and the archive is left as it is. Roll back with Shift+R \
-         if the other bank is clean"
+         files do not belong together, and the archive is left as it is"
     )]
     WrongKey {
         /// Name of the key the archive wants.
@@ -132,7 +131,7 @@ pub enum EnvelopeError {
     /// Contents and tag do not fit.
     #[error(
         "the encrypted archive's contents do not match its tag: it is damaged, and is left as it \
-         is. Roll back with Shift+R if the other bank is clean"
+         is"
     )]
     Tag,
     /// The decrypted data does not end as it should.

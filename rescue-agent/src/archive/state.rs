@@ -26,6 +26,16 @@ use crate::config::boot_script::{self, BootMark};
 use crate::config::configstore::{self, ConfigStoreError, Store, StoreDevice};
 use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConf, EsxConfError};
 
+/// What is left to do for a bank that cannot be repaired. The loader permanently stops using the bank that Shift+R leaves
+/// ([`crate::bank`]).
+macro_rules! other_bank {
+    () => {
+        "if this bank boots next and the other bank is repaired, press Shift+R at ESXi's loader and confirm: \
+         it starts the other bank, and permanently stops using this one"
+    };
+}
+pub(crate) use other_bank;
+
 /// Limit for every unpacked layer. Real ones are below 10 MiB; the limit stands for archives that
 /// expand without end.
 pub const MAX_UNPACKED_BYTES: usize = 256 << 20;
@@ -142,15 +152,16 @@ impl ArchiveError {
                  in the menu (h) and in docs/sealed.md"
             }
             Self::NotAnArchive { .. } | Self::Gzip { .. } | Self::Tar { .. } => {
-                "the archive is damaged; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
+                concat!("the archive is damaged; ", other_bank!())
             }
             Self::NoKeystore | Self::Keystore(_) | Self::Envelope(_) => {
-                "ESXi cannot open this archive either; if the other bank is repaired, start ESXi from it \
-                 (Shift+R at its loader)"
+                concat!("ESXi cannot open this archive either; ", other_bank!())
             }
             _ => {
-                "this program cannot change this archive safely; if the other bank is repaired, start ESXi from it \
-                 (Shift+R at its loader)"
+                concat!(
+                    "this program cannot change this archive safely; ",
+                    other_bank!()
+                )
             }
         }
     }

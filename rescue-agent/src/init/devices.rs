@@ -281,12 +281,12 @@ impl Devices {
             what.join(", ")
         );
         if !missing.is_empty() {
-            words += &format!("; did not come: {}", missing.join(", "));
+            words += &format!("; did not appear: {}", missing.join(", "));
         }
         words
     }
 
-    /// Whether something that was waited for did not come.
+    /// Whether something that was waited for did not appear.
     #[must_use]
     pub fn gave_up(&self) -> bool {
         self.waits.iter().any(|wait| wait.gave_up_on.is_some())
@@ -633,7 +633,7 @@ mod tests {
         let words = devices.waits_in_words(LONG);
         assert!(
             words.contains(" of at most 30 s (setting `wait`): quiet ")
-                && words.ends_with("; did not come: a late disk"),
+                && words.ends_with("; did not appear: a late disk"),
             "{words}"
         );
         assert!(devices.gave_up());

@@ -34,6 +34,8 @@ pub struct Step {
     pub command: String,
     /// What it does, and what to look for.
     pub what: String,
+    /// Whether what it shows decides if the next command may be typed.
+    pub is_check: bool,
     /// Who has shown that it works.
     pub proof: &'static str,
 }
@@ -86,7 +88,12 @@ impl Recipe {
         let step = |command: String, what: String, proof| Step {
             command,
             what,
+            is_check: false,
             proof,
+        };
+        let check = |command, what, proof| Step {
+            is_check: true,
+            ..step(command, what, proof)
         };
         let mut steps = Vec::new();
         if self.controllers.is_empty() {
@@ -107,7 +114,7 @@ impl Recipe {
                 "documented by VMware from 7.0 on; that it works for the controller of the boot disk is known from one detailed report",
             ));
         }
-        steps.push(step(
+        steps.push(check(
             format!("ls {volume}"),
             format!("must show boot.cfg and state.tgz of bank {}. If not, wait a minute and type it again.", self.partition),
             "the UUID was read from this disk",
@@ -122,7 +129,7 @@ impl Recipe {
             "saves ESXi's configuration, sealed by its own TPM, to that bank.".into(),
             "documented by VMware",
         ));
-        steps.push(step(
+        steps.push(check(
             "ls -l /bootbank/state.tgz".into(),
             "must show the current time (UTC). If it does not, the change is not saved: do not restart.".into(),
             "",
@@ -133,11 +140,15 @@ impl Recipe {
 
     /// The commands, one sentence each, for a list of what to do next.
     pub fn in_sentences(&self) -> Vec<String> {
-        let steps = (1..).zip(self.steps());
-        let sentences = steps.map(|(number, step)| format!("{number}. {}", step.command));
-        std::iter::once(Self::INTRODUCTION.to_owned())
-            .chain(sentences)
-            .collect()
+        let mut sentences = vec![Self::INTRODUCTION.to_owned()];
+        for (number, step) in (1..).zip(self.steps()) {
+            sentences.push(format!("{number}. {}", step.command));
+            if step.is_check {
+                sentences.push(format!("({number} {})", step.what));
+            }
+        }
+        sentences.push("What each command does: docs/sealed.md.".into());
+        sentences
     }
 
     /// A page of its own, line by line: what to type, what to look for, and who has shown that it works.
@@ -159,7 +170,7 @@ impl Recipe {
             }
         }
         lines.push(String::new());
-        lines.push("If the controller is not given back, or no file shows up: remove the passthrough mark without -a, run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
+        lines.push("If the controller is not given back, or ls shows no files: type the command with `set` again without -a, which changes only the saved setting. Then run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
         lines.push(String::new());
         lines.push("Details, and what is proven: docs/sealed.md.".into());
         lines

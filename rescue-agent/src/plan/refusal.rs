@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::doubt::Doubt;
 use crate::archive::ArchiveError;
+use crate::archive::state::other_bank;
 use crate::fat::FatError;
 use crate::fat::exchange;
 use crate::originals::Objection;
@@ -154,20 +155,23 @@ impl BankRefusal {
         match self {
             Self::Archive { remedy, .. } | Self::Copy { remedy, .. } => remedy,
             Self::StillPassesThrough { .. } => {
-                "report the problem; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
+                concat!("report the problem; ", other_bank!())
             }
             Self::Unexpected => "run it again; if it fails again, report the problem",
             Self::MissingArchive { .. } => {
-                "if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
+                other_bank!()
             }
             Self::Unreadable { .. } => {
-                "the volume or disk is damaged; if the other bank is repaired, start ESXi from it (Shift+R at its loader)"
+                concat!("the volume or disk is damaged; ", other_bank!())
             }
             Self::Volume(_) => {
-                "if the other bank is repaired, start ESXi from it (Shift+R at its loader). To repair this one, start any Linux, run `fsck.fat -a` on this partition, and then run the rescue again"
+                concat!(
+                    other_bank!(),
+                    ". To repair this one, start any Linux, run `fsck.fat -a` on this partition, and then run this again"
+                )
             }
             Self::Room(_) => {
-                "start any Linux, mount this partition, delete what a repair by hand has left there, unmount it, and run the rescue again"
+                "start any Linux, mount this partition, delete what a repair by hand has left there, unmount it, and run this again"
             }
             Self::SavedSince { .. } => {
                 "keep the current archive; to restore the original anyway, run `restore --discard-newer` (in the menu, Restore asks): the current archive is then kept as a copy"

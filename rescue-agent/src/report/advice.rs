@@ -8,7 +8,9 @@ use super::ResultWord;
 use crate::counted::counted;
 use crate::firmware::SecureBoot;
 use crate::inventory::Inventory;
-use crate::plan::{Cause, ComesBack, Judged, Need, NextStart, Plan, Recipe, StillPassed, Verdict};
+use crate::plan::{
+    Cause, ComesBack, Judged, Need, NextStart, Plan, Recipe, Request, StillPassed, Verdict,
+};
 
 /// The sentence that a run ends with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -189,7 +191,7 @@ pub(crate) enum BadStart {
         "The result of the next start is not known: {bank} boots next, which was not accepted as a boot bank"
     )]
     Suspect { bank: String },
-    #[error("{bank} boots next, unless {others}, which cannot be read")]
+    #[error("It is not certain which bank boots next: {bank}, or {others}, which cannot be read")]
     Uncertain { bank: String, others: String },
     #[error("ESXi does not start from {disk}: none of its banks may boot")]
     NoBank { disk: String },
@@ -389,6 +391,9 @@ fn after_boot_scripts(plan: &Plan) -> Option<String> {
     })
 }
 
+/// What to do after a run that did not come to its end.
+const AGAIN: &str = "Start the host from this image again, or run the command again: it cleans up the interrupted repair.";
+
 fn steps_after(
     result: ResultWord,
     plan: Option<&Plan>,
@@ -403,20 +408,20 @@ fn steps_after(
     let steps: &[&str] = match result {
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
-            "A VM that owned it starts only without its pciPassthru entries.",
+            "A VM that used them needs its pciPassthru entries removed first.",
             "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored if plan.is_some_and(Plan::takes_as_it_is) => &[
-            "Boot ESXi. If it does not get its disks, the archive was saved before the passthrough was switched off.",
+            "Boot ESXi. If it still does not see its disks, the archive contains the passthrough setting: make a new one as in docs/sealed.md.",
             "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
             return how_to_choose(plan).into_iter().chain(recipes).collect();
         }
-        ResultWord::Started => &["Run the rescue again: it cleans up the interrupted repair."],
+        ResultWord::Started => &[AGAIN],
         ResultWord::Failed => &[
-            "Run the rescue again: it cleans up the interrupted repair.",
+            AGAIN,
             "If it fails again, the disk itself is failing: copy it first.",
         ],
         ResultWord::NoneFound => {
@@ -453,14 +458,16 @@ fn cures(start: &NextStart) -> Vec<String> {
             .any(|still| still.cause == cause)
     };
     if causes(Cause::LeftByRequest) {
+        let devices = format!("auto,{}", devices(&|_| true));
         steps.push(format!(
-            "Run it again without that exception, or choose what is still passed through: --devices={} on the command line, rescue.devices= in the boot menu.",
-            devices(&|_| true)
+            "Run it again without that exception, or choose what is still passed through: {}.",
+            choosing(&devices)
         ));
     } else if causes(Cause::Unsure) {
         let unsure = devices(&|still| still.cause == Cause::Unsure);
         steps.push(format!(
-            "If ESXi needs it, choose it by address: --devices=auto,{unsure} on the command line, rescue.devices=auto,{unsure} in the boot menu."
+            "If ESXi needs it, choose it by address: {}.",
+            choosing(&format!("auto,{unsure}"))
         ));
     }
     if start.newest_helps {
@@ -513,8 +520,33 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
         _ => " (or several, by commas)".into(),
     };
     Some(format!(
-        "To give back one of the other devices, choose it by address{all}: --devices={example} on the command line, rescue.devices={example} in the boot menu; `all` means everything."
+        "To give back one of the other devices as well, choose it by address{all}: {}. `all` means everything.",
+        choosing(&with_what_is_asked_for(plan?, example))
     ))
+}
+
+/// A value of `devices` that adds one address to what is given back already.
+fn with_what_is_asked_for(plan: &Plan, address: &str) -> String {
+    let mut terms: Vec<&str> = Vec::new();
+    for device in &plan.devices {
+        let term = match &device.request {
+            Request::ByNeed => "auto",
+            Request::Chosen(term) => term,
+            Request::Excepted(_) | Request::NotNamed => continue,
+        };
+        if !terms.contains(&term) {
+            terms.push(term);
+        }
+    }
+    terms.push(address);
+    terms.join(",")
+}
+
+/// The ways to set `devices`.
+fn choosing(devices: &str) -> String {
+    format!(
+        "--devices={devices} on the command line; on the image, c in its menu, or in the boot menu e, and rescue.devices={devices} at the end of the line that begins with linux"
+    )
 }
 
 #[cfg(test)]

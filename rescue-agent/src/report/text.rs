@@ -177,9 +177,9 @@ fn unless(disk: &Disk) -> String {
         .collect();
     match numbers.as_slice() {
         [] => String::new(),
-        [one] => format!(", unless partition {one}, which cannot be read"),
+        [one] => format!(", or partition {one} instead, which cannot be read"),
         several => format!(
-            ", unless one of the partitions {}, which cannot be read",
+            ", or one of the partitions {} instead, which cannot be read",
             several.join(", ")
         ),
     }

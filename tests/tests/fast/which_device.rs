@@ -85,9 +85,9 @@ fn a_storage_vms_hba_stays_and_the_report_says_that_nothing_was_written_and_how_
         report["next_steps"].to_string(),
     );
     ensure!(summary.contains("no device that ESXi needs"), "{summary}");
-    ensure!(next.contains("--devices=0000:02:00.0"), "{next}");
+    ensure!(next.contains("--devices=auto,0000:02:00.0"), "{next}");
     let said = case.run(&["revert", "--yes"])?.expect(DONE)?.said();
-    ensure!(said.contains("--devices=0000:02:00.0"), "{said}");
+    ensure!(said.contains("--devices=auto,0000:02:00.0"), "{said}");
     Ok(())
 }
 
@@ -180,7 +180,7 @@ fn advice_names_first_what_esxi_may_need_and_never_a_device_that_is_not_there() 
     let run = case.reverts_as_judged()?;
     let advice = run.report()?["next_steps"].to_string();
     ensure!(
-        advice.contains("--devices=0000:03:00.0")
+        advice.contains("--devices=auto,0000:03:00.0")
             && advice.contains("by commas: 0000:03:00.0,0000:02:00.0,0000:01:00.0)"),
         "{advice}"
     );
@@ -204,6 +204,42 @@ fn advice_names_the_address_in_hex_where_only_that_is_one_of_a_device() -> Resul
     let run = case.run(&["revert", "--dry-run", "--json", "--devices", "0000:10:00.0"])?;
     let report = run.expect(DONE)?.report()?;
     ensure!(device(&report, "0000:0a:00.0")?["verdict"] == "give-back");
+    Ok(())
+}
+
+#[test]
+fn advice_that_is_followed_takes_nothing_from_the_plan() -> Result<()> {
+    let given_back = |report: &Value| -> Vec<String> {
+        let devices = report["devices"].as_array().into_iter().flatten();
+        let given = devices.filter(|device| device["verdict"] == "give-back");
+        given.map(|device| device["address"].to_string()).collect()
+    };
+    let mut followed = 0;
+    for entry in std::fs::read_dir(machines())? {
+        let path = entry?.path();
+        let name = path.file_stem().context("a name")?.to_string_lossy();
+        let case = Case::new(&name)?;
+        let dry_run = |more: &[&str]| -> Result<Value> {
+            let run = case.run(&[&["revert", "--dry-run", "--json"], more].concat())?;
+            run.expect(DONE)?.report()
+        };
+        let before = dry_run(&[])?;
+        let advice = before["next_steps"].to_string();
+        let Some(devices) = advice
+            .split_whitespace()
+            .find(|word| word.starts_with("--devices="))
+        else {
+            continue;
+        };
+        let (before, after) = (given_back(&before), given_back(&dry_run(&[devices])?));
+        let all_there = before.iter().all(|address| after.contains(address));
+        ensure!(
+            all_there && after.len() > before.len(),
+            "{name}: {devices}: {before:?}, then {after:?}"
+        );
+        followed += 1;
+    }
+    ensure!(followed >= 6, "only {followed} machines");
     Ok(())
 }
 
@@ -380,7 +416,7 @@ fn a_needed_controller_that_the_request_leaves_is_said_in_the_result() -> Result
             ensure!(
                 report["next_steps"]
                     .to_string()
-                    .contains("--devices=0000:00:1f.2")
+                    .contains("--devices=auto,0000:00:1f.2")
             );
             let all = report["devices"].as_array().into_iter().flatten();
             let of_boot: Vec<_> = all

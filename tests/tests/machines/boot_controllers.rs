@@ -170,7 +170,7 @@ fn a_controller_without_a_driver_is_named_with_the_reason_and_what_was_waited_fo
     ensure!(undriven.len() == UNDRIVEN.len(), "{undriven:?}");
     ensure!(
         console.contains("of at most 6 s (setting `wait`): drivers ")
-            && console.contains("did not come: a late disk"),
+            && console.contains("did not appear: a late disk"),
         "{console}"
     );
     let wait = &report["image"]["waits"];

@@ -170,7 +170,7 @@ impl Recipe {
             }
         }
         lines.push(String::new());
-        lines.push("If the controller is not given back, or ls shows no files: type the command with `set` again without -a, which changes only the saved setting. Then run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (menu: i), or by rescue-agent revert --source state.tgz.".into());
+        lines.push("If the controller is not given back, or ls shows no files: type the command with `set` again without -a, which changes only the saved setting. Then run /sbin/auto-backup.sh, copy /bootbank/state.tgz to another computer before the host restarts, and put it into the banks with this program: as import/state.tgz on the stick (i in the menu, unless mode is inspect), or by rescue-agent revert --source state.tgz.".into());
         lines.push(String::new());
         lines.push("Details, and what is proven: docs/sealed.md.".into());
         lines

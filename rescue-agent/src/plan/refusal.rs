@@ -186,6 +186,9 @@ impl BankRefusal {
             Self::PlainOverSealed { .. } => {
                 "let ESXi itself give the devices back: the commands for this host are described in docs/sealed.md"
             }
+            Self::Doubtful(Doubt::OtherBuild { .. }) => {
+                "make a new backup with the build that is in the bank; to use this one anyway, which ESXi itself would refuse: --trust-source on the command line; in the menu i, then t"
+            }
             Self::Doubtful(_) => {
                 "if you know that it is from this host, use it anyway: --trust-source on the command line; in the menu i, then t"
             }

@@ -417,7 +417,10 @@ fn steps_after(
         ],
         ResultWord::Restored => &["The host is as it was before the repair."],
         ResultWord::Clean | ResultWord::Planned | ResultWord::Inspected => {
-            return how_to_choose(plan).into_iter().chain(recipes).collect();
+            return how_to_choose(result, plan)
+                .into_iter()
+                .chain(recipes)
+                .collect();
         }
         ResultWord::Started => &[AGAIN],
         ResultWord::Failed => &[
@@ -438,7 +441,7 @@ fn steps_after(
     };
     let steps = steps.iter().map(|step| (*step).to_owned());
     match result == ResultWord::Reverted && unsure {
-        true => steps.chain(how_to_choose(plan)).collect(),
+        true => steps.chain(how_to_choose(result, plan)).collect(),
         false => steps.collect(),
     }
 }
@@ -503,7 +506,7 @@ pub(super) fn before_esxi_starts(secure_boot: SecureBoot) -> Option<String> {
 const CHOICES_NAMED: usize = 16;
 
 /// How to give back what the plan leaves alone, and what is there.
-fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
+fn how_to_choose(result: ResultWord, plan: Option<&Plan>) -> Option<String> {
     let mut seen = HashSet::new();
     let left: Vec<String> = plan?
         .devices
@@ -519,9 +522,16 @@ fn how_to_choose(plan: Option<&Plan>) -> Option<String> {
         2..=CHOICES_NAMED => format!(" (or several, by commas: {})", left.join(",")),
         _ => " (or several, by commas)".into(),
     };
+    let devices = with_what_is_asked_for(plan?, example);
+    let how = match result {
+        // The menu of a run that only inspects has no choice of devices.
+        ResultWord::Inspected => format!(
+            "revert --devices={devices} on the command line; on the image, start it again without mode=inspect, and press c in its menu"
+        ),
+        _ => choosing(&devices),
+    };
     Some(format!(
-        "To give back one of the other devices as well, choose it by address{all}: {}. `all` means everything.",
-        choosing(&with_what_is_asked_for(plan?, example))
+        "To give back one of the other devices as well, choose it by address{all}: {how}. `all` means everything."
     ))
 }
 

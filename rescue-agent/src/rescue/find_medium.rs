@@ -24,7 +24,7 @@ pub(crate) enum MediumStop {
     Settings(#[from] SettingsErrors),
     /// The image was started from it, and it does not show.
     #[error(
-        "this image was started from a USB stick, which did not appear within {} s as a readable disk, so its settings are not known. Try another USB port, or a larger rescue.wait, or write the image to it again; or continue without it: in the boot menu press e and remove the word rescue_from=usb",
+        "this image was started from a USB stick, which did not appear within {} s as a readable disk, so its settings are not known. Try another USB port, or a larger rescue.wait, or another stick; or continue without it: in the boot menu press e and remove the word rescue_from=usb",
         .0.as_secs()
     )]
     Missing(Duration),

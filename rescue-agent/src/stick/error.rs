@@ -188,7 +188,7 @@ pub enum StickError {
     },
     /// It is no volume of this kind, or contradicts itself.
     #[error(
-        "its file system is damaged ({0}), so that nothing was written to it; repair it with chkdsk, First Aid or fsck.fat, or write the image to it again"
+        "its file system is damaged ({0}), so that nothing was written to it; repair it with chkdsk, First Aid or fsck.fat (writing the image to it again deletes its reports and originals)"
     )]
     Unsound(#[from] ReadError),
     /// No room.

@@ -118,7 +118,7 @@ struct CustomizeArgs {
     /// A setting; can be given several times; replaces the present value of the key
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// A key to set back to the default
+    /// A key to remove: what a rescue.toml on the USB image or in the image says applies then, or else the default
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
     /// A rescue.toml: replaces the file of that name on the USB image; for other images, its settings are copied

@@ -33,8 +33,9 @@ use crate::verify::{self, Proof};
 /// changes the owner of the chosen devices from "passthrough" to "vmkernel" in the state archive of
 /// every bank. Nothing else is changed; the original archive stays in the bank as STATE.ORG.
 ///
-/// Exit status: 0 done or nothing to do; 1 unexpected; 2 usage; 3 no ESXi installation found;
-/// 4 at least one bank refused, nothing written to it; 5 a write or its verification failed.
+/// Exit status: 0 done or nothing to do; 1 unexpected; 2 wrong usage, or not confirmed; 3 no ESXi
+/// installation found; 4 refused: a bank was not written, or ESXi may not start well although banks were
+/// written, and the output says which; 5 a write or its verification failed.
 #[derive(Debug, Parser)]
 #[command(name = "rescue-agent", version, max_term_width = 100)]
 pub struct Cli {
@@ -162,8 +163,8 @@ struct Revert {
     /// state.tgz or a configBundle-*.tgz), repaired if it can be read, and otherwise as it is.
     #[arg(long, value_name = "own|newest|FILE", default_value = "own")]
     source: SourceName,
-    /// Use the archive of --source FILE even if it cannot be shown that it is from this host. Only with
-    /// --source FILE.
+    /// Use the archive of --source FILE even if it seems to be from another host or another build of ESXi, if
+    /// it is not sealed and the host's are, or if nothing shows where it is from. Only with --source FILE.
     #[arg(long)]
     trust_source: bool,
     /// Make and show the plan, then stop: nothing is written.

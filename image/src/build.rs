@@ -70,7 +70,14 @@ pub fn build(options: &Options, progress: &Progress) -> Result<Outcome> {
         place::check_unchanged(&options.out, manifest)?;
     }
     let kernel = prepared::prepare(&inputs.packages.kernel, &options.cache, mtime, progress)?;
-    let parts = make_parts(options, &inputs, &agent_part, &kernel, mtime, progress)?;
+    let parts = make_parts(
+        options,
+        &inputs,
+        (&agent, &agent_part),
+        &kernel,
+        mtime,
+        progress,
+    )?;
     let describe = |artefacts| describe(options, &inputs, &kernel, &parts.identity, artefacts);
     let manifest = put_together(options, &parts, before.as_ref(), describe, progress)?;
     remember(&mut archive, &inputs)?;
@@ -100,8 +107,9 @@ fn collect(
 ) -> Result<(Inputs, Vec<u8>)> {
     thread::scope(|scope| {
         let part = scope.spawn(|| prepared::agent_part(agent, &options.cache, mtime, progress));
-        let inputs = inputs::collect(options, agent, archive, progress)?;
-        Ok((inputs, joined(part)?))
+        let inputs = inputs::collect(options, agent, archive, progress);
+        let part = joined(part);
+        Ok((inputs?, part?))
     })
 }
 
@@ -113,7 +121,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 fn make_parts(
     options: &Options,
     inputs: &Inputs,
-    agent_part: &[u8],
+    (agent, agent_part): (&[u8], &[u8]),
     kernel: &Kernel,
     mtime: u32,
     progress: &Progress,
@@ -129,7 +137,7 @@ fn make_parts(
     let busybox = inputs.packages.busybox.as_ref();
     let shell = busybox.map(inputs::shell).transpose()?;
     let identity = identity(&[
-        agent_part,
+        agent,
         inputs.config.as_deref().unwrap_or_default(),
         &names,
         &kernel.vmlinuz,
@@ -216,8 +224,9 @@ fn put_together(
             fs::write(&image, usb::make(parts, temp)?).map_err(Error::io("write", &image))?;
             netboot::write(&tree, &made.join(layout::NETBOOT))
         });
-        iso::make(parts, options.network, temp, &made.join(layout::ISO))?;
-        joined(others)
+        let iso = iso::make(parts, options.network, temp, &made.join(layout::ISO));
+        // What is said of a full disk is clearer here than where the ISO is written.
+        joined(others).and(iso)
     })?;
     let measured = names.iter().map(|name| Artefact::measure(&made, name));
     let manifest = describe(measured.collect::<Result<_>>()?);

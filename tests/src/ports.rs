@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 const FIRST: u32 = 20_000;
 const COUNT: u32 = 12_000;
 
-/// A port that nothing listens on, a different one each time.
+/// A port that nothing listens on at any address, a different one each time in one process.
 ///
 /// # Errors
 /// When there is none.
@@ -22,7 +22,7 @@ pub fn free() -> Result<u16> {
     (0..COUNT)
         .map(|_| start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)))
         .filter_map(|number| u16::try_from(FIRST + number % COUNT).ok())
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok())
         .context("no port is free")
 }
 

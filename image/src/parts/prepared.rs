@@ -14,7 +14,8 @@ use crate::parts::initramfs;
 use crate::parts::store::Store;
 use crate::progress::Progress;
 
-/// What shapes the packed modules beside the kernel package itself: this very code, and the libraries that compress.
+/// What shapes the packed parts beside the kernel package and the agent themselves: this very code, and the libraries that
+/// compress.
 const PACKING: &[&str] = &[
     include_str!("../../../Cargo.lock"),
     include_str!("../inputs/dictionary.rs"),
@@ -68,7 +69,9 @@ pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -
 
 /// The initramfs part with the agent, packed or from the cache. The cache keeps one.
 pub fn agent_part(agent: &[u8], cache: &Path, mtime: u32, progress: &Progress) -> Result<Vec<u8>> {
-    let path = cache.join(AGENT);
+    let key = format!("{}\n{mtime}\n{}", hash::sha256(agent), PACKING.concat());
+    let name = format!("{AGENT}{}", &hash::sha256(key.as_bytes())[..16]);
+    let path = cache.join(&name);
     if let Some(known) = fs::read(&path)
         .ok()
         .filter(|known| initramfs::is_agent_part(known, agent, mtime))
@@ -78,11 +81,18 @@ pub fn agent_part(agent: &[u8], cache: &Path, mtime: u32, progress: &Progress) -
     progress.step("packing the agent");
     let part = initramfs::agent_part(agent, mtime)?;
     fs::write(&path, &part).map_err(Error::io("write", &path))?;
+    for old in fs::read_dir(cache).map_err(Error::io("list", cache))? {
+        let old = old.map_err(Error::io("list", cache))?;
+        let old_name = old.file_name();
+        if old_name != *name && old_name.to_string_lossy().starts_with(AGENT) {
+            fs::remove_file(old.path()).map_err(Error::io("remove", &old.path()))?;
+        }
+    }
     Ok(part)
 }
 
-/// The packed agent in the cache. One that is cut short, or of another agent, is packed again.
-const AGENT: &str = "agent.cpio.zst";
+/// Start of the name of the packed agent. One that is cut short is packed again.
+const AGENT: &str = "agent-";
 
 /// Start of the names of folders in which packages are unpacked.
 const UNPACKING: &str = "unpack-";

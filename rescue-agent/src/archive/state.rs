@@ -30,7 +30,7 @@ use crate::config::esx_conf::{self, ByteRange, DeviceLines, EsxConf, EsxConfErro
 /// ([`crate::bank`]).
 macro_rules! other_bank {
     () => {
-        "if this bank boots next and the other bank is repaired, press Shift+R at ESXi's loader and confirm: \
+        "if this bank boots next and the other bank is repaired, or needs no repair, press Shift+R at ESXi's loader and confirm: \
          it starts the other bank, and permanently stops using this one"
     };
 }

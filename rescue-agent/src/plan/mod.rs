@@ -56,6 +56,8 @@ pub struct Plan {
     pub comes_back: Vec<ComesBack>,
     /// The archive that was given for all banks.
     pub import: Option<Box<Imported>>,
+    /// Which devices were asked for; none where nothing was, and the machine is not known.
+    pub asked: Option<Selection>,
     /// What ESXi needs, for the question the result of the next start.
     needed: Needed,
 }
@@ -336,6 +338,7 @@ pub fn revert(
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
         import: None,
+        asked: Some(policy.devices.clone()),
         needed: Needed::of(inventory, &judge),
     })
 }
@@ -365,6 +368,7 @@ pub fn import(
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
         import: Some(Box::new(Imported::of(import))),
+        asked: Some(policy.devices.clone()),
         needed: Needed::of(inventory, &judge),
     })
 }
@@ -380,6 +384,7 @@ pub fn listing(inventory: &Inventory, host: Option<&Host>) -> Plan {
         recipes: recipes(inventory, host),
         comes_back: ComesBack::of(inventory, &judge),
         import: None,
+        asked: host.is_some().then(Selection::default),
         needed: Needed::of(inventory, &judge),
     }
 }
@@ -416,6 +421,7 @@ pub fn restore(
         recipes: Vec::new(),
         comes_back: ComesBack::of(inventory, &judge),
         import: None,
+        asked: host.is_some().then(Selection::default),
         needed: Needed::of(inventory, &judge),
     }
 }

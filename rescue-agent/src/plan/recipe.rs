@@ -97,7 +97,7 @@ impl Recipe {
         };
         let mut steps = Vec::new();
         if self.controllers.is_empty() {
-            steps.push(step(
+            steps.push(check(
                 "esxcli hardware pci pcipassthru list".into(),
                 "shows what is passed through (Enabled: true). Put the Device ID of the storage controller in place of ADDRESS below.".into(),
                 "documented by VMware from 7.0 on",
@@ -144,7 +144,7 @@ impl Recipe {
         for (number, step) in (1..).zip(self.steps()) {
             sentences.push(format!("{number}. {}", step.command));
             if step.is_check {
-                sentences.push(format!("({number} {})", step.what));
+                sentences.push(format!("(Command {number} {})", step.what));
             }
         }
         sentences.push("What each command does: docs/sealed.md.".into());

@@ -8,9 +8,8 @@ use super::ResultWord;
 use crate::counted::counted;
 use crate::firmware::SecureBoot;
 use crate::inventory::Inventory;
-use crate::plan::{
-    Cause, ComesBack, Judged, Need, NextStart, Plan, Recipe, Request, StillPassed, Verdict,
-};
+use crate::plan::{Cause, ComesBack, Judged, Need, NextStart, Plan, Recipe, StillPassed, Verdict};
+use crate::policy::Selection;
 
 /// The sentence that a run ends with.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -431,7 +430,9 @@ fn steps_after(
             &["Check that the disk is connected and its controller has a driver."]
         }
         ResultWord::Refused => {
-            let mut steps = bad_start.map(cures).unwrap_or_default();
+            let mut steps = bad_start
+                .map(|start| cures(start, plan))
+                .unwrap_or_default();
             steps.extend(recipes);
             if steps.is_empty() && bad_start.is_some() {
                 steps.push(UNATTENDED.into());
@@ -447,7 +448,7 @@ fn steps_after(
 }
 
 /// What can be done about a next start that is not repaired.
-fn cures(start: &NextStart) -> Vec<String> {
+fn cures(start: &NextStart, plan: Option<&Plan>) -> Vec<String> {
     let mut steps = Vec::new();
     let devices = |wanted: &dyn Fn(&StillPassed) -> bool| {
         let devices = start.passed_through.iter().filter(|still| wanted(still));
@@ -461,16 +462,24 @@ fn cures(start: &NextStart) -> Vec<String> {
             .any(|still| still.cause == cause)
     };
     if causes(Cause::LeftByRequest) {
-        let devices = format!("auto,{}", devices(&|_| true));
+        let asks_for_auto = plan
+            .and_then(|plan| plan.asked.as_ref())
+            .is_some_and(Selection::uses_auto);
+        let left = devices(&|_| true);
+        let more = if asks_for_auto {
+            left
+        } else {
+            format!("auto,{left}")
+        };
         steps.push(format!(
             "Run it again without that exception, or choose what is still passed through: {}.",
-            choosing(&devices)
+            choosing(&adding(plan, &more))
         ));
     } else if causes(Cause::Unsure) {
         let unsure = devices(&|still| still.cause == Cause::Unsure);
         steps.push(format!(
             "If ESXi needs it, choose it by address: {}.",
-            choosing(&format!("auto,{unsure}"))
+            choosing(&adding(plan, &unsure))
         ));
     }
     if start.newest_helps {
@@ -522,7 +531,7 @@ fn how_to_choose(result: ResultWord, plan: Option<&Plan>) -> Option<String> {
         2..=CHOICES_NAMED => format!(" (or several, by commas: {})", left.join(",")),
         _ => " (or several, by commas)".into(),
     };
-    let devices = with_what_is_asked_for(plan?, example);
+    let devices = adding(plan, example);
     let how = match result {
         // The menu of a run that only inspects has no choice of devices.
         ResultWord::Inspected => format!(
@@ -535,21 +544,12 @@ fn how_to_choose(result: ResultWord, plan: Option<&Plan>) -> Option<String> {
     ))
 }
 
-/// A value of `devices` that adds one address to what is given back already.
-fn with_what_is_asked_for(plan: &Plan, address: &str) -> String {
-    let mut terms: Vec<&str> = Vec::new();
-    for device in &plan.devices {
-        let term = match &device.request {
-            Request::ByNeed => "auto",
-            Request::Chosen(term) => term,
-            Request::Excepted(_) | Request::NotNamed => continue,
-        };
-        if !terms.contains(&term) {
-            terms.push(term);
-        }
+/// A value of `devices` that adds these to what was asked for. The last word that names a device counts.
+fn adding(plan: Option<&Plan>, more: &str) -> String {
+    match plan.and_then(|plan| plan.asked.as_ref()) {
+        Some(asked) => format!("{asked},{more}"),
+        None => more.to_owned(),
     }
-    terms.push(address);
-    terms.join(",")
 }
 
 /// The ways to set `devices`.

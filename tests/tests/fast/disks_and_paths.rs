@@ -379,7 +379,7 @@ fn a_copy_on_a_stick_does_not_take_its_controller_from_a_vm_and_the_choice_is_sa
     case.verdicts_hold(&report)?;
     ensure!(report["result"] == "clean");
     let next = report["next_steps"].to_string();
-    ensure!(next.contains("--devices=0000:04:00.0"), "{next}");
+    ensure!(next.contains("--devices=auto,0000:04:00.0"), "{next}");
     let text = report["same_installations"][0]["text"].to_string();
     ensure!(text.contains("holds a copy of"), "{text}");
     case.judges.iter().try_for_each(Judge::nothing_changed)

@@ -85,9 +85,9 @@ fn a_storage_vms_hba_stays_and_the_report_says_that_nothing_was_written_and_how_
         report["next_steps"].to_string(),
     );
     ensure!(summary.contains("no device that ESXi needs"), "{summary}");
-    ensure!(next.contains("--devices=0000:02:00.0"), "{next}");
+    ensure!(next.contains("--devices=auto,0000:02:00.0"), "{next}");
     let said = case.run(&["revert", "--yes"])?.expect(DONE)?.said();
-    ensure!(said.contains("--devices=0000:02:00.0"), "{said}");
+    ensure!(said.contains("--devices=auto,0000:02:00.0"), "{said}");
     Ok(())
 }
 
@@ -180,7 +180,7 @@ fn advice_names_first_what_esxi_may_need_and_never_a_device_that_is_not_there() 
     let run = case.reverts_as_judged()?;
     let advice = run.report()?["next_steps"].to_string();
     ensure!(
-        advice.contains("--devices=0000:03:00.0")
+        advice.contains("--devices=auto,0000:03:00.0")
             && advice.contains("by commas: 0000:03:00.0,0000:02:00.0,0000:01:00.0)"),
         "{advice}"
     );
@@ -207,39 +207,62 @@ fn advice_names_the_address_in_hex_where_only_that_is_one_of_a_device() -> Resul
     Ok(())
 }
 
+/// The value of `--devices` that the next steps of a report advise, as an argument.
+fn advised(report: &Value) -> Option<String> {
+    let steps = report["next_steps"].as_array().into_iter().flatten();
+    let mut words = steps
+        .filter_map(Value::as_str)
+        .flat_map(str::split_whitespace);
+    let advice = words.find(|word| word.starts_with("--devices="))?;
+    Some(advice.to_owned())
+}
+
+/// The addresses of the devices with a verdict.
+fn with_verdict(report: &Value, verdict: &str) -> Vec<String> {
+    let devices = report["devices"].as_array().into_iter().flatten();
+    let devices = devices.filter(|device| device["verdict"] == verdict);
+    devices
+        .filter_map(|device| device["address"].as_str().map(str::to_owned))
+        .collect()
+}
+
 #[test]
-fn advice_that_is_followed_takes_nothing_from_the_plan() -> Result<()> {
-    let given_back = |report: &Value| -> Vec<String> {
-        let devices = report["devices"].as_array().into_iter().flatten();
-        let given = devices.filter(|device| device["verdict"] == "give-back");
-        given.map(|device| device["address"].to_string()).collect()
-    };
-    let mut followed = 0;
+fn advice_that_is_followed_adds_one_device_and_changes_nothing_else() -> Result<()> {
+    let mut followed = [0, 0];
     for entry in std::fs::read_dir(machines())? {
         let path = entry?.path();
         let name = path.file_stem().context("a name")?.to_string_lossy();
         let case = Case::new(&name)?;
-        let dry_run = |more: &[&str]| -> Result<Value> {
-            let run = case.run(&[&["revert", "--dry-run", "--json"], more].concat())?;
+        let dry_run = |devices: &str| -> Result<Value> {
+            let run = case.run(&["revert", "--dry-run", "--json", devices])?;
             run.expect(DONE)?.report()
         };
-        let before = dry_run(&[])?;
-        let advice = before["next_steps"].to_string();
-        let Some(devices) = advice
-            .split_whitespace()
-            .find(|word| word.starts_with("--devices="))
-        else {
-            continue;
+        let left = with_verdict(&dry_run("--devices=auto")?, "leave");
+        // From what ESXi needs, and from everything but the first two that it does not.
+        let everything = match left.as_slice() {
+            [first, second, ..] => Some(format!("--devices=all,-{first},-{second}")),
+            _ => None,
         };
-        let (before, after) = (given_back(&before), given_back(&dry_run(&[devices])?));
-        let all_there = before.iter().all(|address| after.contains(address));
-        ensure!(
-            all_there && after.len() > before.len(),
-            "{name}: {devices}: {before:?}, then {after:?}"
-        );
-        followed += 1;
+        for (kind, start) in [Some("--devices=auto".to_owned()), everything]
+            .into_iter()
+            .enumerate()
+        {
+            let Some(start) = start else { continue };
+            let before = dry_run(&start)?;
+            let Some(advice) = advised(&before) else {
+                continue;
+            };
+            let after = with_verdict(&dry_run(&advice)?, "give-back");
+            let before = with_verdict(&before, "give-back");
+            ensure!(
+                before.iter().all(|address| after.contains(address))
+                    && after.len() == before.len() + 1,
+                "{name}: {start}, then {advice}: {before:?}, then {after:?}"
+            );
+            followed[kind] += 1;
+        }
     }
-    ensure!(followed >= 6, "only {followed} machines");
+    ensure!(followed[0] >= 6 && followed[1] >= 1, "{followed:?}");
     Ok(())
 }
 
@@ -413,10 +436,12 @@ fn a_needed_controller_that_the_request_leaves_is_said_in_the_result() -> Result
                     && summary.contains("drives the boot disk"),
                 "{devices}: {summary}"
             );
+            let advice = advised(&report).context("no advice")?;
+            let advised = case.run(&["revert", "--dry-run", "--json", &advice])?;
+            let given = with_verdict(&advised.expect(DONE)?.report()?, "give-back");
             ensure!(
-                report["next_steps"]
-                    .to_string()
-                    .contains("--devices=auto,0000:00:1f.2")
+                given.contains(&"0000:00:1f.2".to_owned()),
+                "{advice}: {given:?}"
             );
             let all = report["devices"].as_array().into_iter().flatten();
             let of_boot: Vec<_> = all

@@ -61,7 +61,7 @@ pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -
         let store = Store::open(&cache.join("modules"))?;
         let made = make(source, &store, temp.path(), mtime, progress)?;
         store.tidy()?;
-        remove_folders(cache, "kernel-")?;
+        remove_all(cache, "kernel-")?;
         fs::rename(&made, &dir).map_err(Error::io("create", &dir))?;
     }
     load(&dir)
@@ -70,8 +70,7 @@ pub fn prepare(source: &Source, cache: &Path, mtime: u32, progress: &Progress) -
 /// The initramfs part with the agent, packed or from the cache. The cache keeps one.
 pub fn agent_part(agent: &[u8], cache: &Path, mtime: u32, progress: &Progress) -> Result<Vec<u8>> {
     let key = format!("{}\n{mtime}\n{}", hash::sha256(agent), PACKING.concat());
-    let name = format!("{AGENT}{}", &hash::sha256(key.as_bytes())[..16]);
-    let path = cache.join(&name);
+    let path = cache.join(format!("{AGENT}{}", &hash::sha256(key.as_bytes())[..16]));
     if let Some(known) = fs::read(&path)
         .ok()
         .filter(|known| initramfs::is_agent_part(known, agent, mtime))
@@ -80,14 +79,8 @@ pub fn agent_part(agent: &[u8], cache: &Path, mtime: u32, progress: &Progress) -
     }
     progress.step("packing the agent");
     let part = initramfs::agent_part(agent, mtime)?;
+    remove_all(cache, AGENT)?;
     fs::write(&path, &part).map_err(Error::io("write", &path))?;
-    for old in fs::read_dir(cache).map_err(Error::io("list", cache))? {
-        let old = old.map_err(Error::io("list", cache))?;
-        let old_name = old.file_name();
-        if old_name != *name && old_name.to_string_lossy().starts_with(AGENT) {
-            fs::remove_file(old.path()).map_err(Error::io("remove", &old.path()))?;
-        }
-    }
     Ok(part)
 }
 
@@ -99,7 +92,7 @@ const UNPACKING: &str = "unpack-";
 
 /// Removes what builds left behind that were killed. The cache is locked.
 pub fn tidy(cache: &Path) -> Result<()> {
-    remove_folders(cache, UNPACKING)
+    remove_all(cache, UNPACKING)
 }
 
 fn load(dir: &Path) -> Result<Kernel> {
@@ -189,11 +182,17 @@ fn to_json(table: &DriverTable) -> Result<Vec<u8>> {
         .map_err(|error| Error::input(Path::new("the driver table"), error.to_string()))
 }
 
-fn remove_folders(cache: &Path, prefix: &str) -> Result<()> {
+/// Removes the files and folders whose names begin so.
+fn remove_all(cache: &Path, prefix: &str) -> Result<()> {
     for entry in fs::read_dir(cache).map_err(Error::io("list", cache))? {
         let entry = entry.map_err(Error::io("list", cache))?;
         if entry.file_name().to_string_lossy().starts_with(prefix) {
-            fs::remove_dir_all(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+            let path = entry.path();
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(Error::io("remove", &path))?;
         }
     }
     Ok(())

@@ -407,7 +407,7 @@ fn steps_after(
     let steps: &[&str] = match result {
         ResultWord::Reverted => &[
             "Boot ESXi. Do not move cards before it has booted once.",
-            "A VM that used them needs its pciPassthru entries removed first.",
+            "A VM that used these devices needs its pciPassthru entries removed.",
             "Undo: Restore the originals (boot menu), or rescue-agent restore.",
         ],
         ResultWord::Restored if plan.is_some_and(Plan::takes_as_it_is) => &[

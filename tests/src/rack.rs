@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::artefacts;
+use crate::machine::PROCESSOR_WITHOUT;
 use crate::ports;
 use crate::receiver::Certificate;
 use crate::tools::{Output, Tool, crate_file, find};
@@ -461,7 +462,7 @@ fn domain(machine: &Behind<'_>, console: &Path) -> String {
   </sysinfo>
   <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/><smbios mode='sysinfo'/></os>
   <features><acpi/><apic/></features>
-  <cpu mode='maximum'/>
+  <cpu mode='maximum'><feature policy='disable' name='{PROCESSOR_WITHOUT}'/></cpu>
   <on_poweroff>destroy</on_poweroff>
   <devices>
     <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/><target dev='sda' bus='sata'/></disk>

@@ -7,6 +7,9 @@ DIST ?= dist
 # Two tests more at once than there are processors: machines often wait.
 SHIPPED = RUST_TEST_THREADS=$(shell expr $$(nproc) + 2) RESCUE_AGENT=$(abspath $(DIST))/bin/rescue-agent RESCUE_IMAGE=$(abspath $(DIST))/bin/rescue-image
 
+# What is tested with random cases gets the same ones each time; `make test-deep` and `make fuzz` look for new ones.
+check test: export PROPTEST_RNG_SEED ?= 1
+
 .PHONY: help image check test test-boot test-deep test-hosts release bench screenshot demo fuzz clean
 
 help:   ## list the commands

@@ -16,9 +16,17 @@ complete && exit 0
 rm -rf "$folder"
 # python3-libvirt is Debian's: it belongs to the libvirt that is installed.
 /usr/bin/python3 -m venv --system-site-packages "$folder" || { echo "python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
+# An index that fails once must not fail a test.
+pip() {
+    for pause in 5 30 0; do
+        "$folder/bin/pip" "$@" --quiet --disable-pip-version-check && return
+        sleep "$pause"
+    done
+    return 1
+}
 # shellcheck disable=SC2086
-"$folder/bin/pip" install --quiet --disable-pip-version-check $packages
-"$folder/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$folder/carrier" "$carrier"
+pip install $packages
+pip download --no-deps --dest "$folder/carrier" "$carrier"
 "$folder/bin/python3" - "$folder" <<'PYTHON'
 import glob, sys, zipfile
 folder = sys.argv[1]

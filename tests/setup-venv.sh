@@ -16,9 +16,17 @@ flock 9
 complete && exit 0
 rm -rf "$folder"
 /usr/bin/python3 -m venv "$folder" || { echo "python3 -m venv failed: apt-get install python3-venv" >&2; exit 1; }
+# An index that fails once must not fail a test.
+pip() {
+    for pause in 5 30 0; do
+        "$folder/bin/pip" "$@" --quiet --disable-pip-version-check && return
+        sleep "$pause"
+    done
+    return 1
+}
 # shellcheck disable=SC2086
-"$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: $packages
-"$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --no-deps $alone
+pip install --only-binary :all: $packages
+pip install --only-binary :all: --no-deps $alone
 "$folder/bin/python3" -c 'from dissect.hypervisor.util.envelope import Envelope, KeyStore'
 "$folder/bin/virt-fw-vars" --help >/dev/null
 echo "$packages $alone" >"$folder/complete"

@@ -935,7 +935,7 @@ mod tests {
             kept_bytes: AtomicUsize::new(0),
             opening: Mutex::default(),
             large: Large::default(),
-            timeout: Duration::from_millis(50),
+            timeout: Duration::from_secs(2),
         };
         let seen = look.at_all(&["one".into(), "dead".into(), "other".into()]);
         // The dead disk is still being read; that nothing waits for it is why this line is reached.

@@ -219,7 +219,14 @@ mod tests {
         let reader = thread::spawn(move || from_file(&late).unwrap().to_vec());
         thread::sleep(Duration::from_millis(20));
         writer.write_all(b"1 2\n").unwrap();
-        thread::sleep(Duration::from_millis(20));
+        // What is in a pipe that nobody holds open is lost.
+        let is_read = || {
+            let mut pipe = [PollFd::new(writer.as_fd(), PollFlags::POLLIN)];
+            poll(&mut pipe, PollTimeout::ZERO).unwrap() == 0
+        };
+        while !is_read() {
+            thread::sleep(Duration::from_millis(1));
+        }
         drop(writer);
         assert_eq!(reader.join().unwrap(), b"1 2\n");
     }

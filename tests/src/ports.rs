@@ -29,6 +29,7 @@ pub fn free() -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::time::{Duration, Instant};
 
     use super::free;
 
@@ -37,7 +38,11 @@ mod tests {
         let (first, second) = (free().unwrap(), free().unwrap());
         assert_ne!(first, second);
         for port in [first, second] {
-            TcpListener::bind(("127.0.0.1", port)).unwrap();
+            // A program that another test is just starting has a copy of the listener that tried the port.
+            let end = Instant::now() + Duration::from_secs(20);
+            while TcpListener::bind(("127.0.0.1", port)).is_err() {
+                assert!(Instant::now() < end, "port {port} is not free");
+            }
         }
     }
 }

@@ -148,6 +148,7 @@ async fn listen(options: &Options, tls: Option<&tls::Tls>, service: Arc<Service>
     // From now on the terminal may go away.
     let mut hangup = signal(SignalKind::hangup()).context("waiting for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("waiting for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for signals")?;
     service
         .state
         .say(introduction(at, images_at, options, tls, &service));
@@ -165,10 +166,9 @@ async fn listen(options: &Options, tls: Option<&tls::Tls>, service: Arc<Service>
             }
         }
     });
-    let mut end = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
-            _ = &mut end => break,
+            _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
             _ = hangup.recv() => {}
             () = tokio::time::sleep(NOTE) => note_fetches(&service, &options.store),

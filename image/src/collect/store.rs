@@ -61,8 +61,8 @@ pub struct Store {
     folder: PathBuf,
     limits: Limits,
     lines: File,
-    /// Closed with this value, which gives it up.
-    _lock: File,
+    /// Given up with this value.
+    lock: File,
     /// The reports that have a line, oldest first.
     entries: VecDeque<Entry>,
     /// The files of the reports by their SHA-256.
@@ -119,7 +119,7 @@ impl Store {
             folder: folder.to_owned(),
             limits,
             lines,
-            _lock: lock,
+            lock,
             entries: VecDeque::new(),
             listed: HashMap::new(),
             of_host: HashMap::new(),
@@ -298,6 +298,13 @@ impl Store {
         self.lines = open_lines(&self.folder).map_err(io::Error::other)?;
         self.gone = 0;
         Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Not left to the closing of the file: a program that is just being started has a copy of it.
+        let _ = self.lock.unlock();
     }
 }
 

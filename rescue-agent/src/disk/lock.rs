@@ -234,7 +234,11 @@ mod tests {
             assert!(matches!(error, LockError::Held { .. }), "{error}");
         }
         drop(first);
-        take(&soft).unwrap();
+        // A program that another test is just starting has a copy of the lock.
+        let end = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = take(&soft) {
+            assert!(Instant::now() < end, "{error}");
+        }
     }
 
     #[test]

@@ -595,23 +595,23 @@ mod tests {
         let machine = Machine::new();
         machine.pci("0000:00:1f.2", ("0x8086", "0x2922"), "0x010601", "pci:slow");
         let report = settle(
-            &mut devices(&machine, 2000, Vec::new()),
+            &mut devices(&machine, 20_000, Vec::new()),
             Duration::from_millis(200),
         );
         assert_eq!(
             report.gave_up_on.as_deref(),
             Some("drivers that are starting: slow")
         );
-        assert!((200..1900).contains(&report.milliseconds), "{report:?}");
+        assert!((200..10_000).contains(&report.milliseconds), "{report:?}");
     }
 
     #[test]
     fn noise_does_not_hold_up_the_machine() {
         let machine = Machine::new();
         let noise = |at| step(at, event("power_supply", None), || {});
-        let steps = (0..40).map(|number| noise(number * 50)).collect();
+        let steps = (0..400).map(|number| noise(number * 50)).collect();
         let report = settle(&mut devices(&machine, 0, steps), LONG);
-        assert!(report.milliseconds < 1900, "{report:?}");
+        assert!(report.milliseconds < 10_000, "{report:?}");
     }
 
     #[test]

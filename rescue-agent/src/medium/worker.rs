@@ -58,10 +58,12 @@ mod tests {
     #[test]
     fn a_job_that_hangs_or_panics_holds_up_nobody_and_later_ones_are_done() {
         let worker = Worker::start();
-        let slow = worker.run(Duration::from_millis(20), || {
-            thread::sleep(Duration::from_millis(300));
+        let (go_on, told) = mpsc::channel::<()>();
+        let slow = worker.run(Duration::from_millis(20), move || {
+            let _ = told.recv();
             Ok(())
         });
+        drop(go_on);
         assert!(matches!(slow, Err(MediumError::Slow(_))), "{slow:?}");
         let defect = worker.run::<()>(Duration::from_secs(20), || panic!("on purpose"));
         assert!(matches!(defect, Err(MediumError::Defect)), "{defect:?}");

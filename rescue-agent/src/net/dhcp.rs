@@ -327,15 +327,15 @@ mod tests {
         data: &[0, 0, 0, 121],
     }];
 
-    /// What comes of asking for a short while.
-    fn ask(twist: Twist) -> (Option<Lease>, Vec<DhcpMessageType>) {
+    /// What comes of asking for `time`.
+    fn ask(twist: Twist, time: Duration) -> (Option<Lease>, Vec<DhcpMessageType>) {
         let network = Network {
             twist,
             inbox: VecDeque::new(),
             asked: Vec::new(),
         };
         let mut client = Client::new(network, MAC);
-        let until = Instant::now() + Duration::from_millis(100);
+        let until = Instant::now() + time;
         loop {
             if let Some(lease) = client.poll() {
                 return (Some(lease), client.device.asked);
@@ -346,9 +346,15 @@ mod tests {
         }
     }
 
+    /// Time in which there must be a lease.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Time in which there must be none.
+    const SHORT: Duration = Duration::from_millis(100);
+
     #[test]
     fn a_lease_is_asked_for_and_taken() {
-        let (lease, asked) = ask(|_| {});
+        let (lease, asked) = ask(|_| {}, LONG);
         assert_eq!(asked, [DhcpMessageType::Discover, DhcpMessageType::Request]);
         let expected = Lease {
             address: FixedAddress {
@@ -373,9 +379,9 @@ mod tests {
             |reply| (reply.lease_duration, reply.additional_options) = (None, LATE_RENEWAL),
         ];
         for (index, twist) in twists.into_iter().enumerate() {
-            assert_eq!(ask(twist).0, None, "twist {index}");
+            assert_eq!(ask(twist, SHORT).0, None, "twist {index}");
         }
-        let (lease, _) = ask(|reply| reply.router = Some(Ipv4Addr::BROADCAST));
+        let (lease, _) = ask(|reply| reply.router = Some(Ipv4Addr::BROADCAST), LONG);
         assert_eq!(lease.unwrap().address.gateway, None);
     }
 

@@ -287,7 +287,12 @@ impl Resolver for Names {
 mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
     use std::thread;
+
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket,
+    };
 
     use super::*;
 
@@ -444,10 +449,11 @@ mod tests {
 
     #[test]
     fn nobody_there_is_said() {
-        let free = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        // A socket that has a port and does not listen: no other program can take the port.
+        let (family, flags) = (AddressFamily::Inet, SockFlag::SOCK_CLOEXEC);
+        let taken = socket(family, SockType::Stream, flags, None).unwrap();
+        bind(taken.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let free: SockaddrIn = getsockname(taken.as_raw_fd()).unwrap();
         let target: Target = format!("http://{free}/").parse().unwrap();
         let error = post(&target, None, &[], "{}", TIMEOUT).unwrap_err();
         assert_eq!(

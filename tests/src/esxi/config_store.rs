@@ -31,9 +31,12 @@ pub(super) fn make(
 ) -> Result<Vec<(&'static str, Vec<u8>)>> {
     fs::create_dir(scratch)?;
     let mut script = fs::read_to_string(crate_file("fixtures/config_store.sql"))?;
+    // In one transaction: each takes several syncs, and there may be thousands of rows.
+    script.push_str("BEGIN;\n");
     for device in devices {
         writeln!(script, "{}", row(device))?;
     }
+    script.push_str("COMMIT;\n");
     const CHANGE: &str = "UPDATE KVTable SET CreationTime = '2023-05-04 10:11:13';";
     const COPY: &str = ".shell mkdir copy && cp store* copy";
     let (more, ends): (String, &[&str]) = match left {

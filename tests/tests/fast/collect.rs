@@ -102,7 +102,7 @@ fn what_is_no_report_is_refused_and_leaves_nothing() -> Result<()> {
     }
     let large = file(folder.path(), "large", vec![b' '; 5 * 1024 * 1024])?;
     ensure!(
-        collect.send(&large, &[])? == "413",
+        collect.send(&large, &["--expect100-timeout", "60"])? == "413",
         "announced as too large"
     );
     // Not announced: curl may still be sending when it is told, and then reports no status.

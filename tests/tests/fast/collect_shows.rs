@@ -138,7 +138,7 @@ fn browse(folder: &Path, steps: &Value) -> Result<Value> {
         .arg(crate_file("fixtures/browser.py"))
         .arg(folder)
         .input(steps.to_string())
-        .deadline(Duration::from_secs(240))
+        .deadline(Duration::from_secs(600))
         .run_text()?;
     Ok(serde_json::from_str(&told)?)
 }

@@ -638,14 +638,14 @@ fn cuts(epochs: &[Vec<Written>]) -> Vec<Vec<Written>> {
 #[test]
 fn a_medium_that_hangs_is_left_behind() {
     let stick = Stick::marked("16");
-    let (disks, _) = odd(Duration::from_secs(2));
+    let (disks, _) = odd(Duration::from_secs(60));
     let medium = stick.medium_through(disks).unwrap();
     let begun = Instant::now();
     let error = medium
         .put(vec![file("reports/a", b"a")], Duration::from_millis(200))
         .unwrap_err();
     assert!(matches!(error, MediumError::Slow(_)), "{error}");
-    assert!(begun.elapsed() < Duration::from_millis(1900));
+    assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

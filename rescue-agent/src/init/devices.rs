@@ -35,6 +35,8 @@ pub const QUIET_SLOW_BUS: Duration = Duration::from_millis(1200);
 pub const USB_STORAGE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often drivers and USB storage are looked after while they are waited for.
 const TICK: Duration = Duration::from_millis(20);
+/// A wait that ends so much later than it was to end: the machine stood still.
+const STOOD_STILL: Duration = Duration::from_millis(100);
 /// How often the list of disks is looked at when no message says that there are more.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// What a wait for disks that no message announces is called, for adding up.
@@ -176,7 +178,12 @@ impl Devices {
         let gave_up_on = loop {
             let now = Instant::now();
             let Some(pending) = self.pending(now) else {
-                break None;
+                // What came since the last look may give a reason to wait.
+                self.take_news(Duration::ZERO);
+                match self.pending(now) {
+                    Some(_) => continue,
+                    None => break None,
+                }
             };
             if now >= deadline {
                 break Some(pending.to_string());
@@ -371,6 +378,17 @@ impl Devices {
     }
 
     fn take_news(&mut self, timeout: Duration) {
+        let begun = Instant::now();
+        self.take_events(timeout);
+        // Time in which the machine stood still, as a virtual one may, is not quiet.
+        let late = begun.elapsed().saturating_sub(timeout);
+        if late > STOOD_STILL {
+            self.last_news += late;
+            self.last_slow_bus_news = self.last_slow_bus_news.map(|news| news + late);
+        }
+    }
+
+    fn take_events(&mut self, timeout: Duration) {
         match self.events.wait(timeout) {
             News::Events(events) => events.iter().for_each(|event| self.take_event(event)),
             News::Lost => {

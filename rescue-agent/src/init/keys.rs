@@ -3,13 +3,22 @@
 //! Source: Linux `console_codes(4)` and ECMA-48 for the sequences; what is unknown is no key.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroize;
 
 use super::console::{Consoles, KeyPress};
 
-/// How long the rest of a key's bytes may take on a slow line. A person who presses Escape alone
-/// does not notice it.
-const REST: Duration = Duration::from_millis(100);
+/// How long is waited for the bytes after an Escape, which may be a key by itself. A person does not
+/// notice it.
+const AFTER_ESCAPE: Duration = Duration::from_millis(100);
+
+/// How long is waited for the rest of what is no key by itself.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long after that the rest still belongs to it, on a line that stood still. Alone it would be a letter, and
+/// a letter may be what starts the repair.
+const LATE_REST: Duration = Duration::from_secs(5);
 
 /// A key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,15 +91,33 @@ fn escape_sequence(after: &[u8]) -> (Option<Key>, usize) {
     (key, length)
 }
 
-/// Whether bytes end in the middle of a key.
-fn is_unfinished(bytes: &[u8]) -> bool {
-    let Some(start) = bytes.iter().rposition(|byte| *byte == 0x1b) else {
-        return false;
-    };
-    match bytes.get(start + 1..) {
-        Some([]) | Some([b'[' | b'O']) => true,
-        Some([b'[', rest @ ..]) => rest.iter().all(|byte| (0x20..0x40).contains(byte)),
-        _ => false,
+/// The bytes at the end that are the beginning of a key; none if all are whole.
+fn unfinished(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().rposition(|byte| *byte == 0x1b);
+    let key = start.and_then(|start| bytes.get(start..)).unwrap_or(&[]);
+    match key {
+        [_] | [_, b'[' | b'O'] => key,
+        [_, b'[', rest @ ..] if rest.iter().all(|byte| (0x20..0x40).contains(byte)) => key,
+        _ => &[],
+    }
+}
+
+/// A key whose rest did not come in time.
+#[derive(Debug)]
+struct Cut {
+    console: String,
+    bytes: Vec<u8>,
+    since: Instant,
+}
+
+impl Cut {
+    /// Whether these bytes are its rest.
+    fn goes_on_with(&self, press: &KeyPress) -> bool {
+        let fits = match self.bytes.as_slice() {
+            [_] => matches!(press.bytes.first(), Some(b'[' | b'O')),
+            _ => true,
+        };
+        fits && self.console == press.console && self.since.elapsed() < LATE_REST
     }
 }
 
@@ -99,6 +126,7 @@ fn is_unfinished(bytes: &[u8]) -> bool {
 pub struct Keyboard {
     consoles: Consoles,
     waiting: VecDeque<(Key, String)>,
+    cut: Option<Cut>,
 }
 
 impl Keyboard {
@@ -109,6 +137,7 @@ impl Keyboard {
         Self {
             consoles: consoles.clone(),
             waiting: VecDeque::new(),
+            cut: None,
         }
     }
 
@@ -135,19 +164,38 @@ impl Keyboard {
     }
 
     fn take(&mut self, mut press: KeyPress) {
-        while is_unfinished(&press.bytes) {
-            match self.consoles.wait_key(Some(REST)) {
+        loop {
+            if let Some(mut cut) = self.cut.take_if(|cut| cut.goes_on_with(&press)) {
+                cut.bytes.extend_from_slice(&press.bytes);
+                press.bytes.zeroize();
+                press.bytes = cut.bytes;
+            }
+            let time = match unfinished(&press.bytes) {
+                [] => break,
+                [_] => AFTER_ESCAPE,
+                _ => REST,
+            };
+            match self.consoles.wait_key(Some(time)) {
                 Some(more) if more.console == press.console => {
                     press.bytes.extend_from_slice(&more.bytes);
                 }
                 Some(other) => {
-                    self.put(&press);
+                    self.cut_off(&press);
                     press = other;
                 }
-                None => break,
+                None => return self.cut_off(&press),
             }
         }
         self.put(&press);
+    }
+
+    fn cut_off(&mut self, press: &KeyPress) {
+        self.put(press);
+        self.cut = Some(Cut {
+            console: press.console.clone(),
+            bytes: unfinished(&press.bytes).to_vec(),
+            since: Instant::now(),
+        });
     }
 
     fn put(&mut self, press: &KeyPress) {
@@ -195,8 +243,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_key_may_arrive_in_parts() {
+    /// What a keyboard makes of bytes that come in parts, so long one after the other.
+    fn in_parts(parts: &'static [&'static [u8]], pause: Duration) -> Vec<Key> {
         let pair = openpty(None, None).unwrap();
         let mut raw = termios::tcgetattr(&pair.slave).unwrap();
         termios::cfmakeraw(&mut raw);
@@ -205,21 +253,44 @@ mod tests {
         let mut keyboard = Keyboard::new(&consoles);
         let mut person = File::from(pair.master);
         let presser = thread::spawn(move || {
-            for part in [&b"\x1b"[..], b"[", b"Ax"] {
+            for part in parts {
                 person.write_all(part).unwrap();
-                thread::sleep(Duration::from_millis(20));
+                thread::sleep(pause);
             }
             person
         });
-        assert_eq!(keyboard.next_key(), (Key::Up, "ttyS0".into()));
-        assert_eq!(keyboard.next_key().0, Key::Character('x'));
+        let mut keys = Vec::new();
+        while keys.last() != Some(&Key::Enter) {
+            let (key, console) = keyboard.next_key();
+            assert_eq!(console, "ttyS0");
+            keys.push(key);
+        }
         drop(presser.join().unwrap());
+        keys
+    }
+
+    #[test]
+    fn a_key_may_arrive_in_parts() {
+        use Key::{Character, Down, Enter, Up};
+        let parts: &[&[u8]] = &[b"\x1b", b"[", b"Ax", b"\x1bO", b"B\r"];
+        let mut keys = in_parts(parts, Duration::from_millis(20));
+        // A busy machine may take longer after an Escape, which is a key by itself then.
+        keys.retain(|key| *key != Key::Escape);
+        assert_eq!(keys, [Up, Character('x'), Down, Enter]);
+    }
+
+    #[test]
+    fn a_key_that_arrives_very_slowly_never_becomes_a_letter() {
+        use Key::{Character, Enter, Escape, Up};
+        let parts: &[&[u8]] = &[b"\x1b", b"[A", b"\x1b[", b"A", b"a\r"];
+        let keys = in_parts(parts, REST + AFTER_ESCAPE);
+        assert_eq!(keys, [Escape, Up, Up, Character('a'), Enter]);
     }
 
     proptest::proptest! {
         #[test]
         fn nothing_that_arrives_makes_it_panic(bytes in proptest::collection::vec(0_u8.., 0..40)) {
-            let _ = (decode(&bytes), is_unfinished(&bytes));
+            let _ = (decode(&bytes), unfinished(&bytes));
         }
     }
 }

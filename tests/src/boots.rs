@@ -173,6 +173,9 @@ pub fn plug_in(
     Ok((machine.add_disk(disk), judge))
 }
 
+/// The setting for machines of which every disk must be found: an emulated controller may be slower than a real one.
+pub const PATIENT: &str = "wait=150";
+
 /// Boots one machine with all of these disks and judges each of them.
 ///
 /// # Errors
@@ -180,7 +183,7 @@ pub fn plug_in(
 pub fn all_are_repaired(board: Board, disks: &[(Bus, Maker)]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let iso = folder.path().join("rescue.iso");
-    artefacts::customized("esxi-rescue.iso", &["countdown=0"], &iso)?;
+    artefacts::customized("esxi-rescue.iso", &["countdown=0", PATIENT], &iso)?;
     let mut machine = Machine::new(Firmware::Bios)
         .board(board)
         .medium(Medium::Cd(iso));

@@ -350,7 +350,10 @@ impl Rack {
     /// # Errors
     /// When it stays on.
     pub fn wait_until_off(&self, machine: &str) -> Result<()> {
-        self.wait_for(machine, || Ok(!self.is_on(machine)?))
+        // Before, it is "in shutdown": QEMU still runs.
+        self.wait_for(machine, || {
+            Ok(self.virsh(&["domstate", machine])?.trim() == "shut off")
+        })
     }
 
     /// Whether a machine is on.
@@ -465,7 +468,7 @@ fn domain(machine: &Behind<'_>, console: &Path) -> String {
   <cpu mode='maximum'><feature policy='disable' name='{PROCESSOR_WITHOUT}'/></cpu>
   <on_poweroff>destroy</on_poweroff>
   <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/><target dev='sda' bus='sata'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/><source file='{}'/><target dev='sda' bus='sata'/></disk>
     <interface type='user'><model type='virtio'/></interface>
     <serial type='file'><source path='{}'/></serial>
     <video><model type='vga'/></video>
@@ -493,6 +496,6 @@ pub fn playbook(folder: &Path, arguments: &[&str]) -> Result<Output> {
         .env("ANSIBLE_NOCOLOR", "1")
         .env("LC_ALL", "C.UTF-8")
         .args(arguments)
-        .deadline(Duration::from_secs(600))
+        .deadline(Duration::from_secs(1800))
         .output()
 }

@@ -71,7 +71,7 @@ const PACKAGES: &[(&str, &str)] = &[
 const SYSTEM_FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// Time a program gets unless told otherwise: far above what any of them needs.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(2);

@@ -59,7 +59,10 @@ impl Medium {
                 match self {
                     Self::WritableStick(_) => arguments.pair(
                         "-drive",
-                        format!("if=none,id=medium,format=raw,file={}", escaped(path)),
+                        format!(
+                            "if=none,id=medium,format=raw,cache=unsafe,file={}",
+                            escaped(path)
+                        ),
                     ),
                     _ => drive(arguments, path, ""),
                 }

@@ -31,7 +31,7 @@ use turns::Turn;
 
 /// Time from power-on to the end that a machine gets unless told otherwise. A whole boot takes 7 to
 /// 22 s alone on a slow machine; tests share it.
-pub const DEADLINE: Duration = Duration::from_secs(240);
+pub const DEADLINE: Duration = Duration::from_secs(480);
 
 /// Memory unless told otherwise.
 const MEMORY_MIB: u32 = 1024;
@@ -227,7 +227,10 @@ impl Machine {
     }
 
     fn start_with(&self, more: &[OsString]) -> Result<Running> {
-        let turn = Turn::wait();
+        self.start_in(Turn::wait(), more)
+    }
+
+    fn start_in(&self, turn: Turn, more: &[OsString]) -> Result<Running> {
         let folder = tempfile::Builder::new().prefix("vm-").tempdir()?;
         let errors = folder.path().join("qemu.err");
         let mut command = Command::new(find("qemu-system-x86_64")?);
@@ -244,12 +247,13 @@ impl Machine {
         command.stdin(input).stdout(output);
         let child = command.spawn().context("starting QEMU")?;
         let mut running = Running {
+            machine: self.clone(),
             child,
             qmp: None,
             start: Instant::now(),
-            deadline: self.deadline,
             folder,
-            _turn: turn,
+            turn: Some(turn),
+            may_start_again: true,
         };
         running.connect()?;
         Ok(running)
@@ -257,18 +261,10 @@ impl Machine {
 
     /// Switches it on and waits for its end.
     ///
-    /// An emulated machine on a busy one can miss its timer for so long that the kernel gives up
-    /// before it starts the first process. Nothing of ours has run then, and it is tried once more.
-    ///
     /// # Errors
     /// As [`Machine::start`] and [`Running::finish`].
     pub fn run(&self) -> Result<Finished> {
-        let finished = self.start()?.finish()?;
-        if finished.serial.contains(KERNEL_WITHOUT_TIMER) {
-            eprintln!("The guest's kernel got no timer ticks; it is started once more.");
-            return self.start()?.finish();
-        }
-        Ok(finished)
+        self.start()?.finish()
     }
 
     fn arguments(&self, folder: &Path) -> Result<Vec<OsString>> {
@@ -357,12 +353,14 @@ pub enum Ending {
 /// A machine that runs. Dropping it ends it by force, as a power cut would.
 #[derive(Debug)]
 pub struct Running {
+    machine: Machine,
     child: Child,
     qmp: Option<Qmp>,
     start: Instant,
-    deadline: Duration,
     folder: tempfile::TempDir,
-    _turn: Turn,
+    turn: Option<Turn>,
+    /// Whether nobody has touched it, and this is its first start.
+    may_start_again: bool,
 }
 
 /// What a machine left behind.
@@ -427,6 +425,9 @@ impl Running {
             if let Some(place) = place(&serial) {
                 return Ok(place + text.len());
             }
+            if ended && read == 0 && self.is_started_again(&serial)? {
+                continue;
+            }
             ensure!(
                 !ended,
                 "the machine ended without printing {text:?}:\n{}",
@@ -435,6 +436,21 @@ impl Running {
             self.check_deadline(text)?;
             thread::sleep(POLL);
         }
+    }
+
+    /// Starts a machine that has ended once more if its kernel got no timer ticks, and says whether it did.
+    ///
+    /// An emulated machine on a busy one can miss its timer for so long that the kernel gives up before it starts the
+    /// first process. Nothing of ours has run then.
+    fn is_started_again(&mut self, serial: &str) -> Result<bool> {
+        if !self.may_start_again || !serial.contains(KERNEL_WITHOUT_TIMER) {
+            return Ok(false);
+        }
+        eprintln!("The guest's kernel got no timer ticks; it is started once more.");
+        let turn = self.turn.take().context("the machine has its turn")?;
+        *self = self.machine.clone().start_in(turn, &[])?;
+        self.may_start_again = false;
+        Ok(true)
     }
 
     /// Like [`Running::finish`] for a machine made with [`Machine::counted`]: also how many bytes the guest read from its
@@ -465,14 +481,17 @@ impl Running {
     /// # Errors
     /// When its deadline passes before, or QEMU itself fails.
     pub fn finish(mut self) -> Result<Finished> {
-        let status = loop {
+        let (status, serial) = loop {
             if let Some(status) = self.child.try_wait()? {
-                break status;
+                let serial = self.serial()?;
+                if !self.is_started_again(&serial)? {
+                    break (status, serial);
+                }
             }
             self.check_deadline("a reboot")?;
             thread::sleep(POLL);
         };
-        let (serial, elapsed) = (self.serial()?, self.start.elapsed());
+        let elapsed = self.start.elapsed();
         let errors = fs::read_to_string(self.folder.path().join("qemu.err"))?;
         ensure!(
             status.success(),
@@ -504,12 +523,14 @@ impl Running {
             let reads = self.reads(disk)?;
             ensure!(reads == 0, "the guest has read disk {disk} {reads} times");
         }
-        let to = format!("exec:cat > {}", quoted(to));
-        self.command("migrate", json!({ "uri": to }))?;
+        // QEMU is done before the program that it gives the rest to.
+        let part = to.with_extension("part");
+        let uri = format!("exec:cat > {0} && mv {0} {1}", quoted(&part), quoted(to));
+        self.command("migrate", json!({ "uri": uri }))?;
         self.wait_until("its state to be saved", |running| {
             let answer = running.command("query-migrate", json!({}))?;
             ensure!(answer["status"] != "failed", "QEMU did not save: {answer}");
-            Ok(answer["status"] == "completed")
+            Ok(answer["status"] == "completed" && to.exists())
         })?;
         self.cut_power()
     }
@@ -593,6 +614,7 @@ impl Running {
     /// # Errors
     /// When it was not made so, or somebody sits there already.
     pub fn serial_keyboard(&mut self) -> Result<SerialKeyboard> {
+        self.may_start_again = false;
         let line = self.child.stdin.take();
         line.map(SerialKeyboard::at)
             .context("nobody can sit down at this serial console")
@@ -612,19 +634,24 @@ impl Running {
     /// # Errors
     /// When QEMU refuses it or does not answer.
     pub fn command(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        self.may_start_again = false;
         self.qmp
             .as_mut()
             .context("the monitor is connected")?
             .command(name, arguments)
     }
 
-    fn check_deadline(&mut self, awaited: &str) -> Result<()> {
-        if self.start.elapsed() < self.deadline {
+    /// Ends it if it has missed its deadline.
+    ///
+    /// # Errors
+    /// When it has: with the end of its console.
+    pub fn check_deadline(&mut self, awaited: &str) -> Result<()> {
+        if self.start.elapsed() < self.machine.deadline {
             return Ok(());
         }
         self.child.kill()?;
         self.child.wait()?;
-        let seconds = self.deadline.as_secs();
+        let seconds = self.machine.deadline.as_secs();
         bail!(
             "{seconds} s passed without {awaited}; the serial console ends with:\n{}",
             tail(&self.serial()?)

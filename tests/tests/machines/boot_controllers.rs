@@ -115,7 +115,7 @@ fn crippled_image(folder: &Path) -> Result<Medium> {
     Ok(Medium::Kernel {
         kernel: artefacts::dist("netboot/vmlinuz")?,
         initramfs: crippled,
-        command_line: "console=ttyS0,115200 panic=30 modprobe.blacklist=vmw-pvscsi rescue.wait=6"
+        command_line: "console=ttyS0,115200 panic=30 modprobe.blacklist=vmw-pvscsi rescue.wait=15"
             .into(),
     })
 }
@@ -169,7 +169,7 @@ fn a_controller_without_a_driver_is_named_with_the_reason_and_what_was_waited_fo
     }
     ensure!(undriven.len() == UNDRIVEN.len(), "{undriven:?}");
     ensure!(
-        console.contains("of at most 6 s (setting `wait`): drivers ")
+        console.contains("of at most 15 s (setting `wait`): drivers ")
             && console.contains("did not appear: a late disk"),
         "{console}"
     );
@@ -186,7 +186,7 @@ fn a_controller_without_a_driver_is_named_with_the_reason_and_what_was_waited_fo
 fn without_an_esxi_disk_the_iso_says_of_each_disk_why_it_is_none_and_stays() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let iso = folder.path().join("rescue.iso");
-    artefacts::customized("esxi-rescue.iso", &["countdown=0", "wait=6"], &iso)?;
+    artefacts::customized("esxi-rescue.iso", &["countdown=0", "wait=15"], &iso)?;
     let foreign = EsxiDisk::foreign().make(folder.path(), "foreign")?;
     let judge = Judge::new(&foreign, folder.path())?;
     let empty = folder.path().join("empty.img");

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rescue_tests::artefacts;
+use rescue_tests::boots::PATIENT;
 use rescue_tests::esxi::host::{Address, Device, GPU, Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
@@ -56,10 +57,13 @@ fn disk(made_by: EsxiDisk, passed_through: &[Address]) -> EsxiDisk {
 
 fn boot(folder: &Path, devices: &[&str], drives: &[(&str, &Made)]) -> Result<Finished> {
     let iso = folder.join("rescue.iso");
-    artefacts::customized("esxi-rescue.iso", &["countdown=0"], &iso)?;
+    artefacts::customized("esxi-rescue.iso", &["countdown=0", PATIENT], &iso)?;
     let mut machine = Machine::new(Firmware::Bios).medium(Medium::Cd(iso));
     for (id, made) in drives {
-        let drive = format!("if=none,id={id},format=raw,file={}", made.image.display());
+        let drive = format!(
+            "if=none,id={id},format=raw,cache=unsafe,file={}",
+            made.image.display()
+        );
         machine = machine.args(["-drive".to_owned(), drive]);
     }
     for device in devices {

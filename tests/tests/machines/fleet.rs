@@ -109,7 +109,7 @@ impl Plays {
             "esxi_rescue_program": artefacts::builder()?,
             "esxi_rescue_ca_path": certificate,
             "esxi_rescue_grace": 3,
-            "esxi_rescue_wait": 240,
+            "esxi_rescue_wait": 600,
         });
         Ok(Self {
             folder: plays,

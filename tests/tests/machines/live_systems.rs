@@ -62,7 +62,7 @@ repair() {{ rescue-agent revert --devices {BOOT} --yes /dev/vda; echo \"$1: stat
 mount -t vfat /dev/vda5 /a && repair own; umount /a
 losetup -P /dev/loop0 /dev/vda && mount -t vfat /dev/loop0p5 /a && repair loop; umount /a; losetup -d /dev/loop0
 losetup -o {offset} /dev/loop1 /dev/vda && mount -t vfat /dev/loop1 /a && repair part; umount /a; losetup -d /dev/loop1
-repair free; sync; reboot -f",
+repair free; sync; sleep 1; reboot -f",
         offset = judge.bank(0)?.bytes().start,
     );
     let program = artefacts::agent()?;

@@ -302,7 +302,10 @@ fn a_stick_that_comes_late_is_waited_for_and_its_settings_are_obeyed() -> Result
     let judge = Judge::new(&made, folder.path())?;
     let settings = format!("{SETTINGS}mode = \"inspect\"\nfinish = \"reboot\"\n");
     let stick = Stick::with_settings(folder.path(), &settings)?;
-    let drive = format!("if=none,id=late,format=raw,file={}", stick.image.display());
+    let drive = format!(
+        "if=none,id=late,format=raw,cache=unsafe,file={}",
+        stick.image.display()
+    );
     let mut running = machine(&made)
         .medium(kernel_of(&stick, 200)?)
         .args(["-device", "qemu-xhci,id=sticks,addr=0xf", "-drive", &drive])

@@ -158,7 +158,11 @@ fn power_cuts_while_the_archive_of_the_stick_is_put_in_place_lose_nothing() -> R
     scene.put(&given)?;
     for wait in [100, 900] {
         let mut running = scene.machine(Firmware::Bios, Some(8)).start()?;
-        running.wait_for(FIRST_WRITE)?;
+        if let Err(error) = running.wait_for(FIRST_WRITE) {
+            // On a busy machine the first power cut may come after the last write.
+            scene.judge.holds_in_both_banks(&given).context(error)?;
+            continue;
+        }
         std::thread::sleep(Duration::from_millis(wait));
         running.cut_power()?;
         for bank in [0, 1] {

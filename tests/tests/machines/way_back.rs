@@ -109,7 +109,10 @@ fn boot_variables(command: &[&str], store: &Path, more: &[&str]) -> Result<Vec<u
 fn disk(id: &str, image: &Path, port: usize, order: usize) -> [String; 4] {
     [
         "-drive".into(),
-        format!("if=none,id={id},format=raw,file={}", image.display()),
+        format!(
+            "if=none,id={id},format=raw,cache=unsafe,file={}",
+            image.display()
+        ),
         "-device".into(),
         format!("ide-hd,bus=ide.{port},drive={id},bootindex={order}"),
     ]
@@ -329,7 +332,10 @@ impl Stick {
     }
 
     fn machine(&self, firmware: Firmware) -> Machine {
-        let stick = format!("if=none,id=stick,format=raw,file={}", self.image.display());
+        let stick = format!(
+            "if=none,id=stick,format=raw,cache=unsafe,file={}",
+            self.image.display()
+        );
         let usb = "usb-storage,bus=sticks.0,removable=on,bootindex=0,drive=stick";
         Machine::new(firmware)
             .variables(&self.folder.path().join("variables.fd"))

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::console::{Consoles, KeyPress};
+use super::keys::any_key;
 
 /// How a countdown ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub fn countdown(
             0 => Duration::from_secs(1),
             part => Duration::from_nanos(u64::from(part)),
         };
-        if let Some(key) = consoles.wait_key(Some(shown_for.min(left))) {
+        if let Some(key) = any_key(consoles, Some(shown_for.min(left))) {
             break CountdownEnd::Stopped(key);
         }
     };
@@ -106,6 +107,23 @@ mod tests {
         assert_eq!(key.character(), Some(' '));
         assert!((100..15_000).contains(&begun.elapsed().as_millis()));
         presser.join().unwrap();
+    }
+
+    #[test]
+    fn what_stops_it_is_taken_whole() {
+        let (mut person, consoles) = terminal();
+        let presser = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            for part in [&b"\x1b["[..], b"A"] {
+                person.write_all(part).unwrap();
+                thread::sleep(Duration::from_millis(300));
+            }
+            person
+        });
+        let end = countdown(&consoles, Duration::from_secs(20), |left| left.to_string());
+        assert!(matches!(end, CountdownEnd::Stopped(key) if key.bytes == b"\x1b[A"));
+        assert_eq!(consoles.wait_key(Some(Duration::from_millis(500))), None);
+        drop(presser.join().unwrap());
     }
 
     #[test]

@@ -121,6 +121,19 @@ impl Cut {
     }
 }
 
+/// Waits for any key, for `timeout` at most, and takes all of its bytes: the last one of an arrow would be a letter
+/// for the menu that opens next.
+pub fn any_key(consoles: &Consoles, timeout: Option<Duration>) -> Option<KeyPress> {
+    let mut press = consoles.wait_key(timeout)?;
+    while !unfinished(&press.bytes).is_empty() {
+        let Some(more) = consoles.wait_key(Some(REST)) else {
+            break;
+        };
+        press.bytes.extend_from_slice(&more.bytes);
+    }
+    Some(press)
+}
+
 /// Keys one after the other, from every console.
 #[derive(Debug)]
 pub struct Keyboard {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::look::Findings;
 use super::medium;
+use crate::init::keys::any_key;
 use crate::init::{self, Machine};
 use crate::net::{DEADLINE, Delivered, Delivery, DeliveryError};
 use crate::report::{Line, Report, Tone, WIDTH};
@@ -149,7 +150,7 @@ fn watch(machine: &mut Machine, delivery: Delivery) -> Result<Delivered, Deliver
             }
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if consoles.wait_key(Some(KEY_TIMEOUT)).is_some() {
+        if any_key(&consoles, Some(KEY_TIMEOUT)).is_some() {
             break Err(DeliveryError::Skipped);
         }
     };

@@ -6,6 +6,7 @@ use super::look::Findings;
 use super::way_back;
 use crate::firmware::By;
 use crate::init::countdown::{CountdownEnd, countdown};
+use crate::init::keys::any_key;
 use crate::init::{Machine, Outcome, finish};
 use crate::report::{Report, ResultWord};
 use crate::settings::{Finish, Key, Origin};
@@ -85,6 +86,6 @@ fn wait_for_a_key(machine: &Machine, invitation: &str) {
     machine.consoles.forget_keys();
     machine.consoles.line(invitation);
     // Without a time limit it comes back with a key only.
-    let _ = machine.consoles.wait_key(None);
+    let _ = any_key(&machine.consoles, None);
     finish::allow_ctrl_alt_del(false);
 }

@@ -6,13 +6,13 @@
 
 mod bus;
 mod firmware;
-mod keyboard;
 mod medium;
 mod qmp;
 mod turns;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 use crate::tools::find;
 pub use bus::{Bus, Disk};
 pub use firmware::Firmware;
-pub use keyboard::SerialKeyboard;
 pub use medium::{CARD, Medium};
 use qmp::Qmp;
 use turns::Turn;
@@ -609,15 +608,17 @@ impl Running {
         Ok(())
     }
 
-    /// Sits down at the serial console of a machine made with [`Machine::typed`].
+    /// Sends what a terminal at the serial console of a machine made with [`Machine::typed`] sends for some keys, such
+    /// as `"a"`, `"\r"` or `"\x1b[A"`.
     ///
     /// # Errors
-    /// When it was not made so, or somebody sits there already.
-    pub fn serial_keyboard(&mut self) -> Result<SerialKeyboard> {
+    /// When it was not made so, or has ended.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
         self.may_start_again = false;
-        let line = self.child.stdin.take();
-        line.map(SerialKeyboard::at)
-            .context("nobody can sit down at this serial console")
+        let line = self.child.stdin.as_mut();
+        let line = line.context("nobody can type at this serial console")?;
+        line.write_all(keys.as_bytes())
+            .context("typing at the serial line")
     }
 
     /// Writes what the screen shows, as a PNG picture.

@@ -10,7 +10,6 @@ use rescue_tests::esxi::EsxiDisk;
 use rescue_tests::esxi::archive::Flaw;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::judged_disk::JudgedDisk;
-use rescue_tests::machine::SerialKeyboard;
 use rescue_tests::machine::{Bus, Ending, Finished, Firmware, Machine, Medium, Running};
 
 /// The last words before the menu, and the menu's own.
@@ -30,20 +29,14 @@ fn machine(disk: &JudgedDisk, settings: &[&str]) -> Result<Machine> {
 /// A person at the serial line, and the machine.
 struct SerialUser {
     running: Running,
-    keyboard: SerialKeyboard,
     /// How much of what the line shows has been read.
     read: usize,
 }
 
 impl SerialUser {
     fn start(machine: Machine) -> Result<Self> {
-        let mut running = machine.typed().start()?;
-        let keyboard = running.serial_keyboard()?;
-        Ok(Self {
-            running,
-            keyboard,
-            read: 0,
-        })
+        let running = machine.typed().start()?;
+        Ok(Self { running, read: 0 })
     }
 
     /// Waits for a text that was not there before, and then types.
@@ -52,7 +45,7 @@ impl SerialUser {
             .running
             .wait_for_after(self.read, text)
             .with_context(|| format!("before typing {keys:?}"))?;
-        self.keyboard.type_keys(keys)
+        self.running.type_keys(keys)
     }
 
     fn finish(self) -> Result<Finished> {

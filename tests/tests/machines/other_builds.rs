@@ -78,7 +78,6 @@ fn a_shell_opens_from_the_menu_where_one_was_asked_for() -> Result<()> {
         .disk(Bus::VirtioBlk, &slate)
         .typed()
         .start()?;
-    let mut keyboard = running.serial_keyboard()?;
     let mut read = 0;
     for (text, keys) in [
         ("open the menu.", " "),
@@ -90,7 +89,7 @@ fn a_shell_opens_from_the_menu_where_one_was_asked_for() -> Result<()> {
         read += running
             .wait_for_after(read, text)
             .with_context(|| format!("before typing {keys:?}"))?;
-        keyboard.type_keys(keys)?;
+        running.type_keys(keys)?;
     }
     let finished = running.finish()?;
     let end = tail(&finished.serial);

@@ -126,7 +126,6 @@ fn an_archive_of_another_host_on_the_stick_is_taken_only_if_a_person_says_so() -
     let given = scene.given("b")?;
     scene.put(&given)?;
     let mut running = scene.machine(Firmware::Bios, None).typed().start()?;
-    let mut keyboard = running.serial_keyboard()?;
     running.wait_for(WAITS)?;
     scene.judge.nothing_changed()?;
     let mut read = running.serial()?.len();
@@ -139,7 +138,7 @@ fn an_archive_of_another_host_on_the_stick_is_taken_only_if_a_person_says_so() -
         if !text.is_empty() {
             read += running.wait_for_after(read, text).context(text)?;
         }
-        keyboard.type_keys(keys)?;
+        running.type_keys(keys)?;
     }
     let finished = running.finish()?;
     finished.expect(Ending::Rebooted, "restored")?;
@@ -206,7 +205,6 @@ fn the_commands_are_on_the_screen_and_the_stick_and_the_typed_key_repairs_and_is
     let scene = Scene::new("countdown = 5\nbootnext = \"off\"\n")?;
     let key = RecoveryKey::of("a", "little")?;
     let mut running = scene.machine(Firmware::Bios, None).typed().start()?;
-    let mut keyboard = running.serial_keyboard()?;
     running.wait_for(WAITS)?;
     scene.judge.nothing_changed()?;
     let recipe = String::from_utf8(scene.stick.read(&format!("recipes/{SERIAL}.txt"))?)?;
@@ -238,7 +236,7 @@ fn the_commands_are_on_the_screen_and_the_stick_and_the_typed_key_repairs_and_is
         if !text.is_empty() {
             read += running.wait_for_after(read, text).context(text)?;
         }
-        keyboard.type_keys(keys)?;
+        running.type_keys(keys)?;
     }
     let finished = running.finish()?;
     finished.expect(Ending::Rebooted, "reverted")?;

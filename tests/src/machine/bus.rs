@@ -90,6 +90,16 @@ pub struct Disk {
     pub writes_per_second: Option<u32>,
 }
 
+/// A flush of the guest would wait for the disk that the image is on, which other tests keep busy. What was written is in
+/// the image's file even if QEMU is killed.
+const CACHE: &str = "unsafe";
+
+/// QEMU's `-drive` for an image that the guest writes to, for a device that a test adds itself.
+pub fn drive(id: &str, image: &Path) -> String {
+    let file = escaped(image);
+    format!("if=none,id={id},format=raw,cache={CACHE},file={file}")
+}
+
 impl Disk {
     /// A disk of 512-byte sectors.
     pub fn new(bus: Bus, image: &Path) -> Self {
@@ -97,9 +107,7 @@ impl Disk {
             bus,
             image: image.to_owned(),
             sector_bytes: 512,
-            // A flush of the guest would wait for the disk that the image is on, which other tests keep busy. What was
-            // written is in the image's file even if QEMU is killed.
-            cache: "unsafe",
+            cache: CACHE,
             writes_per_second: None,
         }
     }

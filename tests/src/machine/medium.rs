@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Arguments, Board, escaped};
+use super::{Arguments, Board, bus, escaped};
 
 /// What it starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,14 +57,8 @@ impl Medium {
             Self::Stick(path) | Self::WritableStick(path) => {
                 arguments.words("-device qemu-xhci,id=xhci-medium,addr=0xf");
                 match self {
-                    Self::WritableStick(_) => arguments.pair(
-                        "-drive",
-                        format!(
-                            "if=none,id=medium,format=raw,cache=unsafe,file={}",
-                            escaped(path)
-                        ),
-                    ),
-                    _ => drive(arguments, path, ""),
+                    Self::WritableStick(_) => arguments.pair("-drive", bus::drive("medium", path)),
+                    _ => unwritten(arguments, path, ""),
                 }
                 arguments.words(
                     "-device usb-storage,bus=xhci-medium.0,removable=on,bootindex=0,drive=medium",
@@ -102,13 +96,13 @@ fn cd(arguments: &mut Arguments, path: &std::path::Path, board: Board, more: &st
         Board::Q35 => "ide.5",
         Board::Pc => "ide.1,unit=1",
     };
-    drive(arguments, path, &format!(",media=cdrom{more}"));
+    unwritten(arguments, path, &format!(",media=cdrom{more}"));
     let device = format!("ide-cd,bus={place},bootindex=0,drive=medium");
     arguments.pair("-device", device);
 }
 
 /// A medium that is not written: every run starts from the same bytes.
-fn drive(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
+fn unwritten(arguments: &mut Arguments, path: &std::path::Path, more: &str) {
     let file = escaped(path);
     arguments.pair(
         "-drive",

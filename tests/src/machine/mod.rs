@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::tools::find;
-pub use bus::{Bus, Disk};
+pub use bus::{Bus, Disk, drive};
 pub use firmware::Firmware;
 pub use medium::{CARD, Medium};
 use qmp::Qmp;

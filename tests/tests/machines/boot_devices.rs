@@ -12,7 +12,7 @@ use rescue_tests::boots::PATIENT;
 use rescue_tests::esxi::host::{Address, Device, GPU, Owner, SATA};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Ending, Finished, Firmware, Machine, Medium, drive, tail};
 use rescue_tests::sparse;
 
 /// Where the tests put a controller of their own on the root bus.
@@ -60,11 +60,7 @@ fn boot(folder: &Path, devices: &[&str], drives: &[(&str, &Made)]) -> Result<Fin
     artefacts::customized("esxi-rescue.iso", &["countdown=0", PATIENT], &iso)?;
     let mut machine = Machine::new(Firmware::Bios).medium(Medium::Cd(iso));
     for (id, made) in drives {
-        let drive = format!(
-            "if=none,id={id},format=raw,cache=unsafe,file={}",
-            made.image.display()
-        );
-        machine = machine.args(["-drive".to_owned(), drive]);
+        machine = machine.args(["-drive".to_owned(), drive(id, &made.image)]);
     }
     for device in devices {
         machine = machine.args(["-device", device]);

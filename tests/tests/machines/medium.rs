@@ -13,7 +13,7 @@ use rescue_tests::esxi::fat::Volume;
 use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Bus, Ending, Firmware, Machine, Medium};
+use rescue_tests::machine::{Bus, Ending, Firmware, Machine, Medium, drive};
 use rescue_tests::sparse;
 use rescue_tests::tools::Tool;
 use serde_json::{Value, json};
@@ -302,10 +302,7 @@ fn a_stick_that_comes_late_is_waited_for_and_its_settings_are_obeyed() -> Result
     let judge = Judge::new(&made, folder.path())?;
     let settings = format!("{SETTINGS}mode = \"inspect\"\nfinish = \"reboot\"\n");
     let stick = Stick::with_settings(folder.path(), &settings)?;
-    let drive = format!(
-        "if=none,id=late,format=raw,cache=unsafe,file={}",
-        stick.image.display()
-    );
+    let drive = drive("late", &stick.image);
     let mut running = machine(&made)
         .medium(kernel_of(&stick, 200)?)
         .args(["-device", "qemu-xhci,id=sticks,addr=0xf", "-drive", &drive])

@@ -13,7 +13,7 @@ use rescue_tests::esxi::host::SATA;
 use rescue_tests::esxi::local_boot::{self, Evidence};
 use rescue_tests::esxi::{EsxiDisk, Made};
 use rescue_tests::judge::Judge;
-use rescue_tests::machine::{Ending, Finished, Firmware, Machine, Medium, tail};
+use rescue_tests::machine::{Ending, Finished, Firmware, Machine, Medium, drive, tail};
 use rescue_tests::tools::{Tool, crate_file};
 use serde_json::Value;
 
@@ -109,10 +109,7 @@ fn boot_variables(command: &[&str], store: &Path, more: &[&str]) -> Result<Vec<u
 fn disk(id: &str, image: &Path, port: usize, order: usize) -> [String; 4] {
     [
         "-drive".into(),
-        format!(
-            "if=none,id={id},format=raw,cache=unsafe,file={}",
-            image.display()
-        ),
+        drive(id, image),
         "-device".into(),
         format!("ide-hd,bus=ide.{port},drive={id},bootindex={order}"),
     ]
@@ -332,10 +329,7 @@ impl Stick {
     }
 
     fn machine(&self, firmware: Firmware) -> Machine {
-        let stick = format!(
-            "if=none,id=stick,format=raw,cache=unsafe,file={}",
-            self.image.display()
-        );
+        let stick = drive("stick", &self.image);
         let usb = "usb-storage,bus=sticks.0,removable=on,bootindex=0,drive=stick";
         Machine::new(firmware)
             .variables(&self.folder.path().join("variables.fd"))
